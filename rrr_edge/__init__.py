@@ -1,0 +1,28 @@
+"""Compress a ResNet152 for a small task, compile it for the box it must run on, and prove what was gained."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rrr_edge.bundle import Bundle as Bundle
+    from rrr_edge.errors import RRREdgeError as RRREdgeError
+    from rrr_edge.runtime import Classifier as Classifier
+    from rrr_edge.runtime import Prediction as Prediction
+    from rrr_edge.target import Target as Target
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Bundle": "rrr_edge.bundle",
+    "Classifier": "rrr_edge.runtime",
+    "Prediction": "rrr_edge.runtime",
+    "RRREdgeError": "rrr_edge.errors",
+    "Target": "rrr_edge.target",
+}
+__all__ = ["Bundle", "Classifier", "Prediction", "RRREdgeError", "Target", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'rrr_edge' has no attribute {name!r}")

@@ -1,0 +1,51 @@
+"""What a backend and a running engine are to the rest of the house."""
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rrr_edge.progress import Report
+from rrr_edge.target import Target
+
+Images = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+class Outputs(NamedTuple):
+    """`probabilities` [N, K] and `branch_probabilities` [N, B, K], float32."""
+
+    probabilities: Floats
+    branch_probabilities: Floats
+
+
+class Session(Protocol):
+    """A loaded engine."""
+
+    def run(self, images: Images) -> Outputs:
+        """Answer uint8 RGB `images` [N, H, W, 3], H and W as the bundle's preprocessing says.
+
+        The arrays may be the engine's own buffers: they hold until the next call.
+        """
+
+    def precision_found(self) -> dict[str, float]:
+        """The share of the engine's MACs that really run in each precision ("fp32", "int8", ...); sums to 1."""
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """A way to make engines from `model.onnx` and to run them."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries that run an engine. Raises MissingLibrary."""
+
+    def check(self, target: Target) -> None:
+        """Raise MissingLibrary or CannotRunHere where this machine cannot run `target` at its precision."""
+
+    def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
+        """Write the engine's files into the empty folder `out`; `calibration` is read for int8 only."""
+
+    def open(self, folder: Path, target: Target) -> Session:
+        """Load what `compile` wrote. The caller has checked the files."""

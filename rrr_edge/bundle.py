@@ -1,0 +1,289 @@
+"""The bundle: one folder that holds a compressed network and everything proven about it.
+
+    mugs.rrr/  manifest.json  weights.safetensors  model.onnx  reference.npz  calibration.npz  training.csv
+               engines/openvino-int8/   model.xml  model.bin  engine.json
+               profiles/openvino-int8/  profile.json  samples.csv  latency.svg
+               baselines/               resnet152.onnx
+
+Only this file knows the names on disk. A verb adds files and replaces its own; everything is renamed into place.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
+from rrr_edge.files import sha256, staged_folder
+from rrr_edge.recipe import Recipe
+from rrr_edge.record import Record
+from rrr_edge.spec import NetworkSpec
+from rrr_edge.target import Precision, Target
+
+R = TypeVar("R", bound=Record)
+
+SCHEMA = 1
+
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+MODEL = "model.onnx"
+REFERENCE = "reference.npz"
+CALIBRATION = "calibration.npz"
+TRAINING_LOG = "training.csv"
+ENGINE = "engine.json"
+PROFILE = "profile.json"
+
+
+class FileEntry(Record):
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Preprocess(Record):
+    """What turns any picture into the network's input; all but the crop and the resize happens in the graph."""
+
+    image_size: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    fit: Literal["centre-crop"] = "centre-crop"
+
+
+class Cost(Record):
+    """`macs` are multiply-accumulates of convolutions and linear layers for one image."""
+
+    params: int
+    trainable_params: int
+    macs: int
+    weights_bytes: int
+
+
+class Accuracy(Record):
+    """On the test split. `interval` is Wilson's at 95 %; `calibration_error` the expected one over 15 bins."""
+
+    images: int
+    correct: int
+    accuracy: float
+    interval: tuple[float, float]
+    calibration_error: float
+    per_class: dict[str, float]
+
+
+class Verification(Record):
+    """Outputs compared with the torch outputs stored at compress time.
+
+    `top1_agreement` counts images outside margins under 1e-3; `log_cosine` is the smallest cosine over images of the
+    log-probabilities; accuracies are on the reference images that have labels.
+    """
+
+    against: str
+    images: int
+    max_abs_diff: float
+    top1_agreement: float
+    log_cosine: float
+    accuracy_reference: float
+    accuracy: float
+    passed: bool
+    failures: tuple[str, ...] = ()
+
+
+class Provenance(Record):
+    weights: str
+    weights_sha256: str
+    data: str
+    data_sha256: str
+    images: dict[str, int]
+    created: str
+    duration_s: float
+    machine: str
+    versions: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+class Manifest(Record):
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    kind: Literal["rrr-edge bundle"] = "rrr-edge bundle"
+    name: str
+    spec: NetworkSpec
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    recipe: Recipe
+    cost: Cost
+    accuracy: Accuracy | None
+    provenance: Provenance
+    verification: Verification
+    files: tuple[FileEntry, ...]
+    parent: str | None = None
+
+
+class Engine(Record):
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    kind: Literal["rrr-edge engine"] = "rrr-edge engine"
+    target: Target
+    model_sha256: str
+    files: tuple[FileEntry, ...]
+    versions: dict[str, str]
+    verification: Verification
+    precision_found: dict[str, float]
+    calibration: str
+    created: str
+    machine: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Golden images uint8 [N, H, W, 3], labels [N] (-1 unknown), torch's probabilities [N, K] and [N, B, K]."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    branch_probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Bundle":
+        """Read and validate the manifest. Raises BadInput (no bundle there) or CorruptArtifact."""
+        path = Path(path)
+        if not (path / MANIFEST).is_file():
+            raise BadInput(
+                f"{path} is not a bundle: it has no {MANIFEST}." if path.exists() else f"There is no bundle {path}.",
+                advice=f"Make one with: rrr-edge compress PHOTOS -o {path}",
+            )
+        return cls(path, _read(path / MANIFEST, Manifest, "rrr-edge compress"))
+
+    @property
+    def weights(self) -> Path:
+        return self._checked(WEIGHTS)
+
+    @property
+    def model(self) -> Path:
+        return self._checked(MODEL)
+
+    @property
+    def baseline(self) -> Path:
+        """Where the workshop puts the uncompressed network; may not exist."""
+        return self.path / "baselines" / "resnet152.onnx"
+
+    @cached_property
+    def reference(self) -> Reference:
+        with _arrays(self._checked(REFERENCE)) as arrays:
+            return Reference(**{name: arrays[name] for name in Reference.__dataclass_fields__})
+
+    @cached_property
+    def calibration(self) -> NDArray[np.uint8]:
+        with _arrays(self._checked(CALIBRATION)) as arrays:
+            images: NDArray[np.uint8] = arrays["images"]
+            return images
+
+    @property
+    def model_sha256(self) -> str:
+        return self._entry(MODEL).sha256
+
+    def check(self) -> None:
+        """Compare every file with the manifest. Raises CorruptArtifact."""
+        for entry in self.manifest.files:
+            self._checked(entry.name)
+
+    def engine_names(self) -> list[str]:
+        return sorted(file.parent.name for file in (self.path / "engines").glob(f"*/{ENGINE}"))
+
+    def engine_folder(self, name: str) -> Path:
+        return self.path / "engines" / name
+
+    def profile_folder(self, name: str) -> Path:
+        return self.path / "profiles" / name
+
+    def engine(self, target: str, precision: Precision) -> Engine:
+        """The engine for `target` at `precision`, its files checked.
+
+        Raises UsageError where it was not compiled and CorruptArtifact where a file or the model has changed since.
+        """
+        folder = self.engine_folder(engine_name(target, precision))
+        repair = f"rrr-edge compile {self.path} --target {target} --precision {precision}"
+        if not (folder / ENGINE).is_file():
+            have = ", ".join(self.engine_names()) or "none yet"
+            raise UsageError(f"{self.path} has no {folder.name} engine (it has: {have}).", advice=f"Run: {repair}")
+        engine = _read(folder / ENGINE, Engine, repair)
+        for entry in engine.files:
+            check_file(folder / entry.name, entry, repair)
+        if engine.model_sha256 != self.model_sha256:
+            raise CorruptArtifact(
+                f"{folder} was compiled from another {MODEL} than the one in {self.path}.",
+                advice=f"Run: {repair}",
+            )
+        return engine
+
+    def _entry(self, name: str) -> FileEntry:
+        for entry in self.manifest.files:
+            if entry.name == name:
+                return entry
+        raise CorruptArtifact(f"{self.path / MANIFEST} does not list {name}.", advice="Run rrr-edge compress again.")
+
+    def _checked(self, name: str) -> Path:
+        check_file(self.path / name, self._entry(name), "rrr-edge compress (its result cannot be repaired)")
+        return self.path / name
+
+
+def engine_name(target: str, precision: Precision) -> str:
+    return f"{target}-{precision}"
+
+
+def describe_file(path: Path) -> FileEntry:
+    return FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def check_file(path: Path, entry: FileEntry, repair: str) -> None:
+    """Raise CorruptArtifact unless `path` is, byte for byte, what `entry` says."""
+    advice = f"Run: {repair}"
+    if not path.is_file():
+        raise CorruptArtifact(f"{path} is missing.", advice=advice)
+    if path.stat().st_size != entry.bytes:
+        raise CorruptArtifact(f"{path} has {path.stat().st_size:,} bytes instead of {entry.bytes:,}.", advice=advice)
+    if sha256(path) != entry.sha256:
+        raise CorruptArtifact(f"{path} has changed since it was written (its SHA-256 differs).", advice=advice)
+
+
+@contextmanager
+def writing_engine(bundle: Bundle, name: str) -> Iterator[Path]:
+    """A folder for an engine's files that replaces the old engine only when the block ends well."""
+    with staged_folder(bundle.engine_folder(name)) as folder:
+        yield folder
+
+
+def _read(path: Path, record: type[R], repair: str) -> R:
+    try:
+        data: Any = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise CorruptArtifact(f"{path} cannot be read: {error}.", advice=f"Run: {repair}") from error
+    version = data.get("schema") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > SCHEMA:
+        raise CorruptArtifact(
+            f"{path} has schema {version}; this rrr-edge reads up to {SCHEMA}.",
+            advice="Update with: pip install --upgrade rrr-edge",
+        )
+    try:
+        return record.parse(data, str(path))
+    except BadInput as error:
+        raise CorruptArtifact(str(error), advice=f"Run: {repair}") from error
+
+
+@contextmanager
+def _arrays(path: Path) -> Iterator[Any]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CorruptArtifact(f"{path} cannot be read: {error}.") from error

@@ -1,0 +1,45 @@
+"""How a network is made: one small model a method. What is in a recipe decides the result; nothing else does."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from rrr_edge.record import Record
+from rrr_edge.spec import Depths
+
+
+class Training(Record):
+    """The training of Sun et al. 2023, Appendix C: AdamW without a schedule, EMA over the last fifth.
+
+    `shared_batches`: all branches see the same augmented batch; otherwise each has its own shuffling and its own
+    augmentation, as in the paper. `augment` draws two of the twelve transforms for every image.
+    """
+
+    epochs: int = Field(default=300, ge=0)
+    batch_size: int = Field(default=32, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    ema_fraction: float = Field(default=0.2, ge=0, le=1)
+    shared_batches: bool = False
+    augment: bool = True
+
+
+class RRR(Record):
+    """Reuse, reduce, recycle (Sun et al. 2023).
+
+    `weights`: "imagenet" (torchvision V1), "imagenet-v2", "timm" (resnet152.a1h_in1k, the authors'), "random", or a
+    file of tensors in torchvision's naming. `depths` keeps that many leading blocks a phase; `branches` > 1 splits
+    conv4_x, conv5_x and the head by Algorithm 2.
+    """
+
+    method: Literal["rrr"] = "rrr"
+    weights: str = "imagenet"
+    image_size: int = Field(default=128, ge=32, le=1024)
+    seed: int = Field(default=0, ge=0)
+    depths: Depths = (1, 1, 1, 1)
+    branches: int = Field(default=8, ge=1, le=256)
+    training: Training = Training()
+
+
+# The union of all methods, told apart by `method`, as soon as there is a second one.
+Recipe = RRR

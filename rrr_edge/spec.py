@@ -1,0 +1,43 @@
+"""What a network is, as data; `rrr_edge.networks.build(spec)` makes the module."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from rrr_edge.record import Record
+
+Depths = tuple[int, int, int, int]
+
+RESNET152_DEPTHS: Depths = (3, 8, 36, 3)
+RESNET_WIDTHS = (256, 512)
+
+
+class ResNetSpec(Record):
+    """ResNet_x1_x2_x3_x4 with its last two phases recycled into branches (Sun et al. 2023, section 3).
+
+    `depths` counts the leading bottleneck blocks kept in conv2_x .. conv5_x of ResNet152. With `branches` > 1 the
+    phases conv4_x and conv5_x and the classifier exist once per branch, `branch_widths` = (C4, C5) planes wide, and
+    the rest (the stump) once. `dropout` applies after every ReLU of the last two blocks, to whole channels unless
+    `dropout_kind` is "plain".
+    """
+
+    kind: Literal["resnet"] = "resnet"
+    depths: Depths = RESNET152_DEPTHS
+    branches: int = Field(default=1, ge=1, le=256)
+    branch_widths: tuple[int, int] = RESNET_WIDTHS
+    num_classes: int = Field(default=1000, ge=2)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    dropout_kind: Literal["channel", "plain"] = "channel"
+
+    @model_validator(mode="after")
+    def _depths_exist(self) -> Self:
+        for phase, kept, most in zip(range(2, 6), self.depths, RESNET152_DEPTHS, strict=True):
+            if not 1 <= kept <= most:
+                raise ValueError(f"conv{phase}_x keeps {kept} blocks, but ResNet152 has 1 to {most} there")
+        if any(not 1 <= width <= full for width, full in zip(self.branch_widths, RESNET_WIDTHS, strict=True)):
+            raise ValueError(f"branch widths {self.branch_widths} must lie between 1 and {RESNET_WIDTHS}")
+        return self
+
+
+# The union of all families, told apart by `kind`, as soon as there is a second one.
+NetworkSpec = ResNetSpec

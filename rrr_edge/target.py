@@ -1,0 +1,57 @@
+"""Where an engine runs: `targets/NAME.toml` -> Target."""
+
+import difflib
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from rrr_edge.errors import UsageError
+from rrr_edge.record import Record
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+# In a wheel the folder lies in the package, in a checkout beside it.
+_HERE = Path(__file__).parent
+PACKAGED = next((d for d in (_HERE / "targets", _HERE.parent / "targets") if d.is_dir()), _HERE / "targets")
+
+
+class Target(Record):
+    """A backend on a device, and how it is asked to run.
+
+    `threads` 0 means all usable cores. `cpu` / `gpu`, where given, are words that the device's name must contain:
+    engines may be compiled elsewhere, but are only run and measured on such a machine.
+    """
+
+    name: str
+    backend: str
+    device: str = "CPU"
+    precision: Precision = "fp32"
+    threads: int = Field(default=0, ge=0)
+    batch: int = Field(default=1, ge=1)
+    cpu: str = ""
+    gpu: str = ""
+    portability: str = ""
+    notes: str = ""
+
+    @classmethod
+    def load(cls, name: str | Path) -> "Target":
+        """Resolve `name` as a path, then ./targets/NAME.toml, then the packaged NAME.toml.
+
+        Raises UsageError where there is none (with the near misses) and BadInput where the file is not a target.
+        """
+        path = Path(name)
+        for candidate in (path, Path("targets") / f"{name}.toml", PACKAGED / f"{name}.toml"):
+            if candidate.is_file():
+                return cls.from_toml_file(candidate)
+        known = target_names()
+        near = difflib.get_close_matches(str(name), known, n=1)
+        raise UsageError(
+            f"There is no target {str(name)!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+            advice=f"Known targets: {', '.join(known)}; or the path of a TOML file.",
+        )
+
+
+def target_names() -> list[str]:
+    return sorted({file.stem for folder in (Path("targets"), PACKAGED) for file in folder.glob("*.toml")})
