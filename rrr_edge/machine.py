@@ -11,7 +11,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 def usable_cores() -> int:
     """Cores to compute on: the smallest of physical cores, CPU affinity and the cgroup's quota; at least 1."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    return max(1, min(_physical_cores(allowed), *([_quota()] if _quota() else [])))
+    quota = cpu_quota()
+    return max(1, min(_physical_cores(allowed), int(quota) if quota else len(allowed)))
 
 
 def cpu_quota() -> float | None:
@@ -27,11 +28,6 @@ def cpu_quota() -> float | None:
         return microseconds / period_us if microseconds > 0 else None
     except (OSError, ValueError):
         return None
-
-
-def _quota() -> int:
-    quota = cpu_quota()
-    return max(1, int(quota)) if quota else 0
 
 
 def _physical_cores(allowed: set[int]) -> int:

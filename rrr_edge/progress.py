@@ -1,6 +1,10 @@
 """How long work tells what it is doing, without knowing who listens."""
 
-from collections.abc import Callable
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 
@@ -18,3 +22,19 @@ Report = Callable[[Step], None]
 
 def silent(step: Step) -> None:
     """The listener that ignores everything."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep libraries that print their own progress to file descriptor 1 out of the way of `--json` and of ours."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "w") as nowhere, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(kept, 1)
+            os.close(kept)

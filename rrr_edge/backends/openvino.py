@@ -1,0 +1,150 @@
+"""OpenVINO: engines for CPUs. INT8 by NNCF; the precision that runs is read from the compiled graph."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrr_edge.backends.protocols import Images, Outputs
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
+from rrr_edge.machine import cpu_info, usable_cores
+from rrr_edge.progress import Report, Step, quiet
+from rrr_edge.target import Precision, Target
+
+GRAPH = "model.xml"
+# What the layers that are not quantised run in; unset, OpenVINO chooses bf16 by itself where the CPU has it.
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+_CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
+_NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
+_LAYERS_WITH_MACS = ("Convolution", "FullyConnected", "MatMul", "GroupConvolution")
+
+
+class OpenVINO:
+    def versions(self) -> dict[str, str]:
+        return {"openvino": _openvino().__version__}
+
+    def check(self, target: Target) -> None:
+        core = _openvino().Core()
+        if target.device not in core.available_devices:
+            raise CannotRunHere(
+                f"OpenVINO sees no device {target.device!r} here; it sees {', '.join(core.available_devices)}.",
+                advice=f"Change `device` in the target {target.name!r}.",
+            )
+        able = core.get_property(target.device, "OPTIMIZATION_CAPABILITIES")
+        if _CAPABILITIES[target.precision] not in able:
+            have = [name for name, word in _CAPABILITIES.items() if word in able]
+            raise CannotRunHere(
+                f"This {target.device} ({cpu_info()[0]}) has no {target.precision} arithmetic; it has {', '.join(have)}.",
+                advice=f"Choose one of them with --precision {have[0]}.",
+            )
+
+    def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
+        openvino = _openvino()
+        graph = openvino.Core().read_model(model)
+        graph.reshape({0: [target.batch, *list(graph.input(0).partial_shape)[1:]]})
+        if target.precision == "int8":
+            graph = _quantise(graph, calibration, target.batch, report)
+        openvino.save_model(graph, out / GRAPH, compress_to_fp16=False)
+
+    def open(self, folder: Path, target: Target) -> "OpenVINOSession":
+        return OpenVINOSession(folder / GRAPH, target)
+
+
+class OpenVINOSession:
+    """One inference request, one stream: the latency of a single camera."""
+
+    def __init__(self, graph: Path, target: Target) -> None:
+        openvino = _openvino()
+        self._batch = target.batch
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": target.threads or usable_cores(),
+            "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
+            "CACHE_DIR": str(cache_folder()),
+        }
+        try:
+            self._compiled = openvino.Core().compile_model(str(graph), target.device, config)
+        except RuntimeError as error:
+            raise CorruptArtifact(
+                f"OpenVINO {openvino.__version__} cannot load {graph}: {str(error).strip().splitlines()[-1]}",
+                advice="Compile the engine again with this OpenVINO.",
+            ) from error
+        self._request = self._compiled.create_infer_request()
+        self._tensor = openvino.Tensor
+        self._answers = tuple(self._request.get_output_tensor(i).data for i in range(2))
+
+    def run(self, images: Images) -> Outputs:
+        if len(images) == self._batch:
+            return Outputs(*self._infer(images))
+        parts = [[part.copy() for part in self._infer(chunk)] for chunk in _chunks(images, self._batch)]
+        return Outputs(*(np.concatenate(part)[: len(images)] for part in zip(*parts, strict=True)))
+
+    def precision_found(self) -> dict[str, float]:
+        macs: Counter[str] = Counter()
+        for layer in self._compiled.get_runtime_model().get_ops():
+            info = layer.get_rt_info()
+            if info["layerType"].astype(str) in _LAYERS_WITH_MACS:
+                precision = info["runtimePrecision"].astype(str)
+                macs[_NAMES.get(precision, precision)] += _macs(layer)
+        return {precision: count / macs.total() for precision, count in macs.items()}
+
+    def close(self) -> None:
+        del self._answers, self._request, self._compiled
+
+    def _infer(self, images: Images) -> tuple[Any, ...]:
+        self._request.set_input_tensor(self._tensor(np.ascontiguousarray(images), shared_memory=True))
+        self._request.infer()
+        return self._answers
+
+
+def cache_folder() -> Path:
+    """OpenVINO's compiled-model cache, in the user's cache folder (XDG_CACHE_HOME)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrr-edge" / "openvino"
+
+
+def _quantise(graph: Any, calibration: Images, batch: int, report: Report) -> Any:
+    try:
+        with quiet():
+            import nncf
+    except ImportError as error:
+        raise MissingLibrary("nncf", extra="openvino", purpose="INT8 for OpenVINO") from error
+    samples = [np.repeat(image[None], batch, 0) for image in calibration]
+    seen = 0
+
+    def feed(sample: Images) -> Images:
+        nonlocal seen
+        seen += 1
+        report(Step("calibrate", min(seen, len(samples)), len(samples)))
+        return sample
+
+    nncf.set_log_level(40)
+    with quiet():
+        return nncf.quantize(graph, nncf.Dataset(samples, feed), subset_size=len(samples))
+
+
+def _chunks(images: Images, batch: int) -> Iterator[Images]:
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        yield np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), 0)]) if len(chunk) < batch else chunk
+
+
+def _macs(layer: Any) -> int:
+    """Multiply-accumulates of one image: every weight is used once for each place of the output map."""
+    places = prod(int(side) for side in list(layer.output(0).get_partial_shape().to_shape())[2:])
+    return places * prod(layer.input(1).get_partial_shape().to_shape())
+
+
+def _openvino() -> Any:
+    # Both OpenVINO and NNCF load Intel's telemetry when they are imported; where its import fails they do without.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingLibrary("openvino", extra="openvino", purpose="The openvino backend") from error
+    return openvino

@@ -1,0 +1,82 @@
+"""Whether a conversion still answers like the network it came from."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rrr_edge.backends.protocols import Floats, Outputs
+from rrr_edge.bundle import Verification
+from rrr_edge.target import Precision
+
+# Smallest top-1 agreement, largest difference of a probability, smallest mean cosine of log-probabilities.
+LIMITS: dict[Precision, tuple[float, float, float]] = {
+    "fp32": (1.0, 1e-4, -1.0),
+    "bf16": (0.995, 1.0, 0.9995),
+    "fp16": (0.995, 1.0, 0.9995),
+    "int8": (0.98, 1.0, -1.0),
+}
+# Two classes closer than this are a tie, which rounding may decide either way.
+TIE = 1e-3
+# Below this a probability is noise to every precision.
+FLOOR = 1e-6
+
+
+def verify(
+    reference: Outputs,
+    found: Outputs,
+    labels: NDArray[np.int64],
+    *,
+    precision: Precision,
+    against: str,
+    max_drop: float = 1.0,
+) -> Verification:
+    """Judge `found` against `reference` by the limits of `precision`; labels of -1 are unknown.
+
+    `max_drop` bounds, for every precision, how much accuracy on the labelled images may be lost (absolute).
+    """
+    agreement_limit, diff_limit, cosine_limit = LIMITS[precision]
+    a, b = reference.probabilities, found.probabilities
+    max_abs_diff = max(
+        float(np.abs(x - y).max(initial=0.0)) if np.isfinite(y).all() else float("inf")
+        for x, y in zip(reference, found, strict=True)
+    )
+    same = a.argmax(1) == b.argmax(1)
+    clear = _margin(a) >= TIE
+    agreement = float(same[clear].mean()) if clear.any() else 1.0
+    cosine = _log_cosine(a, b)
+    known = labels >= 0
+    accuracy_reference, accuracy = (
+        float((p.argmax(1) == labels)[known].mean()) if known.any() else 0.0 for p in (a, b)
+    )
+    failures = []
+    if not max_abs_diff <= diff_limit:
+        failures.append(f"a probability differs by {max_abs_diff:.2g} (limit {diff_limit:g})")
+    if agreement < agreement_limit:
+        failures.append(f"top-1 agrees on {agreement:.2%} of the images (limit {agreement_limit:.1%})")
+    if not cosine >= cosine_limit:
+        failures.append(f"the log-probabilities' cosine is {cosine:.5f} (limit {cosine_limit})")
+    if accuracy_reference - accuracy > max_drop:
+        failures.append(
+            f"accuracy fell from {accuracy_reference:.2%} to {accuracy:.2%} (limit {max_drop:.2%} absolute)"
+        )
+    return Verification(
+        against=against,
+        images=len(a),
+        max_abs_diff=max_abs_diff,
+        top1_agreement=agreement,
+        log_cosine=cosine,
+        accuracy_reference=accuracy_reference,
+        accuracy=accuracy,
+        passed=not failures,
+        failures=tuple(failures),
+    )
+
+
+def _margin(probabilities: Floats) -> Floats:
+    best = np.partition(probabilities, -2, axis=1)[:, -2:]
+    return np.asarray(np.abs(best[:, 1] - best[:, 0]))
+
+
+def _log_cosine(a: Floats, b: Floats) -> float:
+    x, y = (np.log(np.maximum(p.astype(np.float64), FLOOR)) for p in (a, b))
+    cosines = (x * y).sum(1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))
+    return float(cosines.mean())
