@@ -1,0 +1,24 @@
+"""Networks from their specs: `build(spec)` makes the module, `cost(spec, image_size)` says what it takes."""
+
+from rrr_edge.bundle import Cost
+from rrr_edge.networks import resnet
+from rrr_edge.networks.resnet import ResNet
+from rrr_edge.spec import NetworkSpec, ResNetSpec
+
+__all__ = ["Network", "ResNetSpec", "build", "cost"]
+
+# The union of all modules, as NetworkSpec is of all specs.
+Network = ResNet
+
+_MODULES = {ResNetSpec: ResNet}
+_COSTS = {ResNetSpec: resnet.cost}
+
+
+def build(spec: NetworkSpec) -> Network:
+    """The freshly initialised module of `spec`: images float [N, 3, H, W], normalised, to logits [N, B, K]."""
+    return _MODULES[type(spec)](spec)
+
+
+def cost(spec: NetworkSpec, image_size: int, *, stump_frozen: bool = True) -> Cost:
+    """Parameters, MACs for one square image, and bytes of the weights, without building the network."""
+    return _COSTS[type(spec)](spec, image_size, stump_frozen=stump_frozen)

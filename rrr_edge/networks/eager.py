@@ -1,0 +1,32 @@
+"""A network run by PyTorch as its users run it, behind the same protocol as an engine."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from rrr_edge.backends.protocols import Images, Outputs
+from rrr_edge.bundle import Preprocess
+from rrr_edge.export import Deployed
+
+
+class EagerSession:
+    """`network` in eager mode, on the device where its weights are, with the exported graph's own pre- and postlude.
+
+    `threads` goes to torch.set_num_threads, which counts for the whole process.
+    """
+
+    def __init__(self, network: nn.Module, preprocess: Preprocess, *, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._device = next(network.parameters()).device
+        self._deployed = Deployed(network, preprocess).to(self._device).eval()
+
+    @torch.inference_mode()
+    def run(self, images: Images) -> Outputs:
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+        return Outputs(*(answer.cpu().numpy() for answer in self._deployed(pixels)))
+
+    def precision_found(self) -> dict[str, float]:
+        return {"fp32": 1.0}
+
+    def close(self) -> None:
+        del self._deployed
