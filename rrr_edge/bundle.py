@@ -26,7 +26,7 @@ from rrr_edge.files import sha256, staged_folder
 from rrr_edge.recipe import Recipe
 from rrr_edge.record import Record
 from rrr_edge.spec import NetworkSpec
-from rrr_edge.target import Precision, Target
+from rrr_edge.target import Target
 
 R = TypeVar("R", bound=Record)
 
@@ -137,6 +137,14 @@ class Engine(Record):
     created: str
     machine: str
 
+    @property
+    def name(self) -> str:
+        return self.target.engine_name
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -206,13 +214,13 @@ class Bundle:
     def profile_folder(self, name: str) -> Path:
         return self.path / "profiles" / name
 
-    def engine(self, target: str, precision: Precision) -> Engine:
-        """The engine for `target` at `precision`, its files checked.
+    def engine(self, target: Target) -> Engine:
+        """The engine compiled for `target` at its precision, its files checked.
 
         Raises UsageError where it was not compiled and CorruptArtifact where a file or the model has changed since.
         """
-        folder = self.engine_folder(engine_name(target, precision))
-        repair = f"rrr-edge compile {self.path} --target {target} --precision {precision}"
+        folder = self.engine_folder(target.engine_name)
+        repair = f"rrr-edge compile {self.path} --target {target.name} --precision {target.precision}"
         if not (folder / ENGINE).is_file():
             have = ", ".join(self.engine_names()) or "none yet"
             raise UsageError(f"{self.path} has no {folder.name} engine (it has: {have}).", advice=f"Run: {repair}")
@@ -235,10 +243,6 @@ class Bundle:
     def _checked(self, name: str) -> Path:
         check_file(self.path / name, self._entry(name), "rrr-edge compress (its result cannot be repaired)")
         return self.path / name
-
-
-def engine_name(target: str, precision: Precision) -> str:
-    return f"{target}-{precision}"
 
 
 def describe_file(path: Path) -> FileEntry:

@@ -10,6 +10,9 @@ RRREdgeError
 └── Interrupted           130   stopped by the user; what was done is kept and can be resumed
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class RRREdgeError(Exception):
     """A mistake or a limit that the user can act on; printed without a traceback."""
@@ -54,3 +57,15 @@ class MissingLibrary(RRREdgeError):
 
 class Interrupted(RRREdgeError):
     exit_code = 130
+
+
+def choose(value: str, choices: Iterable[str], what: str) -> str:
+    """Return `value` if it is one of `choices`; a near miss is refused with "did you mean", never corrected."""
+    known = sorted(choices)
+    if value in known:
+        return value
+    near = difflib.get_close_matches(value, known, n=1)
+    raise UsageError(
+        f"There is no {what} {value!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+        advice=f"Known: {', '.join(known)}.",
+    )

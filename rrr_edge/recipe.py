@@ -1,9 +1,11 @@
 """How a network is made: one small model a method. What is in a recipe decides the result; nothing else does."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
 
+from rrr_edge.errors import BadInput, UsageError, choose
 from rrr_edge.record import Record
 from rrr_edge.spec import Depths
 
@@ -43,3 +45,21 @@ class RRR(Record):
 
 # The union of all methods, told apart by `method`, as soon as there is a second one.
 Recipe = RRR
+METHODS: dict[str, type[Recipe]] = {"rrr": RRR}
+
+
+def read_recipe(path: Path | None, **options: Any) -> Recipe:
+    """The recipe in the TOML file `path`, with every option that is not None in its place.
+
+    Options named like a field of Training go there. Raises BadInput for the file and UsageError for the options.
+    """
+    method = options.pop("method", None)
+    stored = RRR.from_toml_file(path).model_dump(exclude_unset=True) if path else {}
+    chosen = {name: value for name, value in options.items() if value is not None}
+    training = {name: chosen.pop(name) for name in list(chosen) if name in Training.model_fields}
+    merged = {**stored, **chosen, "training": {**stored.get("training", {}), **training}}
+    recipe = METHODS[choose(method or stored.get("method", "rrr"), METHODS, "method")]
+    try:
+        return recipe.parse(merged, "The recipe")
+    except BadInput as error:
+        raise UsageError(str(error)) from error

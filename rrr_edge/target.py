@@ -1,12 +1,12 @@
 """Where an engine runs: `targets/NAME.toml` -> Target."""
 
-import difflib
 from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import Field
 
-from rrr_edge.errors import UsageError
+from rrr_edge.errors import CannotRunHere, UsageError, choose
+from rrr_edge.machine import cpu_info
 from rrr_edge.record import Record
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -35,6 +35,16 @@ class Target(Record):
     portability: str = ""
     notes: str = ""
 
+    @property
+    def engine_name(self) -> str:
+        return f"{self.name}-{self.precision}"
+
+    def check_device(self) -> None:
+        """Raise CannotRunHere where `cpu` names another processor than this machine's."""
+        here = cpu_info()[0]
+        if self.cpu and self.cpu.lower() not in here.lower():
+            raise CannotRunHere(f"The target {self.name!r} is a {self.cpu!r} CPU; this machine is {here}.")
+
     @classmethod
     def load(cls, name: str | Path) -> "Target":
         """Resolve `name` as a path, then ./targets/NAME.toml, then the packaged NAME.toml.
@@ -42,15 +52,13 @@ class Target(Record):
         Raises UsageError where there is none (with the near misses) and BadInput where the file is not a target.
         """
         path = Path(name)
-        for candidate in (path, Path("targets") / f"{name}.toml", PACKAGED / f"{name}.toml"):
-            if candidate.is_file():
-                return cls.from_toml_file(candidate)
-        known = target_names()
-        near = difflib.get_close_matches(str(name), known, n=1)
-        raise UsageError(
-            f"There is no target {str(name)!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
-            advice=f"Known targets: {', '.join(known)}; or the path of a TOML file.",
-        )
+        if path.suffix == ".toml":
+            if not path.is_file():
+                raise UsageError(f"There is no target file {path}.")
+            return cls.from_toml_file(path)
+        choose(str(name), target_names(), "target")
+        own = Path("targets") / f"{name}.toml"
+        return cls.from_toml_file(own if own.is_file() else PACKAGED / own.name)
 
 
 def target_names() -> list[str]:

@@ -39,8 +39,8 @@ class OpenVINO:
         if _CAPABILITIES[target.precision] not in able:
             have = [name for name, word in _CAPABILITIES.items() if word in able]
             raise CannotRunHere(
-                f"This {target.device} ({cpu_info()[0]}) has no {target.precision} arithmetic; it has {', '.join(have)}.",
-                advice=f"Choose one of them with --precision {have[0]}.",
+                f"This {target.device} ({cpu_info()[0]}) has no {target.precision} arithmetic.",
+                advice=f"Choose what it has with --precision: {', '.join(have)}.",
             )
 
     def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
@@ -137,7 +137,7 @@ def _chunks(images: Images, batch: int) -> Iterator[Images]:
 def _macs(layer: Any) -> int:
     """Multiply-accumulates of one image: every weight is used once for each place of the output map."""
     places = prod(int(side) for side in list(layer.output(0).get_partial_shape().to_shape())[2:])
-    return places * prod(layer.input(1).get_partial_shape().to_shape())
+    return places * prod(int(side) for side in layer.input(1).get_partial_shape().to_shape())
 
 
 def _openvino() -> Any:

@@ -1,0 +1,286 @@
+"""The command line: parse, call one function, print, exit. Heavy imports happen inside the commands."""
+
+import functools
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from rrr_edge import __version__
+from rrr_edge.display import Display
+from rrr_edge.errors import Interrupted, RRREdgeError, UsageError, choose
+
+if TYPE_CHECKING:
+    from rrr_edge.target import Target
+
+app = typer.Typer(
+    name="rrr-edge",
+    help="Compress a ResNet152 for a small task, compile it for the box it must run on, prove what was gained.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"auto_envvar_prefix": "RRR_EDGE", "help_option_names": ["-h", "--help"]},
+)
+
+DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Photos: train/CLASS/*, CLASS/*, or Meta-Album.")]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle that `rrr-edge compress` wrote.")]
+TargetName = Annotated[str, typer.Option("--target", "-t", help="A target's name, or its TOML file.")]
+PrecisionName = Annotated[str | None, typer.Option("--precision", help="fp32, bf16, fp16 or int8 [the target's].")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: choices made, causes of errors.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, _terminated)
+    app()
+
+
+def _terminated(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make `function` a command whose expected errors are printed as sentences and end with their exit code."""
+
+    @functools.wraps(function)
+    def run(**options: Any) -> None:
+        display = Display(as_json=options["as_json"], quiet=options["quiet"], verbose=options["verbose"])
+        try:
+            function(**options)
+        except KeyboardInterrupt:
+            _fail(display, Interrupted("Interrupted."))
+        except RRREdgeError as error:
+            _fail(display, error)
+
+    return app.command()(run)
+
+
+def _fail(display: Display, error: RRREdgeError) -> NoReturn:
+    display.error(str(error), error.advice, error.__cause__)
+    display.result({"error": str(error), "advice": error.advice, "exit_code": error.exit_code})
+    raise typer.Exit(error.exit_code)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@_command
+def compress(
+    data: DataFolder,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="BUNDLE", help="The bundle to write.")],
+    method: Annotated[str | None, typer.Option(help="How to compress [rrr].")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="imagenet, imagenet-v2, timm, random, or a .pth/.safetensors file [imagenet].")
+    ] = None,
+    depths: Annotated[str | None, typer.Option(help="Leading blocks kept in conv2_x..conv5_x [1,1,1,1].")] = None,
+    branches: Annotated[int | None, typer.Option(help="Branches that share conv4_x, conv5_x and the head [8].")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels [128].")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images [300].")] = None,
+    shared_batches: Annotated[bool | None, typer.Option(help="One batch for all branches: faster.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Everything random follows from it [0].")] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="The same settings from a file.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_bad: Annotated[float, typer.Option(help="Share of unreadable images that is skipped.")] = 0.01,
+    with_baseline: Annotated[
+        bool, typer.Option("--with-baseline", help="Add ResNet152, to profile torch-free.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Turn a ResNet152 into a small network for your photos (needs the `compress` extra)."""
+    from rrr_edge.recipe import read_recipe
+
+    display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    choose(device, ("auto", "cpu", "cuda"), "device")
+    options: dict[str, Any] = {
+        "method": method,
+        "weights": weights,
+        "branches": branches,
+        "image_size": image_size,
+        "seed": seed,
+    }
+    options |= {"depths": _depths(depths), "epochs": epochs, "shared_batches": shared_batches}
+    resolved = read_recipe(recipe, **options)
+    workshop = _workshop()
+    run = workshop.Run(device=device, max_bad=max_bad, resume=resume, force=force)
+    with display.progress() as report:
+        if dry_run:
+            plan = workshop.plan(data, out, recipe=resolved, run=run, report=report)
+        else:
+            bundle = workshop.compress(data, out, recipe=resolved, run=run, report=report)
+            if with_baseline:
+                from rrr_edge.compress.baselines import write_baseline
+
+                write_baseline(bundle)
+    if dry_run:
+        display.result(plan, "\n".join(f"{key}: {value}" for key, value in plan.items()))
+        return
+    manifest = bundle.manifest
+    for note in manifest.provenance.notes:
+        display.warn(note)
+    accuracy = manifest.accuracy
+    scored = (
+        f"{accuracy.accuracy:.2%} of {accuracy.images} test images right "
+        f"(95 % interval {accuracy.interval[0]:.1%} to {accuracy.interval[1]:.1%})"
+        if accuracy
+        else "no test images, so no accuracy"
+    )
+    display.result(
+        manifest.model_dump(mode="json", by_alias=True),
+        f"{bundle.path}: {manifest.cost.params:,} parameters, {manifest.cost.macs / 1e6:,.0f} million MACs, {scored}\n"
+        f"next: rrr-edge compile {bundle.path} --target openvino",
+    )
+
+
+@_command
+def compile(
+    bundle: BundleFolder,
+    target: TargetName,
+    precision: PrecisionName = None,
+    calib_data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Images for int8, instead of the bundle's own.")
+    ] = None,
+    max_drop: Annotated[float, typer.Option(help="Accuracy (absolute) that the engine may lose.")] = 0.01,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Build an engine for a target and prove that it answers like the network."""
+    from rrr_edge.backends import backend_of
+    from rrr_edge.bundle import Bundle
+    from rrr_edge.compile import compile_bundle
+
+    display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    opened, chosen = Bundle.open(bundle), _target(target, precision)
+    if dry_run:
+        opened.check()
+        backend_of(chosen).check(chosen)
+        folder = opened.engine_folder(chosen.engine_name)
+        display.result({"engine": str(folder), "target": chosen.model_dump()}, f"would write {folder}")
+        return
+    with display.progress() as report:
+        engine = compile_bundle(opened, chosen, calib_data=calib_data, max_drop=max_drop, report=report)
+    proof = engine.verification
+    shares = ", ".join(f"{share:.1%} {name}" for name, share in sorted(engine.precision_found.items()))
+    display.result(
+        engine.model_dump(mode="json", by_alias=True),
+        f"{opened.engine_folder(engine.name)}: {engine.bytes / 1e6:.1f} MB, MACs: {shares}\n"
+        f"verified on {proof.images} images: top-1 agrees on {proof.top1_agreement:.2%}, largest difference "
+        f"{proof.max_abs_diff:.2g}, accuracy {proof.accuracy_reference:.2%} -> {proof.accuracy:.2%}",
+    )
+
+
+@_command
+def predict(
+    bundle: BundleFolder,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Image files, or folders of them.")],
+    target: TargetName = "openvino",
+    precision: PrecisionName = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Classify images and folders with a compiled engine."""
+    from rrr_edge.images import image_files
+    from rrr_edge.runtime import Classifier
+
+    display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
+    if not files:
+        raise UsageError(f"There is no image in {', '.join(map(str, images))}.")
+    rows, unreadable = [], []
+    with Classifier.open(bundle, _target(target, precision)) as classifier:
+        for file in files:
+            try:
+                answer = classifier.predict(file)
+            except RRREdgeError as error:
+                if len(files) == 1:
+                    raise
+                unreadable.append({"image": str(file), "error": str(error)})
+                continue
+            figures = {"probability": round(answer.probability, 6), "uncertainty": round(answer.uncertainty, 6)}
+            rows.append({"image": str(file), "label": answer.label, "index": answer.index, **figures})
+    display.table("", [{k: f"{v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items()} for row in rows])
+    for bad in unreadable:
+        display.warn(bad["error"])
+    display.result({"predictions": rows, "unreadable": unreadable})
+    if not rows:
+        raise typer.Exit(5)
+
+
+@_command
+def targets(as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
+    """Say what can run here, and what to install for what cannot."""
+    from rrr_edge.backends import backend_of
+    from rrr_edge.target import PRECISIONS, Target, target_names
+
+    display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    rows = []
+    for name in target_names():
+        target = Target.load(name)
+        able, obstacle = [], ""
+        for precision in PRECISIONS:
+            try:
+                asked = target.model_copy(update={"precision": precision})
+                asked.check_device()
+                backend_of(asked).check(asked)
+                able.append(precision)
+            except RRREdgeError as error:
+                obstacle = obstacle or " ".join(filter(None, (str(error), error.advice)))
+        rows.append({"target": name, "here": ", ".join(able) or "no", "otherwise": "" if able else obstacle})
+    display.table("", rows)
+    display.result(rows)
+
+
+@_command
+def doctor(bundle: BundleFolder, as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
+    """Say of a bundle and each of its engines: load, rebuild or refuse; nothing is run or changed."""
+    from rrr_edge.doctor import examine
+
+    display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    findings = examine(bundle)
+    rows = [{"what": f.what, "verdict": f.verdict, "why": f.why, "repair": f.repair} for f in findings]
+    display.table("", rows)
+    display.result(rows)
+    if any(finding.verdict != "load" for finding in findings):
+        raise typer.Exit(max(finding.exit_code for finding in findings))
+
+
+def _target(name: str, precision: str | None) -> "Target":
+    from rrr_edge.target import PRECISIONS, Target
+
+    target = Target.load(name)
+    return target.model_copy(update={"precision": choose(precision, PRECISIONS, "precision")}) if precision else target
+
+
+def _depths(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--depths takes four numbers such as 1,1,1,1, not {text!r}.") from error
+
+
+def _workshop() -> Any:
+    """`rrr_edge.compress`, or the sentence that says what to install. Raises MissingLibrary."""
+    try:
+        from rrr_edge import compress as workshop
+    except ModuleNotFoundError as error:
+        from rrr_edge.errors import MissingLibrary
+
+        raise MissingLibrary(error.name or "torch", extra="compress", purpose="rrr-edge compress") from error
+    return workshop

@@ -1,0 +1,62 @@
+"""What is wrong with a bundle and what repairs it, without loading an engine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rrr_edge.backends import backend_of
+from rrr_edge.bundle import Bundle
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, RRREdgeError
+from rrr_edge.target import Target
+
+Verdict = Literal["load", "rebuild", "refuse"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`load`: it is sound. `rebuild`: `repair` mends it. `refuse`: not on this machine, or not at all."""
+
+    what: str
+    verdict: Verdict
+    why: str = ""
+    repair: str = ""
+    exit_code: int = 0
+
+
+def examine(path: str | Path) -> list[Finding]:
+    """One finding for the bundle and one for each of its engines. Raises BadInput where `path` is no bundle."""
+    bundle = Bundle.open(path)
+    try:
+        bundle.check()
+    except CorruptArtifact as error:
+        return [_finding(str(bundle.path), "refuse", error)]
+    return [Finding(str(bundle.path), "load"), *(_engine(bundle, name) for name in bundle.engine_names())]
+
+
+def _engine(bundle: Bundle, name: str) -> Finding:
+    target, _, precision = name.rpartition("-")
+    try:
+        engine = bundle.engine(Target(name=target, backend="", precision=precision))
+        engine.target.check_device()
+        backend = backend_of(engine.target)
+        backend.check(engine.target)
+    except CorruptArtifact as error:
+        return _finding(name, "rebuild", error)
+    except RRREdgeError as error:
+        return _finding(name, "refuse", error)
+    for library, built in engine.versions.items():
+        here = backend.versions().get(library, "none")
+        if _release(here) < _release(built):
+            why = f"It was built with {library} {built}; this machine has the older {here}."
+            repair = f"rrr-edge compile {bundle.path} --target {target} --precision {precision}"
+            return Finding(name, "rebuild", why, repair, CannotRunHere.exit_code)
+    return Finding(name, "load")
+
+
+def _finding(what: str, verdict: Verdict, error: RRREdgeError) -> Finding:
+    return Finding(what, verdict, str(error), error.advice.removeprefix("Run: "), error.exit_code)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Major and minor number: what decides whether a graph can be read."""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
