@@ -1,0 +1,78 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rrr_edge import files
+from rrr_edge.errors import CannotRunHere
+from rrr_edge.files import replace_folder, sha256, staged_folder, write_file
+
+
+def test_sha256_of_the_empty_file_is_the_standard_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_failed_stage_leaves_the_old_folder_and_no_litter(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(RuntimeError, match="halfway"), staged_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("half")
+        raise RuntimeError("halfway")
+    assert (tmp_path / "out" / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("atomic_exchange", [True, False])
+def test_a_replaced_folder_holds_only_the_new_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic_exchange: bool
+) -> None:
+    if not atomic_exchange:
+        monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+    for name, content in (("out", "old"), ("stage", "new")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / content).touch()
+    replace_folder(tmp_path / "stage", tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(tmp_path / "out") == ["new"]
+
+
+def test_a_process_killed_while_it_replaces_leaves_one_whole_folder(tmp_path: Path) -> None:
+    """A writer replaces a folder of two equal files without pause; kill -9 at any moment must not mix versions."""
+    code = (
+        "import sys, itertools; from pathlib import Path; from rrr_edge.files import staged_folder\n"
+        "print('ready', flush=True)\n"
+        "for i in itertools.count():\n"
+        "    with staged_folder(Path(sys.argv[1])) as f:\n"
+        "        (f / 'a').write_text(str(i)); (f / 'b').write_text(str(i))\n"
+    )
+    out = tmp_path / "out"
+    for wait_ms in range(1, 30, 4):
+        with subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            with pytest.raises(subprocess.TimeoutExpired):
+                writer.wait(wait_ms / 1000)
+            writer.kill()
+        if out.exists():
+            assert (out / "a").read_text() == (out / "b").read_text()
+    assert out.exists()
+
+
+def test_an_unwritable_place_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotRunHere, match="cannot be written: Not a directory"):
+        write_file(tmp_path / "file" / "x", "data")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_sentence_that_names_the_path() -> None:
+    with (
+        pytest.raises(CannotRunHere, match="disk that holds here/model.xml is full"),
+        files.writing_to(Path("here/model.xml")),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x" * 100_000)
+        full.flush()
