@@ -34,9 +34,9 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         phases = block_shapes(spec)
-        dropped = [shape for phase in phases for shape in phase][-2:]
+        last_two = [shape for phase in phases for shape in phase][-2:]
         self.layer1, self.layer2, self.layer3, self.layer4 = (
-            nn.Sequential(*(Bottleneck(shape, spec if shape in dropped else None) for shape in phase))
+            nn.Sequential(*(Bottleneck(s, _dropout(spec) if s in last_two else nn.Identity()) for s in phase))
             for phase in phases
         )
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -85,16 +85,16 @@ class ResNet(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which has the stride) and 1x1 convolution beside a skip; with `dropout`'s rate after each ReLU."""
+    """1x1, 3x3 (which has the stride) and 1x1 convolution beside a skip; with `dropout` after each ReLU."""
 
-    def __init__(self, shape: "BlockShape", dropout: ResNetSpec | None) -> None:
+    def __init__(self, shape: "BlockShape", dropout: nn.Module) -> None:
         super().__init__()
         convs = shape.convs
         self.conv1, self.bn1 = _conv_and_norm(convs["conv1"])
         self.conv2, self.bn2 = _conv_and_norm(convs["conv2"])
         self.conv3, self.bn3 = _conv_and_norm(convs["conv3"])
         self.relu = nn.ReLU(inplace=True)
-        self.dropout = _DROPOUTS[dropout.dropout_kind](dropout.dropout) if dropout else nn.Identity()
+        self.dropout = dropout
         self.downsample = nn.Sequential(*_conv_and_norm(convs[SKIP])) if shape.projects else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -259,6 +259,10 @@ def _conv_and_norm(shape: ConvShape) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     # kaiming_normal_(mode="fan_out") with the fan of one branch; on the fused weight it would count all of them.
     nn.init.normal_(conv.weight, std=math.sqrt(2 / (shape.outputs * shape.kernel**2)))
     return conv, nn.BatchNorm2d(shape.outputs * shape.branches)
+
+
+def _dropout(spec: ResNetSpec) -> nn.Module:
+    return _DROPOUTS[spec.dropout_kind](spec.dropout) if spec.dropout else nn.Identity()
 
 
 def _halved(size: int) -> int:
