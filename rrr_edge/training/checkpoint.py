@@ -1,0 +1,142 @@
+"""What a training must remember to go on bit for bit: one safetensors file, with the rest as JSON in its header."""
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from rrr_edge.errors import BadInput, CorruptArtifact
+from rrr_edge.files import write_file, writing_to
+from rrr_edge.recipe import Training
+from rrr_edge.record import Record
+
+CHECKPOINT = "checkpoint.safetensors"
+_KEY = "rrr-edge training"
+
+
+class Identity(Record):
+    """What decides the result of a training; a checkpoint is only continued by the same."""
+
+    training: Training
+    seed: int
+    precision: str
+    data_sha256: str
+    network_sha256: str
+
+
+class EpochRow(Record):
+    """One line of the training log.
+
+    `loss` and `train_accuracy` are means over branches and images, each branch on its own augmented batches and with
+    the weights of that moment. `validation_accuracy` is the ensemble's, with averaged weights once there are some.
+    """
+
+    epoch: int
+    loss: float
+    train_accuracy: float
+    seconds: float
+    images_per_second: float
+    validation_accuracy: float | None = None
+
+
+class Progress(Record):
+    """`step` steps are done, counted through all epochs; the sums are over the unfinished epoch."""
+
+    identity: Identity
+    steps_per_epoch: int
+    step: int = 0
+    images: int = 0
+    loss_sum: float = 0.0
+    right_sum: float = 0.0
+    seconds: float = 0.0
+    history: tuple[EpochRow, ...] = ()
+
+    @property
+    def epochs_done(self) -> int:
+        return self.step // self.steps_per_epoch
+
+    @property
+    def between_epochs(self) -> bool:
+        return self.step % self.steps_per_epoch == 0
+
+    def after_step(self, images: int, loss: float, right: float, seconds: float) -> Self:
+        """`loss` and `right` (the share of right answers) are means over `images`."""
+        return self.model_copy(
+            update={
+                "step": self.step + 1,
+                "images": self.images + images,
+                "loss_sum": self.loss_sum + images * loss,
+                "right_sum": self.right_sum + images * right,
+                "seconds": self.seconds + seconds,
+            }
+        )
+
+    def after_epoch(self, validation_accuracy: float | None) -> Self:
+        """The sums as a line of the log."""
+        row = EpochRow(
+            epoch=self.epochs_done,
+            loss=self.loss_sum / self.images,
+            train_accuracy=self.right_sum / self.images,
+            seconds=self.seconds,
+            images_per_second=self.images / self.seconds,
+            validation_accuracy=validation_accuracy,
+        )
+        fresh = {"images": 0, "loss_sum": 0.0, "right_sum": 0.0, "seconds": 0.0}
+        return self.model_copy(update=fresh | {"history": (*self.history, row)})
+
+
+def write_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
+    """Replace the checkpoint in `folder`, made where missing, in one step."""
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_file(folder / CHECKPOINT, save(stored, metadata={_KEY: progress.model_dump_json()}))
+
+
+def read_checkpoint(folder: Path, identity: Identity) -> tuple[Progress, dict[str, Tensor]] | None:
+    """The checkpoint in `folder`, or None where there is none.
+
+    Raises CorruptArtifact (unreadable) and BadInput (of another training).
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = Progress.model_validate_json((file.metadata() or {})[_KEY])
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValidationError) as error:
+        raise CorruptArtifact(
+            f"The checkpoint {path} cannot be read: {error}.", advice=f"Delete {path} to train from the beginning."
+        ) from error
+    different = [name for name in Identity.model_fields if getattr(progress.identity, name) != getattr(identity, name)]
+    if different:
+        raise BadInput(
+            f"The checkpoint {path} is of another training: {', '.join(map(_WORDS.__getitem__, different))} differ.",
+            advice="Go on with the same settings on a like machine, or train from the beginning without --resume.",
+        )
+    return progress, tensors
+
+
+def copy_into(target: Tensor, tensors: dict[str, Tensor], name: str) -> None:
+    """Overwrite `target` in place, which keeps its device and memory layout. Raises CorruptArtifact."""
+    source = tensors.get(name)
+    if source is None or source.shape != target.shape or source.dtype != target.dtype:
+        raise CorruptArtifact(
+            f"The checkpoint has no tensor {name} of shape {list(target.shape)}.", advice="Train from the beginning."
+        )
+    with torch.no_grad():
+        target.copy_(source)
+
+
+_WORDS = {
+    "training": "the training settings",
+    "seed": "the seeds",
+    "precision": "the precisions",
+    "data_sha256": "the images or labels",
+    "network_sha256": "the networks",
+}

@@ -1,0 +1,222 @@
+"""The one training loop: every branch learns its own cross-entropy, and nothing that was learned is lost.
+
+The naive ensemble of Sun et al. 2023, Appendix C. The branches' losses are added, so branch i's parameters get the
+gradient of branch i's loss alone; and AdamW works element by element, so that one AdamW over the fused parameters is
+one AdamW a branch. Deviations: the branches take each step together instead of epochs in turn, which changes nothing,
+as they share no trainable parameter; a last batch of a single image joins the batch before it.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from rrr_edge.bundle import Preprocess
+from rrr_edge.errors import BadInput, CannotRunHere, Interrupted, UsageError
+from rrr_edge.machine import cpu_info, usable_cores
+from rrr_edge.networks import Network
+from rrr_edge.progress import Report, Step, silent
+from rrr_edge.recipe import Training
+from rrr_edge.training.batches import Batches, Examples, normalise, rng
+from rrr_edge.training.checkpoint import EpochRow, Identity, Progress
+from rrr_edge.training.evaluate import predict
+from rrr_edge.training.signals import stop_requests
+from rrr_edge.training.state import State
+
+STUMP_PASSES = 10
+
+_NATIVE_BF16 = {"avx512_bf16", "amx_bf16"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a training is carried out. Only `device` and `precision` touch the numbers, and those by roundings.
+
+    "auto" precision is bf16-mixed where the hardware has bfloat16. `checkpoints` is a folder of this training's own.
+    `validation` is judged every `validate_every` epochs and after the last.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
+    checkpoints: Path | None = None
+    resume: bool = False
+    validation: Examples | None = None
+    validate_every: int = 10
+    report: Report = silent
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What there is to record of a finished training."""
+
+    history: tuple[EpochRow, ...]
+    precision: str
+    device: str
+
+
+def train(
+    network: Network,
+    examples: Examples,
+    *,
+    training: Training,
+    preprocess: Preprocess,
+    seed: int = 0,
+    run: Run = Run(),
+) -> Trained:
+    """Train `network` in place; at the end it has the averaged weights, with its own batch statistics.
+
+    A frozen stump stays as it is, bit for bit. A network whose stump is not frozen is trained whole; if it has several
+    branches, these must share their batches. With `run.checkpoints` the state is kept after every epoch, and
+    `run.resume` goes on from it: on a CPU with the same number of threads, to the same bits.
+
+    Raises UsageError, BadInput (labels, too few images, another training's checkpoint), CorruptArtifact, CannotRunHere,
+    GateFailed (the loss is not finite) and, after SIGINT or SIGTERM and with the state kept, Interrupted.
+    """
+    _check(network, examples, training)
+    fabric = _fabric(run)
+    batches = Batches(
+        examples,
+        seed,
+        training.batch_size,
+        streams=1 if training.shared_batches else network.spec.branches,
+        augment=training.augment,
+        workers=_workers(fabric),
+    )
+    identity = Identity(
+        training=training,
+        seed=seed,
+        precision=_precision(run, fabric.device),
+        data_sha256=examples.sha256,
+        network_sha256=_structure_sha256(network),
+    )
+    start = Progress(identity=identity, steps_per_epoch=batches.steps)
+    with _on_device(network, fabric), stop_requests() as stop:
+        state = State(network, training, preprocess=preprocess, fabric=fabric, progress=start)
+        if run.resume and run.checkpoints:
+            state.restore(run.checkpoints)
+        total = training.epochs * batches.steps
+        since = time.perf_counter()
+        for batch in batches.run(state.progress.step, total):
+            torch.manual_seed(int(rng(seed, "dropout", state.progress.step).integers(2**63)))
+            state.learn(batch, since=since)
+            run.report(Step("train", state.progress.step, total, _note(state.progress, training.epochs)))
+            if state.progress.between_epochs:
+                state.progress = state.progress.after_epoch(_validation_accuracy(state, preprocess, run, training))
+            if run.checkpoints and (state.progress.between_epochs or stop.signal):
+                state.keep(run.checkpoints)
+            if stop.signal:
+                raise _interrupted(run, state.progress, stop.signal)
+            since = time.perf_counter()
+        state.finish()
+    return Trained(state.progress.history, identity.precision, fabric.device.type)
+
+
+def reestimate_stump(
+    network: Network,
+    examples: Examples,
+    *,
+    training: Training,
+    preprocess: Preprocess,
+    seed: int = 0,
+    run: Run = Run(),
+) -> None:
+    """Let the stump's batch statistics forget ImageNet in 10 passes over the augmented images, then freeze the stump.
+
+    No weight changes; the momentum is the layers' own 0.1; full precision. In the authors' code, not in the paper.
+    """
+    if network.stump_frozen:
+        raise ValueError("the stump is frozen: its statistics can no longer be estimated")
+    fabric = _fabric(run)
+    batches = Batches(
+        examples, seed, training.batch_size, augment=training.augment, for_stump=True, workers=_workers(fabric)
+    )
+    total = STUMP_PASSES * batches.steps
+    with _on_device(network, fabric), torch.no_grad():
+        for step, batch in enumerate(batches.run(0, total), start=1):
+            network.stump(normalise(batch.images.flatten(0, 1).to(fabric.device), preprocess))
+            run.report(Step("adapt stump", step, total))
+    network.freeze_stump()
+
+
+def _check(network: Network, examples: Examples, training: Training) -> None:
+    spec = network.spec
+    if spec.branches > 1 and not (network.stump_frozen or training.shared_batches):
+        raise UsageError(
+            f"{spec.branches} branches cannot each have their own batches while they train the stump that they share.",
+            advice="Set shared_batches = true, or freeze the stump.",
+        )
+    wrong = sorted(set(np.unique(examples.labels).tolist()) - set(range(spec.num_classes)))
+    if wrong:
+        raise BadInput(f"Labels {wrong[:5]} do not lie between 0 and {spec.num_classes - 1}.")
+
+
+def _fabric(run: Run) -> Fabric:
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise CannotRunHere("torch finds no CUDA GPU on this machine.", advice="Use --device cpu.")
+    device = "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    return Fabric(accelerator=device, devices=1, precision=_precision(run, torch.device(device)))
+
+
+def _precision(run: Run, device: torch.device) -> Literal["bf16-mixed", "32-true"]:
+    if run.precision != "auto":
+        return run.precision
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else not _NATIVE_BF16.isdisjoint(cpu_info()[1])
+    return "bf16-mixed" if native else "32-true"
+
+
+def _workers(fabric: Fabric) -> int:
+    """Threads that augment: all cores beside a GPU, one where the network itself computes on the cores."""
+    return 1 if fabric.device.type == "cpu" else usable_cores()
+
+
+@contextmanager
+def _on_device(network: Network, fabric: Fabric) -> Iterator[None]:
+    """The network in training mode, channels last and on its device; torch's global random state as it was after."""
+    was_training = network.training
+    fabric.to_device(network)
+    network.to(memory_format=torch.channels_last)
+    network.train()
+    try:
+        with torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
+            yield
+    finally:
+        network.to(memory_format=torch.contiguous_format)
+        network.train(was_training)
+
+
+def _structure_sha256(network: Network) -> str:
+    shapes = [(name, tuple(p.shape), p.requires_grad) for name, p in network.named_parameters()]
+    return hashlib.sha256(repr(shapes).encode()).hexdigest()
+
+
+def _validation_accuracy(state: State, preprocess: Preprocess, run: Run, training: Training) -> float | None:
+    epoch = state.progress.epochs_done
+    if run.validation is None or (epoch % run.validate_every and epoch != training.epochs):
+        return None
+    outputs = predict(state.judged, run.validation.images, preprocess=preprocess)
+    return float(np.mean(outputs.probabilities.argmax(1) == run.validation.labels))
+
+
+def _note(progress: Progress, epochs: int) -> str:
+    epoch = (progress.step - 1) // progress.steps_per_epoch + 1
+    loss, right = progress.loss_sum / progress.images, progress.right_sum / progress.images
+    return f"epoch {epoch} of {epochs}, loss {loss:.3f}, branches right {right:.1%}"
+
+
+def _interrupted(run: Run, progress: Progress, signal: int) -> Interrupted:
+    kept = f"step {progress.step} is kept in {run.checkpoints}" if run.checkpoints else "nothing was kept"
+    error = Interrupted(
+        f"The training was stopped in epoch {progress.epochs_done + 1}; {kept}.",
+        advice="Run the same command with --resume to go on." if run.checkpoints else "",
+    )
+    error.exit_code = 128 + signal
+    return error

@@ -1,0 +1,151 @@
+"""A training in the middle: the network, AdamW's moments, the averaged weights, and how far it has come."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import AdamW
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from rrr_edge.bundle import Preprocess
+from rrr_edge.errors import GateFailed
+from rrr_edge.networks import Network
+from rrr_edge.recipe import Training
+from rrr_edge.training.batches import Batch, normalise
+from rrr_edge.training.checkpoint import Progress, copy_into, read_checkpoint, write_checkpoint
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class State:
+    """All that the next step depends on, and so all that a checkpoint holds.
+
+    The exponential moving average covers the last epochs (Sun et al. 2023, Appendix C). It starts from the weights
+    before its first step and follows the trainable ones; batch statistics are the network's own.
+    """
+
+    def __init__(
+        self, network: Network, training: Training, *, preprocess: Preprocess, fabric: Fabric, progress: Progress
+    ) -> None:
+        self.network = network
+        self.progress = progress
+        self._preprocess = preprocess
+        self._fabric = fabric
+        self._trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self._optimizer = AdamW(
+            self._trainable.values(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+        )
+        epochs = ema_epochs(training)
+        self._ema_start = (training.epochs - epochs) * progress.steps_per_epoch
+        self._average = AveragedModel(network, multi_avg_fn=_ema_update(epochs)) if epochs else None
+
+    def learn(self, batch: Batch, *, since: float) -> None:
+        """Take one step and count it, with the seconds since time.perf_counter() was `since`.
+
+        Raises GateFailed, before anything has changed, where the loss is not finite.
+        """
+        device = self._fabric.device
+        with self._fabric.autocast():
+            logits = logits_of(self.network, batch.images.to(device), self._preprocess).float()
+        branches = logits.shape[1]
+        labels = batch.labels.to(device).expand(-1, branches)
+        mean_loss = F.cross_entropy(logits.transpose(1, 2), labels)
+        if not math.isfinite(loss := mean_loss.item()):
+            raise GateFailed(
+                f"The training diverged in epoch {self.progress.epochs_done + 1}: the loss is {loss}.",
+                advice="Train with a smaller learning_rate, or in full precision.",
+            )
+        if self._average is not None and self.progress.step == self._ema_start:
+            self._average.update_parameters(self.network)
+        self._optimizer.zero_grad()
+        # The sum, over the branches, of each one's own mean loss.
+        self._fabric.backward(mean_loss * branches)
+        self._optimizer.step()
+        if self._average is not None and self.progress.step >= self._ema_start:
+            self._average.update_parameters(self.network)
+        right = (logits.detach().argmax(2) == labels).float().mean().item()
+        self.progress = self.progress.after_step(len(labels), loss, right, time.perf_counter() - since)
+
+    @property
+    def judged(self) -> Network:
+        """The network to evaluate: averaged weights as soon as there are any, with the trained batch statistics."""
+        if self._average is None or not self._averaging:
+            return self.network
+        return cast(Network, self._average.module)
+
+    def finish(self) -> None:
+        """Give the network the weights to be judged by."""
+        with torch.no_grad():
+            for mine, averaged in zip(self.network.parameters(), self.judged.parameters(), strict=True):
+                mine.copy_(averaged)
+
+    def keep(self, folder: Path) -> None:
+        write_checkpoint(folder, self.progress, dict(self._tensors()))
+
+    def restore(self, folder: Path) -> None:
+        """Become what was kept in `folder`, if anything was. Raises CorruptArtifact and BadInput."""
+        kept = read_checkpoint(folder, self.progress.identity)
+        if kept is None:
+            return
+        self.progress, tensors = kept
+        for parameter in self._trainable.values():
+            # Filled below; empty_like, because the fused step needs the moments in the parameter's memory layout.
+            self._optimizer.state[parameter] = {
+                "step": torch.tensor(float(self.progress.step), device=parameter.device),
+                **{moment: torch.empty_like(parameter, requires_grad=False) for moment in _MOMENTS},
+            }
+        if self._average is not None and self._averaging:
+            self._average.n_averaged.fill_(self.progress.step - self._ema_start + 1)
+        for name, tensor in self._tensors():
+            copy_into(tensor, tensors, name)
+
+    @property
+    def _averaging(self) -> bool:
+        return self.progress.step > self._ema_start
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.network.state_dict().items():
+            yield f"network.{name}", tensor
+        for name, parameter in self._trainable.items():
+            for moment in _MOMENTS:
+                yield f"{moment}.{name}", self._optimizer.state[parameter][moment]
+        if self.judged is not self.network:
+            for name, parameter in self.judged.named_parameters():
+                if name in self._trainable:
+                    yield f"average.{name}", parameter
+
+
+def logits_of(network: Network, images: Tensor, preprocess: Preprocess) -> Tensor:
+    """Logits [n, B, K] of uint8 images [n, S, 3, H, W]: S = 1 for all branches, or S = B, one for each."""
+    n, streams = images.shape[:2]
+    features = network.stump(normalise(images.flatten(0, 1), preprocess))
+    if streams > 1:
+        # [n * S, C, h, w] to branch-major [n, S * C, h, w], by way of channels last so that it is one copy.
+        pixels = features.reshape(n, streams, *features.shape[1:]).permute(0, 3, 4, 1, 2)
+        features = pixels.flatten(3).permute(0, 3, 1, 2)
+    return network.branches(features)
+
+
+def ema_epochs(training: Training) -> int:
+    """The number of last epochs whose weights are averaged."""
+    return round(training.epochs * training.ema_fraction)
+
+
+def ema_decay(update: int, epochs: int) -> float:
+    """The decay of update 1, 2, ... of an average over `epochs` epochs: torch_ema's warm-up, then (n - 1) / n."""
+    return min((epochs - 1) / epochs, (1 + update) / (10 + update))
+
+
+def _ema_update(epochs: int) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    def update(averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
+        get_ema_multi_avg_fn(ema_decay(int(updates), epochs))(averaged, current, updates)  # type: ignore[no-untyped-call]
+
+    return update
