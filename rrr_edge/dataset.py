@@ -1,0 +1,415 @@
+"""Folders of pictures to arrays. Three layouts are understood:
+
+train/CLASS/*  test/CLASS/*  (val/CLASS/*)   used as they are
+CLASS/*                                      split 80 to 20, stratified and seeded
+images/*  labels.csv  (info.json)            Meta-Album's; split in halves, as in its papers
+
+Everything is looked at before anything is trained: each picture is decoded once, and what cannot be read is listed.
+"""
+
+import csv
+import difflib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rrr_edge.errors import BadInput, UsageError
+from rrr_edge.files import writing_to
+from rrr_edge.images import Pixels, Undecodable, fit, read_file, without_warnings
+from rrr_edge.machine import usable_cores
+from rrr_edge.progress import Report, Step, silent
+
+Layout = Literal["splits", "classes", "meta-album"]
+
+# What a camera or a browser saves; other files (Thumbs.db, notes.txt) and hidden ones are passed over in silence.
+SUFFIXES = tuple(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "qoi", "avif", "heic", "heif"),
+    )
+)
+IN_MEMORY_BYTES = 1_000_000_000
+
+_SPLITS = ("train", "val", "test")
+_TEST_SHARE: dict[Layout, float] = {"classes": 0.2, "meta-album": 0.5}
+_LAYOUTS = (
+    "Give train/CLASS/* with test/CLASS/* (and optionally val/CLASS/*), or CLASS/*, or a Meta-Album folder"
+    " (images/, labels.csv, info.json)."
+)
+
+# In a wheel the folder lies in the package, in a checkout beside it.
+_HERE = Path(__file__).parent
+_PACKAGED = next(
+    (d for d in (_HERE / "calibration", _HERE.parent / "calibration") if d.is_dir()), _HERE / "calibration"
+)
+
+# Class name -> its files, as paths relative to the data folder.
+Classes = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class BadFile:
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """`images` uint8 [N, S, S, 3], `labels` int64 [N], `files` relative to the data folder, by class and name."""
+
+    images: Pixels
+    labels: NDArray[np.int64]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `scan` found.
+
+    `labels` are the class names in order, `bad` the files that were skipped, `duplicates` pairs of a training and a
+    test file with the same bytes, `digest` the SHA-256 over all files' contents with their classes and splits.
+    """
+
+    path: Path
+    layout: Layout
+    labels: tuple[str, ...]
+    train: Split
+    val: Split | None
+    test: Split
+    bad: tuple[BadFile, ...]
+    duplicates: tuple[tuple[str, str], ...]
+    digest: str
+
+
+class Pictures(NamedTuple):
+    """`images` uint8 [N, S, S, 3] of the readable `files` (relative to the folder), and the `bad` ones."""
+
+    images: Pixels
+    files: tuple[str, ...]
+    bad: tuple[BadFile, ...]
+
+
+def scan(
+    data: str | Path, *, image_size: int, seed: int = 0, max_bad: float = 0.01, report: Report = silent
+) -> Dataset:
+    """Read the data set at `data` into arrays of `image_size`, independent of the order of the file system.
+
+    Images over 1 GB in all are kept in an unnamed temporary file instead of memory ($TMPDIR says where).
+    Raises BadInput: no such layout, one class, classes without pictures or that differ between splits, too few
+    pictures to split, or a larger share of unreadable files than `max_bad`.
+    """
+    path = Path(data)
+    layout, splits = _find(path)
+    _require_classes(path, splits)
+    if layout in _TEST_SHARE:
+        splits = _divide(path, splits["all"], seed=seed, test_share=_TEST_SHARE[layout])
+    labels = tuple(splits["train"])
+    entries = [_Entry(s, label, file) for s, classes in splits.items() for label in labels for file in classes[label]]
+
+    images, digests, bad = _read(path, [entry.file for entry in entries], image_size, report)
+    if len(bad) > max_bad * len(entries):
+        raise BadInput(
+            f"{len(bad)} of {len(entries)} pictures in {path} cannot be read, more than {100 * max_bad:g} %: "
+            f"{_some([f'{file.path} ({file.reason})' for file in bad])}.",
+            advice="Repair or remove them, or allow a larger share with --max-bad.",
+        )
+    good = [entry for entry, digest in zip(entries, digests, strict=True) if digest]
+    digests = list(filter(None, digests))
+    lost = sorted({f"{e.split}/{e.label}" for e in entries} - {f"{e.split}/{e.label}" for e in good})
+    if lost:
+        raise BadInput(f"No picture of these classes in {path} can be read: {_some(lost)}.")
+
+    parts = {split: _part(images, good, split, labels) for split in splits}
+    return Dataset(
+        path=path,
+        layout=layout,
+        labels=labels,
+        train=parts["train"],
+        val=parts.get("val"),
+        test=parts["test"],
+        bad=bad,
+        duplicates=_duplicates(good, digests),
+        digest=_digest(good, digests),
+    )
+
+
+def read_folder(folder: str | Path, *, image_size: int, limit: int | None = None, report: Report = silent) -> Pictures:
+    """Read the pictures in `folder` and below, sorted by path; of more than `limit`, that many evenly spread ones.
+
+    Raises BadInput where there is no folder, no picture, or none that can be read.
+    """
+    path = Path(folder)
+    _require_folder(path)
+    files = _pictures_below(path)
+    if not files:
+        raise BadInput(f"There is no picture in {path} or below.", advice=f"Pictures end in {', '.join(SUFFIXES)}.")
+    if limit is not None and limit < len(files):
+        files = [files[i] for i in np.linspace(0, len(files) - 1, limit).round().astype(int)]
+    images, digests, bad = _read(path, files, image_size, report)
+    if len(bad) == len(files):
+        raise BadInput(f"No picture in {path} can be read: {_some([f'{file.path} ({file.reason})' for file in bad])}.")
+    return Pictures(images, tuple(file for file, digest in zip(files, digests, strict=True) if digest), bad)
+
+
+def choose_balanced(labels: Sequence[int] | NDArray[np.int64], count: int, *, seed: int = 0) -> NDArray[np.int64]:
+    """Choose `count` indices (all, if there are fewer), sorted: as equal a number of each class as there is.
+
+    One picture of every class in turn, in seeded random order, until there are enough.
+    """
+    labels = np.asarray(labels)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    turn = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        turn[members] = np.arange(len(members))
+    return np.sort(order[np.argsort(turn[order], kind="stable")[:count]])
+
+
+def calibration_folder(name: str | Path) -> Path:
+    """Resolve `name` as a folder, then ./calibration/NAME, then the packaged set NAME. Raises UsageError."""
+    for candidate in (Path(name), Path("calibration") / name, _PACKAGED / name):
+        if candidate.is_dir():
+            return candidate
+    known = sorted({set_.name for folder in (Path("calibration"), _PACKAGED) for set_ in folder.glob("[!.]*/")})
+    near = difflib.get_close_matches(str(name), known, n=1)
+    raise UsageError(
+        f"There are no calibration images {str(name)!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+        advice=f"Known sets: {', '.join(known)}; or the path of a folder of pictures.",
+    )
+
+
+class _Entry(NamedTuple):
+    split: str
+    label: str
+    file: str
+
+
+def _find(path: Path) -> tuple[Layout, dict[str, Classes]]:
+    """The layout, and the files of each class by split; one split "all" where it is for us to divide them."""
+    _require_folder(path)
+    if (path / "labels.csv").is_file():
+        return "meta-album", {"all": _read_album(path)}
+    folders = _folders(path)
+    parents = [name for name in folders if _folders(path / name)]
+    for name in parents:
+        meant = [split for split in _SPLITS if name.lower().startswith(split) and name != split]
+        if meant:
+            raise BadInput(f"{path} has a folder {name}/. Did you mean {meant[0]}/?", advice=_LAYOUTS)
+    if any(split in parents for split in _SPLITS):
+        missing = [split for split in ("train", "test") if split not in folders]
+        if missing:
+            raise BadInput(f"{path} has {', '.join(n + '/' for n in parents)} but no {missing[0]}/.", advice=_LAYOUTS)
+        return "splits", {split: _classes(path, split) for split in _SPLITS if split in folders}
+    classes = _classes(path, "")
+    if not any(classes.values()):
+        loose = len(_pictures(path))
+        holds = (
+            f"{loose} pictures but no folder of a class"
+            if loose
+            else f"{len(folders)} folders without pictures ({_some(folders)})"
+            if folders
+            else "no picture and no folder"
+        )
+        raise BadInput(f"{path} is no data set: it holds {holds}.", advice=_LAYOUTS)
+    return "classes", {"all": classes}
+
+
+def _classes(path: Path, parent: str) -> Classes:
+    return {
+        label: [os.path.join(parent, label, name) for name in _pictures(path / parent / label)]
+        for label in _folders(path / parent)
+    }
+
+
+def _read_album(path: Path) -> Classes:
+    """Read `labels.csv` (commas or tabs); `info.json` may rename the two columns that are needed."""
+    columns = ("FILE_NAME", "CATEGORY")
+    table = path / "labels.csv"
+    try:
+        if (path / "info.json").is_file():
+            info = json.loads((path / "info.json").read_text("utf-8"))
+            columns = (info.get("image_column_name", columns[0]), info.get("category_column_name", columns[1]))
+        with table.open(encoding="utf-8-sig", newline="") as lines:
+            delimiter = "\t" if "\t" in lines.readline() else ","
+            lines.seek(0)
+            header, *rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    except (OSError, ValueError, AttributeError, csv.Error) as error:
+        raise BadInput(f"The Meta-Album folder {path} cannot be read: {error}.") from error
+    header = [name.strip() for name in header]
+    absent = [column for column in columns if column not in header]
+    if absent:
+        raise BadInput(
+            f"{table} has no column {', '.join(absent)}; it has {', '.join(header)}.",
+            advice="info.json may name other columns as image_column_name and category_column_name.",
+        )
+    at_file, at_label = map(header.index, columns)
+    label_of: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if len(cells) <= max(at_file, at_label) or not (cells[at_file] and cells[at_label]):
+            raise BadInput(f"Line {number} of {table} lacks a file or a category.")
+        file, label = cells[at_file], cells[at_label]
+        if label_of.setdefault(file, label) != label:
+            raise BadInput(f"{table} gives {file} two categories: {label_of[file]} and {label}.")
+    folder = "images" if (path / "images").is_dir() else ""
+    classes: Classes = {label: [] for label in sorted(set(label_of.values()))}
+    for file, label in sorted(label_of.items()):
+        classes[label].append(os.path.join(folder, file))
+    return classes
+
+
+def _require_classes(path: Path, splits: dict[str, Classes]) -> None:
+    names = {label for classes in splits.values() for label in classes}
+    for split, classes in splits.items():
+        if absent := sorted(names - set(classes)):
+            raise BadInput(
+                f"The classes of {path} differ between its splits: {split}/ lacks {_some(absent)}.",
+                advice="Every split needs a folder of the same name for each class.",
+            )
+    empty = [
+        label if split == "all" else f"{split}/{label}"
+        for split, classes in splits.items()
+        for label, files in classes.items()
+        if not files
+    ]
+    if empty:
+        raise BadInput(
+            f"{path} has classes without a picture: {_some(empty)}.",
+            advice=f"Remove these folders or fill them; pictures end in {', '.join(SUFFIXES)}.",
+        )
+    if len(names) < 2:
+        raise BadInput(f"{path} has only one class: {', '.join(names)}.", advice="Classification needs two at least.")
+
+
+def _divide(path: Path, classes: Classes, *, seed: int, test_share: float) -> dict[str, Classes]:
+    single = [label for label, files in classes.items() if len(files) < 2]
+    if single:
+        raise BadInput(
+            f"{path} has too few pictures to split: {_some(single)} with one picture.",
+            advice="Each class needs two pictures at least: one for training and one for the test.",
+        )
+    splits: dict[str, Classes] = {"train": {}, "test": {}}
+    for index, (label, files) in enumerate(classes.items()):
+        order = np.random.default_rng([seed, index]).permutation(len(files))
+        tests = max(1, round(len(files) * test_share))
+        splits["train"][label] = [files[i] for i in sorted(order[tests:])]
+        splits["test"][label] = [files[i] for i in sorted(order[:tests])]
+    return splits
+
+
+def _read(
+    folder: Path, files: Sequence[str], size: int, report: Report
+) -> tuple[Pixels, list[str], tuple[BadFile, ...]]:
+    """Decode `files` in threads: the good ones' pixels in order, each file's SHA-256 ("" if bad), the bad files."""
+    images = _allocate((len(files), size, size, 3))
+    bad = []
+
+    def read(index: int) -> tuple[str, str]:
+        try:
+            frame, digest = read_file(folder / files[index])
+        except Undecodable as error:
+            return "", str(error)
+        images[index] = fit(frame, size)
+        return digest, ""
+
+    digests = []
+    pool = ThreadPoolExecutor(usable_cores())
+    try:
+        with without_warnings():
+            for file, (digest, reason) in zip(files, pool.map(read, range(len(files))), strict=True):
+                digests.append(digest)
+                if reason:
+                    bad.append(BadFile(file, reason))
+                report(Step("scan", len(digests), len(files), f"{len(bad)} unreadable" if bad else ""))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+    good = [index for index, digest in enumerate(digests) if digest]
+    if bad:
+        for row, index in enumerate(good):
+            images[row] = images[index]
+    return images[: len(good)], digests, tuple(bad)
+
+
+def _allocate(shape: tuple[int, ...]) -> Pixels:
+    size = int(np.prod(shape, dtype=np.int64))
+    if size <= IN_MEMORY_BYTES:
+        return np.empty(shape, np.uint8)
+    with writing_to(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
+        # Reserved now, so that a full disk is an error here and not a bus error in the middle.
+        os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def _part(images: Pixels, good: Sequence[_Entry], split: str, labels: tuple[str, ...]) -> Split:
+    rows = [row for row, entry in enumerate(good) if entry.split == split]
+    index = {label: i for i, label in enumerate(labels)}
+    return Split(
+        images=images[rows[0] : rows[-1] + 1],
+        labels=np.array([index[good[row].label] for row in rows], np.int64),
+        files=tuple(good[row].file for row in rows),
+    )
+
+
+def _duplicates(good: Sequence[_Entry], digests: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    pairs = list(zip(good, digests, strict=True))
+    trained = {digest: entry.file for entry, digest in reversed(pairs) if entry.split == "train"}
+    return tuple((trained[d], entry.file) for entry, d in pairs if entry.split == "test" and d in trained)
+
+
+def _digest(good: Sequence[_Entry], digests: Sequence[str]) -> str:
+    lines = sorted(f"{entry.split}\0{entry.label}\0{digest}\n" for entry, digest in zip(good, digests, strict=True))
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _require_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise BadInput(f"{path} is not a folder." if path.exists() else f"There is no folder {path}.")
+
+
+def _folders(path: Path) -> list[str]:
+    return [name for name in _visible(path) if (path / name).is_dir()]
+
+
+def _pictures(path: Path) -> list[str]:
+    """Names that look like pictures; a broken link is one, so that it is reported when it is read."""
+    return [name for name in _visible(path) if name.lower().endswith(SUFFIXES) and not (path / name).is_dir()]
+
+
+def _pictures_below(path: Path) -> list[str]:
+    """Paths relative to `path`; links to folders are followed, but no folder is entered twice."""
+    files: list[str] = []
+    entered: set[str] = set()
+    for folder, below, _ in os.walk(path, followlinks=True):
+        identity = os.path.realpath(folder)
+        if identity in entered:
+            below.clear()
+            continue
+        entered.add(identity)
+        below[:] = _folders(Path(folder))
+        files += [os.path.relpath(os.path.join(folder, name), path) for name in _pictures(Path(folder))]
+    return sorted(files)
+
+
+def _visible(path: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(path) if not name.startswith("."))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be listed: {error.strerror}.") from error
+
+
+def _some(names: Sequence[str], limit: int = 10) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
