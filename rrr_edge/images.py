@@ -69,8 +69,8 @@ def fit(frame: Pixels, size: int) -> Pixels:
     """Crop the centre square out of `frame` [H, W, 3] and resize it to uint8 [size, size, 3].
 
     A side of at least twice `size` is averaged over equal boxes (k x k pixels, k = ceil(side / size), their corners
-    spread evenly), which is fast and hardly aliases; any other is resized by Pillow's
-    antialiased bilinear filter; a side of `size` is left untouched (and the result may share memory with `frame`).
+    spread evenly), which is fast and hardly aliases; any other is resized by Pillow's antialiased bilinear filter; a
+    side of `size` is left untouched (and the result may share memory with `frame`).
     The order of the channels does not matter here.
     """
     height, width = _checked(frame).shape[:2]
