@@ -149,8 +149,7 @@ def read_folder(folder: str | Path, *, image_size: int, limit: int | None = None
     Raises BadInput where there is no folder, no picture, or none that can be read.
     """
     path = Path(folder)
-    _require_folder(path)
-    files = _pictures_below(path)
+    files = [str(file.relative_to(path)) for file in image_files(path)]
     if not files:
         raise BadInput(f"There is no picture in {path} or below.", advice=f"Pictures end in {', '.join(SUFFIXES)}.")
     if limit is not None and limit < len(files):
@@ -159,6 +158,22 @@ def read_folder(folder: str | Path, *, image_size: int, limit: int | None = None
     if len(bad) == len(files):
         raise BadInput(f"No picture in {path} can be read: {_some([f'{file.path} ({file.reason})' for file in bad])}.")
     return Pictures(images, tuple(file for file, digest in zip(files, digests, strict=True) if digest), bad)
+
+
+def image_files(folder: str | Path) -> list[Path]:
+    """The pictures in `folder` and below, unread, sorted. Links to folders are followed, but none is entered twice."""
+    _require_folder(Path(folder))
+    files: list[Path] = []
+    entered: set[str] = set()
+    for here, below, _ in os.walk(folder, followlinks=True):
+        identity = os.path.realpath(here)
+        if identity in entered:
+            below.clear()
+            continue
+        entered.add(identity)
+        below[:] = _folders(Path(here))
+        files += [Path(here) / name for name in _pictures(Path(here))]
+    return sorted(files)
 
 
 def choose_balanced(labels: Sequence[int] | NDArray[np.int64], count: int, *, seed: int = 0) -> NDArray[np.int64]:
@@ -386,21 +401,6 @@ def _folders(path: Path) -> list[str]:
 def _pictures(path: Path) -> list[str]:
     """Names that look like pictures; a broken link is one, so that it is reported when it is read."""
     return [name for name in _visible(path) if name.lower().endswith(SUFFIXES) and not (path / name).is_dir()]
-
-
-def _pictures_below(path: Path) -> list[str]:
-    """Paths relative to `path`; links to folders are followed, but no folder is entered twice."""
-    files: list[str] = []
-    entered: set[str] = set()
-    for folder, below, _ in os.walk(path, followlinks=True):
-        identity = os.path.realpath(folder)
-        if identity in entered:
-            below.clear()
-            continue
-        entered.add(identity)
-        below[:] = _folders(Path(folder))
-        files += [os.path.relpath(os.path.join(folder, name), path) for name in _pictures(Path(folder))]
-    return sorted(files)
 
 
 def _visible(path: Path) -> list[str]:

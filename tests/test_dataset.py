@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import rrr_edge.dataset
-from rrr_edge.dataset import BadFile, calibration_folder, choose_balanced, read_folder, scan
+from rrr_edge.dataset import BadFile, calibration_folder, choose_balanced, image_files, read_folder, scan
 from rrr_edge.demo import write_calibration_digits, write_digits
 from rrr_edge.errors import BadInput, CannotRunHere, UsageError
 from rrr_edge.images import fit, load
@@ -392,6 +392,7 @@ class TestReadFolder:
         assert pictures.files == ("a.png", "b/2.png", "b/c/1.PNG")
         assert pictures.bad == (BadFile("b/bad.jpg", "it is empty"),)
         np.testing.assert_array_equal(pictures.images, [fit(load(tmp_path / file), 8) for file in pictures.files])
+        assert image_files(tmp_path) == [tmp_path / name for name in ("a.png", "b/2.png", "b/bad.jpg", "b/c/1.PNG")]
 
     def test_a_limit_spreads_over_the_folder(self, tmp_path):
         draw_classes(tmp_path, 10, labels=("a", "b", "c"))
