@@ -1,8 +1,10 @@
 """The command line: parse, call one function, print, exit. Heavy imports happen inside the commands."""
 
 import functools
+import json
 import signal
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -11,8 +13,10 @@ import typer
 from rrr_edge import __version__
 from rrr_edge.display import Display
 from rrr_edge.errors import Interrupted, RRREdgeError, UsageError, choose
+from rrr_edge.progress import Step
 
 if TYPE_CHECKING:
+    from rrr_edge.profile import Profile
     from rrr_edge.target import Target
 
 app = typer.Typer(
@@ -184,6 +188,30 @@ def compile(
 
 
 @_command
+def profile(
+    bundle: BundleFolder,
+    target: TargetName,
+    precision: PrecisionName = None,
+    against: Annotated[
+        str, typer.Option(help="baseline (ResNet152, also in PyTorch where it is), or none.")
+    ] = "baseline",
+    runs: Annotated[int, typer.Option(min=20, help="Timed runs of each candidate.")] = 200,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure the engine on this machine, interleaved with the network it came from."""
+    display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    choose(against, ("baseline", "none"), "comparison")
+    result, folder = _profile(bundle, _target(target, precision), against == "baseline", runs, display)
+    header, *rows = result.table()
+    display.table(f"{folder}", [dict(zip(header, row, strict=True)) for row in rows])
+    for note in result.notes:
+        display.warn(note)
+    display.result({**json.loads((folder / "profile.json").read_text()), "folder": str(folder)})
+
+
+@_command
 def predict(
     bundle: BundleFolder,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Image files, or folders of them.")],
@@ -194,7 +222,7 @@ def predict(
     verbose: Verbose = False,
 ) -> None:
     """Classify images and folders with a compiled engine."""
-    from rrr_edge.images import image_files
+    from rrr_edge.dataset import image_files
     from rrr_edge.runtime import Classifier
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -246,6 +274,22 @@ def targets(as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = Fa
 
 
 @_command
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="A folder for photos, bundle and pictures.")] = Path("demo"),
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 8,
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Walk the whole path on photographs of handwritten digits that scikit-learn carries."""
+    _workshop()
+    from rrr_edge.demo import run_demo
+
+    run_demo(out, epochs=epochs, force=force, display=Display(as_json=as_json, quiet=quiet, verbose=verbose))
+
+
+@_command
 def doctor(bundle: BundleFolder, as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """Say of a bundle and each of its engines: load, rebuild or refuse; nothing is run or changed."""
     from rrr_edge.doctor import examine
@@ -264,6 +308,33 @@ def _target(name: str, precision: str | None) -> "Target":
 
     target = Target.load(name)
     return target.model_copy(update={"precision": choose(precision, PRECISIONS, "precision")}) if precision else target
+
+
+def _profile(
+    bundle: Path, target: "Target", against_baseline: bool, runs: int, display: Display
+) -> tuple["Profile", Path]:
+    """Measure; where PyTorch is installed the baseline is written when it is missing, and measured in PyTorch too."""
+    from rrr_edge.baseline import Against
+    from rrr_edge.bundle import Bundle
+    from rrr_edge.machine import usable_cores
+    from rrr_edge.measurement import Pace
+    from rrr_edge.profile import profile_bundle
+
+    opened = Bundle.open(bundle)
+    opened.engine(target)
+    against = Against()
+    with display.progress() as report:
+        if against_baseline:
+            against = Against(models=(opened.baseline,))
+            if find_spec("torch"):
+                from rrr_edge.compress.baselines import eager_baseline, write_baseline
+
+                report(Step("baseline", 0, 1))
+                rival = eager_baseline(opened, threads=target.threads or usable_cores())
+                against = Against(models=(write_baseline(opened),), rivals=(rival,))
+                report(Step("baseline", 1, 1))
+        result = profile_bundle(opened, target, against=against, pace=Pace(runs=runs), report=report)
+    return result, opened.profile_folder(target.engine_name)
 
 
 def _depths(text: str | None) -> tuple[int, ...] | None:

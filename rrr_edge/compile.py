@@ -8,9 +8,9 @@ import numpy as np
 
 from rrr_edge.backends import Images, Outputs, Session, backend_of
 from rrr_edge.bundle import ENGINE, Bundle, Engine, Verification, describe_file, writing_engine
+from rrr_edge.dataset import calibration_folder, read_folder
 from rrr_edge.errors import BadInput, GateFailed
 from rrr_edge.files import write_file
-from rrr_edge.images import calibration_folder, read_folder
 from rrr_edge.machine import cpu_info
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.target import Precision, Target

@@ -39,19 +39,20 @@ class Display:
         elif text:
             print(text, flush=True)
 
-    def table(self, title: str, rows: Sequence[Mapping[str, str]], *, caption: str = "") -> None:
-        """Print `rows` with their keys as columns, for people only; the first column is text, the others figures."""
+    def table(self, title: str, rows: Sequence[Mapping[str, str]]) -> None:
+        """Print `rows` with their keys as columns, for people only."""
         if self.as_json:
             return
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(title=title, title_justify="left", caption=caption or None, caption_justify="left")
-        for number, column in enumerate(rows[0] if rows else ()):
-            table.add_column(column, justify="right" if number else "left")
+        table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        for column in rows[0] if rows else ():
+            table.add_column(column, justify="right" if _is_figure(rows[0][column]) else "left", overflow="fold")
         for row in rows:
             table.add_row(*row.values())
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
     @contextmanager
     def progress(self) -> Iterator[Report]:
@@ -97,3 +98,7 @@ class _PlainLines:
         left = (now - self._begun) / step.done * (step.total - step.done) if step.done else 0.0
         eta = f", {int(left // 60)}:{int(left % 60):02d} left" if step.done and step.done < step.total else ""
         print(f"{step.stage} {step.done}/{step.total}{eta} {step.note}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _is_figure(text: str) -> bool:
+    return text[:1].isdigit()

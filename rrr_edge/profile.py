@@ -23,9 +23,9 @@ from rrr_edge.bundle import MANIFEST, PROFILE, SCHEMA, Accuracy, Bundle, Verific
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact
 from rrr_edge.files import sha256, staged_folder
 from rrr_edge.images import load
-from rrr_edge.latency_plot import draw_latency
 from rrr_edge.machine import cpu_quota, governor, usable_cores
 from rrr_edge.measurement import Environment, Measurement, Pace, Ratio, Subject, interleave, ratio
+from rrr_edge.plots import draw_latency
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.record import Record
 from rrr_edge.runtime import Classifier

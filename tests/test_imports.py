@@ -8,8 +8,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "rrr_edge"
 DATA = {"errors", "record", "files", "machine", "progress", "spec", "recipe", "target", "bundle", "measurement"}
-PLAIN = {"images", "dataset", "verification", "backends", "schemas"}
-DEVICE = {"baseline", "compile", "profile", "runtime", "doctor", "plots"}
+PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas"}
+DEVICE = {"compile", "profile", "runtime", "doctor", "plots"}
 WORKSHOP = {"networks", "training", "export", "compress"}
 EDGE = {"cli", "display", "demo", "__main__", "__init__"}
 MAY_IMPORT = {

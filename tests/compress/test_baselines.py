@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_bundle import write_bundle
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import resnet152
+
+from rrr_edge.baseline import Baseline
+from rrr_edge.bundle import Bundle, Preprocess
+from rrr_edge.compress import baselines
+from rrr_edge.compress.baselines import baseline_spec, eager_baseline, random_network, write_baseline
+from rrr_edge.networks import build
+from rrr_edge.spec import ResNetSpec
+
+SMALL = ResNetSpec(depths=(1, 1, 1, 1), num_classes=3)
+PREPROCESS = Preprocess(image_size=32)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """Its baseline is a ResNet_1_1_1_1: the export of ResNet152 takes ten seconds."""
+    monkeypatch.setattr(baselines, "baseline_spec", lambda spec: SMALL)
+    return write_bundle(tmp_path / "fakes.rrr", image_size=32)
+
+
+def test_the_baseline_is_torchvisions_resnet152_for_the_same_classes() -> None:
+    spec = baseline_spec(ResNetSpec(depths=(1, 1, 1, 1), branches=8, branch_widths=(79, 170), num_classes=20))
+    with torch.device("meta"):
+        ours, theirs = build(spec), resnet152(num_classes=20)
+    shapes = [{name: tuple(t.shape) for name, t in network.state_dict().items()} for network in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+
+def test_activations_of_the_random_resnet152_are_sane(images: np.ndarray) -> None:
+    network = random_network(baseline_spec(SMALL), PREPROCESS, images)
+    assert not network.training
+    smallest = torch.finfo(torch.float32).tiny
+    denormal, spreads = [], {}
+
+    def look(name: str):
+        def hook(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
+            magnitudes = output.abs()
+            denormal.append(bool(((magnitudes > 0) & (magnitudes < smallest)).any()))
+            spreads[name] = float(output.std())
+
+        return hook
+
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d):
+            module.register_forward_hook(look(name))
+    others = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    with torch.no_grad():
+        logits = network(torch.from_numpy(others).permute(0, 3, 1, 2) / 255)
+    assert len(spreads) == 2 * 155
+    assert not any(denormal)
+    assert all(1e-2 < spread < 1e2 for spread in spreads.values()), spreads
+    assert torch.isfinite(logits).all()
+
+
+def test_the_seed_decides_and_torchs_own_generator_is_left_alone(images: np.ndarray) -> None:
+    state = torch.random.get_rng_state()
+    a, b, c = (random_network(SMALL, PREPROCESS, images, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["conv1.weight"], c["conv1.weight"])
+
+
+def test_the_file_runs_in_onnx_runtime_as_the_eager_session_does(bundle: Bundle) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = write_baseline(bundle)
+    assert path == bundle.baseline
+    graph = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (expected,) = graph.run(["probabilities"], {"images": bundle.reference.images})
+    rival = eager_baseline(bundle, threads=1)
+    np.testing.assert_allclose(rival.session.run(bundle.reference.images).probabilities, expected, atol=1e-4)
+    assert rival.name == "ResNet152, PyTorch"
+    assert "random weights" in rival.subject.note
+
+
+def test_its_card_counts_as_torch_does(bundle: Bundle) -> None:
+    card = Baseline.read(write_baseline(bundle))
+    network = build(SMALL).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, 32, 32))
+    assert card.params == sum(p.numel() for p in network.parameters())
+    assert card.macs == counter.get_total_flops() / 2
+    assert (card.spec, card.preprocess) == (SMALL, bundle.manifest.preprocess)
+
+
+def test_it_is_written_once(bundle: Bundle) -> None:
+    before = write_baseline(bundle).stat().st_mtime_ns
+    assert write_baseline(bundle).stat().st_mtime_ns == before
+    assert sorted(file.name for file in bundle.baseline.parent.iterdir()) == ["resnet152.json", "resnet152.onnx"]
+
+
+def test_it_is_written_again_for_another_size_and_when_damaged(bundle: Bundle) -> None:
+    path = write_baseline(bundle)
+    whole = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:1000])
+    write_baseline(bundle)
+    assert path.stat().st_size == whole
+
+    larger = bundle.manifest.model_copy(update={"preprocess": Preprocess(image_size=64)})
+    write_baseline(Bundle(bundle.path, larger))
+    assert Baseline.read(path).preprocess.image_size == 64
