@@ -93,8 +93,11 @@ def test_the_fused_training_is_one_adamw_a_branch(
             F.cross_entropy(logits, labels[:, stream]).backward()
             optimizer.step()
         found = branch_of(weights(network), branch, branches=2)
-        for name, expected in branch_of(weights(single), 0, branches=1).items():
-            torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        expected = branch_of(weights(single), 0, branches=1)
+        differences = torch.cat([(found[name] - tensor).abs().flatten() for name, tensor in expected.items()])
+        # AdamW divides by a gradient's own size: one that is all rounding noise moves by a share of the learning rate.
+        assert (differences > 1e-5).float().mean() < 1e-4
+        assert differences.max() < 1e-3 / 10
 
 
 def test_each_branch_may_read_its_own_images(preprocess: Preprocess) -> None:
@@ -219,8 +222,8 @@ def test_a_training_that_crashes_again_and_again_ends_with_the_same_bits(
         torch.manual_seed(dice.randrange(1000))
         network = small_network(dropout=dropout)
         first: list[int] = []
-        # Two steps are always granted beyond the last epoch that was kept, or it would never end.
-        patience = dice.randrange(3, 8)
+        # Of the 12 steps in 4 epochs: enough to finish one, and too few to finish with only one crash.
+        patience = dice.randrange(3, 6)
 
         def report(step: Step, first: list[int] = first, patience: int = patience) -> None:
             first.append(step.done)
