@@ -12,23 +12,24 @@ import numpy as np
 
 from rrr_edge.measurement import Measurement
 
-_ROW, _TOP, _BOTTOM, _AXIS = 40, 52, 44, 380
+_ROW, _TOP, _BOTTOM, _AXIS = 40, 52, 44, 420
 _CHARACTER = 7.3  # the width reserved for one at 13 px
 _STYLE = """
-text { font: 13px system-ui, 'DejaVu Sans', sans-serif; fill: #1f2328 }
-.title { font-size: 15px; font-weight: 600 }
-.small { font-size: 11.5px; fill: #59636e }
-.grid { stroke: #59636e; stroke-opacity: .25 }
-.samples { stroke: #59636e; stroke-opacity: .45; stroke-width: 1; fill: none }
-.box { fill: none; stroke: #1f2328; stroke-width: 1.3 }
-.engine { fill: #1f2328; fill-opacity: .55 }
-.median { stroke: #1f2328; stroke-width: 3 }
+.latency text { font: 13px system-ui, 'DejaVu Sans', sans-serif; fill: #1f2328 }
+.latency .title { font-size: 15px; font-weight: 600 }
+.latency .small { font-size: 11.5px; fill: #59636e }
+.latency .strong { font-weight: 700 }
+.latency .grid { stroke: #59636e; stroke-opacity: .25 }
+.latency .samples { stroke: #59636e; stroke-opacity: .45; fill: none }
+.latency .box { fill: none; stroke: #1f2328; stroke-width: 1.3 }
+.latency .engine { fill: #1f2328; fill-opacity: .55 }
+.latency .median { stroke: #1f2328; stroke-width: 2 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3 }
-  .small { fill: #9da7b1 }
-  .grid, .samples { stroke: #9da7b1 }
-  .box, .median { stroke: #e6edf3 }
-  .engine { fill: #e6edf3 }
+  .latency text { fill: #e6edf3 }
+  .latency .small { fill: #9da7b1 }
+  .latency .grid, .latency .samples { stroke: #9da7b1 }
+  .latency .box, .latency .median { stroke: #e6edf3 }
+  .latency .engine { fill: #e6edf3 }
 }
 """
 
@@ -53,9 +54,9 @@ def draw_latency(
     return "\n".join(
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-            'role="img" aria-labelledby="latency-title latency-desc">',
-            f'<title id="latency-title">{escape(title)}</title>',
-            f'<desc id="latency-desc">Latency of one image on a logarithmic axis. {escape(told)}.</desc>',
+            'class="latency" role="img">',
+            f"<title>{escape(title)}</title>",
+            f"<desc>Latency of one image on a logarithmic axis. {escape(told)}.</desc>",
             f"<style>{_STYLE}</style>",
             f'<text class="title" x="12" y="26">{escape(title)}</text>',
             *axis.lines(_TOP - 4, height - _BOTTOM + 4),
@@ -99,16 +100,16 @@ def _row(measurement: Measurement, axis: _Axis, top: float, words: str, *, fille
     q1, median, q3 = (axis.x(float(q)) for q in np.quantile(measurement.samples_ms, [0.25, 0.5, 0.75]))
     places = sorted({round(2 * axis.x(ms)) / 2 for ms in measurement.samples_ms})
     ticks = "".join(f"M{place:g},{middle - 6:g}v12" for place in places)
-    weight = ' font-weight="600"' if filled else ""
+    strong = ' class="strong"' if filled else ""
     return "\n".join(
         (
-            f'<text x="{axis.left - 12:.0f}" y="{middle + 4.5:g}" text-anchor="end"{weight}>'
+            f'<text x="{axis.left - 12:.0f}" y="{middle + 4.5:g}" text-anchor="end"{strong}>'
             f"{escape(measurement.name)}</text>",
             f'<path class="samples" d="{ticks}"/>',
             f'<rect class="box{" engine" if filled else ""}" x="{q1:.1f}" y="{middle - 10:g}" '
             f'width="{max(q3 - q1, 1.5):.1f}" height="20"/>',
             f'<line class="median" x1="{median:.1f}" x2="{median:.1f}" y1="{middle - 13:g}" y2="{middle + 13:g}"/>',
-            f'<text x="{axis.right + 12:.0f}" y="{middle + 4.5:g}"{weight}>{escape(words)}</text>',
+            f'<text x="{axis.right + 12:.0f}" y="{middle + 4.5:g}"{strong}>{escape(words)}</text>',
         )
     )
 
