@@ -3,13 +3,17 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -21,6 +25,8 @@ from rrr_edge.training.batches import Batch, normalise
 from rrr_edge.training.checkpoint import Progress, copy_into, read_checkpoint, write_checkpoint
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
+
+Stump = Callable[[Tensor], Tensor]
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -54,7 +60,8 @@ class State:
         """
         device = self._fabric.device
         with self._fabric.autocast():
-            logits = logits_of(self.network, batch.images.to(device), self._preprocess).float()
+            features = features_of(self._stump, batch.images.to(device), self._preprocess)
+            logits = self.network.branches(features).float()
         branches = logits.shape[1]
         labels = batch.labels.to(device).expand(-1, branches)
         mean_loss = F.cross_entropy(logits.transpose(1, 2), labels)
@@ -107,6 +114,11 @@ class State:
         for name, tensor in self._tensors():
             copy_into(tensor, tensors, name)
 
+    @cached_property
+    def _stump(self) -> Stump:
+        # Made at the first step, when a checkpoint may have brought other statistics.
+        return folded_stump(self.network) if self.network.stump_frozen else self.network.stump
+
     @property
     def _averaging(self) -> bool:
         return self.progress.step > self._ema_start
@@ -123,15 +135,26 @@ class State:
                     yield f"average.{name}", parameter
 
 
-def logits_of(network: Network, images: Tensor, preprocess: Preprocess) -> Tensor:
-    """Logits [n, B, K] of uint8 images [n, S, 3, H, W]: S = 1 for all branches, or S = B, one for each."""
+def features_of(stump: Stump, images: Tensor, preprocess: Preprocess) -> Tensor:
+    """What the branches read of uint8 images [n, S, 3, H, W]: [n, S * 512, h, w], S = 1 for all, or one for each."""
     n, streams = images.shape[:2]
-    features = network.stump(normalise(images.flatten(0, 1), preprocess))
-    if streams > 1:
-        # [n * S, C, h, w] to branch-major [n, S * C, h, w], by way of channels last so that it is one copy.
-        pixels = features.reshape(n, streams, *features.shape[1:]).permute(0, 3, 4, 1, 2)
-        features = pixels.flatten(3).permute(0, 3, 1, 2)
-    return network.branches(features)
+    features = stump(normalise(images.flatten(0, 1), preprocess))
+    if streams == 1:
+        return features
+    # By way of channels last, so that it is one copy.
+    by_pixel = features.reshape(n, streams, *features.shape[1:]).permute(0, 3, 4, 1, 2)
+    return by_pixel.flatten(3).permute(0, 3, 1, 2)
+
+
+def folded_stump(network: Network) -> Stump:
+    """The stump in eval mode with each normalisation made part of its convolution: the same but for roundings."""
+    copy = deepcopy(network).eval().requires_grad_(False)
+    for module in copy.modules():
+        for (name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    return copy.stump
 
 
 def ema_epochs(training: Training) -> int:

@@ -25,7 +25,7 @@ from rrr_edge.training.batches import Batches, Examples, normalise
 from rrr_edge.training.checkpoint import CHECKPOINT
 from rrr_edge.training.evaluate import predict
 from rrr_edge.training.loop import Run, Trained, reestimate_stump, train
-from rrr_edge.training.state import ema_decay, ema_epochs, logits_of
+from rrr_edge.training.state import ema_decay, ema_epochs, features_of, folded_stump
 
 FP32 = Run(precision="32-true")
 SHORT = Training(epochs=2, batch_size=8, ema_fraction=0)
@@ -104,10 +104,23 @@ def test_each_branch_may_read_its_own_images(preprocess: Preprocess) -> None:
     network = small_network(branches=3).eval()
     images = torch.randint(0, 256, (4, 3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits = logits_of(network, images, preprocess)
+        logits = network.branches(features_of(network.stump, images, preprocess))
         for branch in range(3):
             expected = network(normalise(images[:, branch], preprocess))[:, branch]
             torch.testing.assert_close(logits[:, branch], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_folding_changes_the_stump_by_roundings_and_the_network_not_at_all() -> None:
+    network = small_network(frozen=False)
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        network.stump(images * 2 + 1)
+    network.freeze_stump()
+    before = weights(network)
+    with torch.no_grad():
+        expected, found = network.eval().stump(images), folded_stump(network)(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    assert equal(weights(network), before)
 
 
 def test_the_stump_stays_bit_for_bit_and_no_branch_feels_another(fit: Fit) -> None:
@@ -352,6 +365,25 @@ def test_a_finished_training_resumes_to_its_end_at_once(fit: Fit, tmp_path: Path
     assert not steps
     assert second == first
     assert equal(weights(again), weights(network))
+
+
+def test_a_checkpoint_brings_the_stumps_statistics(
+    fit: Fit, examples: Examples, preprocess: Preprocess, tmp_path: Path
+) -> None:
+    straight, stopped = small_network(frozen=False), small_network(frozen=False)
+    for network in (straight, stopped):
+        reestimate_stump(network, examples, training=SHORT, preprocess=preprocess)
+    fit(straight, RESUMED, Run())
+
+    def crash(step: Step) -> None:
+        if step.done == 8:
+            raise Crash
+
+    with pytest.raises(Crash):
+        fit(stopped, RESUMED, Run(checkpoints=tmp_path, report=crash))
+    resumed = small_network()
+    fit(resumed, RESUMED, Run(checkpoints=tmp_path, resume=True))
+    assert equal(weights(resumed), weights(straight))
 
 
 def test_without_resume_a_checkpoint_is_not_read(fit: Fit, tmp_path: Path) -> None:
