@@ -1,61 +1,140 @@
-"""The built-in data set: the handwritten digits that scikit-learn carries, as folders of pictures."""
+"""The whole path on handwritten digits, as a user would walk it with their own photos."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from rrr_edge.dataset import choose_balanced
-from rrr_edge.errors import MissingLibrary, UsageError
-from rrr_edge.files import staged_folder
+from rrr_edge.baseline import Against
+from rrr_edge.bundle import Bundle, Engine
+from rrr_edge.compile import compile_bundle
+from rrr_edge.compress import compress
+from rrr_edge.compress.baselines import eager_baseline, write_baseline
+from rrr_edge.digits import write_digits
+from rrr_edge.display import Display
+from rrr_edge.errors import BadInput, CannotRunHere, UsageError
+from rrr_edge.machine import usable_cores
+from rrr_edge.profile import Profile, profile_bundle
+from rrr_edge.progress import Report, Step
+from rrr_edge.recipe import RRR, Training
+from rrr_edge.runtime import Classifier, Prediction
+from rrr_edge.target import Precision
 
-CALIBRATION_IMAGES = 100
+IMAGE_SIZE = 64
+TARGET = "openvino"
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+_CELL, _LINE, _COLUMNS = 128, 16, 8
 
 
-def write_digits(folder: str | Path, *, size: int = 64, seed: int = 0) -> None:
-    """Write all 1,797 digits as train/CLASS/*.png and test/CLASS/*.png: four fifths to one, stratified and seeded.
+def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
+    """Write photos, compress, compile, profile and predict into the folder `out`; print what came of it.
 
-    8x8 pixels of 17 grays, scaled bilinearly to gray PNGs of `size`. Optical Recognition of Handwritten Digits,
-    E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0.
-    Raises UsageError where `folder` has something in it already, and MissingLibrary.
+    Raises UsageError where `out` exists and `force` is not given, and what the three verbs raise.
     """
-    pixels, labels, test = _digits(seed)
-    parts = np.where(test, "test", "train")
-    names = [f"{part}/{label}/{i:04}.png" for i, (part, label) in enumerate(zip(parts, labels, strict=True))]
-    _write(Path(folder), dict(zip(names, pixels, strict=True)), size)
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists.", advice="Choose another folder with --out, or replace it with --force.")
+    shutil.rmtree(out, ignore_errors=True)
+    photos, path = out / "digits", out / "digits.rrr"
+    display.say(f"1/5  writing 1,797 handwritten digits to {photos}")
+    write_digits(photos, size=IMAGE_SIZE)
+    display.say(f"2/5  compress {photos} -> {path}")
+    with display.progress() as report:
+        bundle = _compress(photos, path, epochs, display, report)
+    display.say(f"3/5  compile for {TARGET}: {', '.join(PRECISIONS)}")
+    with display.progress() as report:
+        engines = _compile(bundle, display, report)
+    display.say("4/5  profile the INT8 engine beside ResNet152")
+    with display.progress() as report:
+        profile = _profile(bundle, report)
+    picture = out / "predictions.png"
+    display.say(f"5/5  predict some test photos -> {picture}")
+    _predict(bundle, photos, picture)
+
+    display.table("Engines", [_engine_row(engine) for engine in engines])
+    header, *rows = profile.table()
+    display.table("One photo, on this machine", [dict(zip(header, row, strict=True)) for row in rows])
+    for note in profile.notes:
+        display.warn(note)
+    document: dict[str, Any] = {
+        "bundle": str(path),
+        "picture": str(picture),
+        "profile": str(bundle.profile_folder("openvino-int8")),
+    }
+    document |= {"engines": {engine.name: engine.verification.accuracy for engine in engines}}
+    document |= {"ratios": {ratio.of: ratio.value for ratio in profile.ratios}}
+    display.result(
+        document,
+        "With your own photos, sorted into a folder for each class:\n"
+        "  rrr-edge compress PHOTOS -o mine.rrr && rrr-edge compile mine.rrr -t openvino && "
+        "rrr-edge profile mine.rrr -t openvino",
+    )
 
 
-def write_calibration_digits(folder: str | Path, *, size: int = 64, seed: int = 0) -> None:
-    """Write CLASS/*.png: 100 of the training digits of `write_digits`, ten of each class. Raises as it does."""
-    pixels, labels, test = _digits(seed)
-    training = np.flatnonzero(~test)
-    chosen = training[choose_balanced(labels[training], CALIBRATION_IMAGES, seed=seed)]
-    _write(Path(folder), {f"{labels[i]}/{i:04}.png": pixels[i] for i in chosen}, size)
-
-
-def _digits(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    """Pixels [1797, 8, 8], labels, and which are for the test."""
+def _compress(photos: Path, path: Path, epochs: int, display: Display, report: Report) -> Bundle:
+    """From ImageNet's weights where they can be had, else from random ones, which is said."""
+    recipe = RRR(image_size=IMAGE_SIZE, training=Training(epochs=epochs, shared_batches=True))
     try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingLibrary("scikit-learn", extra="demo", purpose="The built-in data set") from error
-    bunch: Any = load_digits()
-    labels = bunch.target.astype(np.int64)
-    test = np.zeros(len(labels), np.bool_)
-    random = np.random.default_rng(seed)
-    for label in range(10):
-        members = random.permutation(np.flatnonzero(labels == label))
-        test[members[: round(len(members) / 5)]] = True
-    return np.round(bunch.images * (255 / 16)).astype(np.uint8), labels, test
+        bundle = compress(photos, path, recipe=recipe, report=report)
+    except BadInput as error:
+        display.warn(f"{error} The demo goes on with random weights.")
+        random = recipe.model_copy(update={"weights": "random"})
+        bundle = compress(photos, path, recipe=random, report=report)
+    for note in bundle.manifest.provenance.notes:
+        display.warn(note)
+    return bundle
 
 
-def _write(folder: Path, pictures: dict[str, NDArray[np.uint8]], size: int) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not empty.", advice="Choose another folder.")
-    with staged_folder(folder) as stage:
-        for name, pixels in pictures.items():
-            file = stage / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR).save(file, optimize=True)
+def _compile(bundle: Bundle, display: Display, report: Report) -> list[Engine]:
+    engines = []
+    for precision in PRECISIONS:
+        try:
+            engines.append(compile_bundle(bundle, TARGET, precision=precision, report=report))
+        except CannotRunHere as error:
+            display.warn(f"{precision} is left out. {error}")
+    return engines
+
+
+def _profile(bundle: Bundle, report: Report) -> Profile:
+    report(Step("baseline", 0, 1))
+    rival = eager_baseline(bundle, threads=usable_cores())
+    against = Against(models=(write_baseline(bundle),), rivals=(rival,))
+    report(Step("baseline", 1, 1))
+    return profile_bundle(bundle, TARGET, precision="int8", against=against, report=report)
+
+
+def _predict(bundle: Bundle, photos: Path, picture: Path) -> None:
+    """A grid of test photos, three of each class, with what the INT8 engine answers; wrong answers are red."""
+    files = [file for label in bundle.manifest.labels for file in sorted((photos / "test" / label).iterdir())[:3]]
+    files += [file for file in sorted((photos / "test").glob("*/*")) if file not in files][: -len(files) % _COLUMNS]
+    with Classifier.open(bundle.path, TARGET, precision="int8") as classifier:
+        cells = [_cell(file, classifier.predict(file)) for file in files]
+    rows = [np.hstack(cells[start : start + _COLUMNS]) for start in range(0, len(cells), _COLUMNS)]
+    Image.fromarray(np.vstack(rows)).save(picture)
+
+
+def _cell(file: Path, answer: Prediction) -> np.ndarray:
+    cell = Image.new("RGB", (_CELL + 8, _CELL + 2 * _LINE + 12), "white")
+    with Image.open(file) as photo:
+        cell.paste(photo.convert("RGB").resize((_CELL, _CELL)), (4, 4))
+    draw, font = ImageDraw.Draw(cell), ImageFont.load_default(13)
+    right = answer.label == file.parent.name
+    verdict = answer.label if right else f"{answer.label}, not {file.parent.name}"
+    draw.text((6, _CELL + 6), f"{verdict}   {answer.probability:.1%}", "black" if right else "firebrick", font)
+    draw.text((6, _CELL + 6 + _LINE), f"uncertainty {answer.uncertainty:.2f}", "dimgray", font)
+    return np.asarray(cell)
+
+
+def _engine_row(engine: Engine) -> dict[str, str]:
+    proof = engine.verification
+    shares = ", ".join(f"{share:.0%} {precision}" for precision, share in sorted(engine.precision_found.items()))
+    return {
+        "engine": engine.name,
+        "MB": f"{engine.bytes / 1e6:.1f}",
+        "MACs run in": shares,
+        "accuracy": f"{proof.accuracy:.2%}",
+        "PyTorch's": f"{proof.accuracy_reference:.2%}",
+        "top-1 alike": f"{proof.top1_agreement:.2%}",
+        "test photos": str(proof.images),
+    }

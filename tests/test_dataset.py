@@ -15,7 +15,7 @@ from PIL import Image
 
 import rrr_edge.dataset
 from rrr_edge.dataset import BadFile, calibration_folder, choose_balanced, image_files, read_folder, scan
-from rrr_edge.demo import write_calibration_digits, write_digits
+from rrr_edge.digits import write_calibration_digits, write_digits
 from rrr_edge.errors import BadInput, CannotRunHere, UsageError
 from rrr_edge.images import fit, load
 

@@ -9,9 +9,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "rrr_edge"
 DATA = {"errors", "record", "files", "machine", "progress", "spec", "recipe", "target", "bundle", "measurement"}
 PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas"}
-DEVICE = {"compile", "profile", "runtime", "doctor", "plots"}
+DEVICE = {"compile", "profile", "runtime", "doctor", "latency_plot"}
 WORKSHOP = {"networks", "training", "export", "compress"}
-EDGE = {"cli", "display", "demo", "__main__", "__init__"}
+EDGE = {"cli", "display", "demo", "digits", "__main__", "__init__"}
 MAY_IMPORT = {
     "data": DATA,
     "plain": DATA | PLAIN,
