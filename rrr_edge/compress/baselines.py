@@ -1,5 +1,6 @@
 """The network that was compressed, to compare times with: true in structure, its weights random but sane."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,11 @@ def write_baseline(bundle: Bundle) -> Path:
 
 
 def eager_baseline(bundle: Bundle, *, threads: int) -> Rival:
-    """The same network in PyTorch's eager mode."""
+    """The same network in PyTorch's eager mode.
+
+    OMP_WAIT_POLICY=PASSIVE, set before torch is first imported, keeps torch's threads from spinning when other
+    programs share the cores: without it single runs were seen to take seconds.
+    """
     spec, preprocess = baseline_spec(bundle.manifest.spec), bundle.manifest.preprocess
     expense = cost(spec, preprocess.image_size)
     subject = Subject(
@@ -60,7 +65,7 @@ def eager_baseline(bundle: Bundle, *, threads: int) -> Rival:
         threads=threads,
         params=expense.params,
         macs=expense.macs,
-        note=f"eager mode; {LATENCY_ONLY}",
+        note=f"eager mode, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'unset')}; {LATENCY_ONLY}",
     )
     network = random_network(spec, preprocess, bundle.calibration)
     return Rival(f"{NAME}, PyTorch", EagerSession(network, preprocess, threads=threads), subject)
