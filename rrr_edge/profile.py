@@ -327,12 +327,12 @@ def _photos(images: NDArray[np.uint8]) -> list[bytes]:
 
 def _doubts(measurements: tuple[Measurement, ...], restless: tuple[str, ...]) -> tuple[str, ...]:
     """What makes these times less than trustworthy, and what to do about it."""
-    unstable = [m for m in measurements if m.summary.unstable]
-    doubts = [
-        f"{m.name} is unstable: the middle half of its runs spreads over {m.summary.spread:.0%} of the median."
-        for m in unstable
-    ]
-    doubts += [f"{name} was still drifting when its warm-up ended." for name in restless]
+    unstable = [f"{m.name} ({m.summary.spread:.0%})" for m in measurements if m.summary.unstable]
+    doubts = []
+    if unstable:
+        doubts.append(f"Unstable, by the spread of the middle half over the median: {', '.join(unstable)}.")
+    if restless:
+        doubts.append(f"Still drifting when their warm-up ended: {', '.join(restless)}.")
     if doubts:
         advice = ["stop other programs", "let the machine cool", "measure more runs"]
         if governor() not in ("performance", "unknown"):
