@@ -10,6 +10,16 @@ from rrr_edge.record import Record
 from rrr_edge.spec import Depths
 
 
+class Schedule(Record):
+    """How the learning rate moves: not at all, by half cosines down to 0, or by triangles down to a half and back.
+
+    The cosine cycles fill the training (Huang et al. 2017); the triangular ones its last fifth (Garipov et al. 2018).
+    """
+
+    shape: Literal["constant", "cosine", "triangular"] = "constant"
+    cycles: int = Field(default=1, ge=1)
+
+
 class Training(Record):
     """The training of Sun et al. 2023, Appendix C: AdamW without a schedule, EMA over the last fifth.
 
@@ -24,6 +34,7 @@ class Training(Record):
     ema_fraction: float = Field(default=0.2, ge=0, le=1)
     shared_batches: bool = False
     augment: bool = True
+    schedule: Schedule = Schedule()
 
 
 class RRR(Record):

@@ -29,10 +29,14 @@ _PURPOSES: tuple[Purpose, ...] = ("order", "augment", "dropout", "stump order", 
 
 @dataclass(frozen=True)
 class Examples:
-    """uint8 RGB `images` [N, H, W, 3] and their int64 `labels` [N]. Raises BadInput where they do not match."""
+    """uint8 RGB `images` [N, H, W, 3] and their int64 `labels` [N]. Raises BadInput where they do not match.
+
+    `samples` int64 [B, N], where there are any: the images, with repetitions, that each branch learns from.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    samples: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
@@ -47,6 +51,8 @@ class Examples:
     def sha256(self) -> str:
         digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
         digest.update(np.ascontiguousarray(self.labels, dtype=np.int64).data)
+        if self.samples is not None:
+            digest.update(np.ascontiguousarray(self.samples, dtype=np.int64).data)
         return digest.hexdigest()
 
 
@@ -112,6 +118,8 @@ class Batches:
         )
         end = len(order) if place == self.steps - 1 else (place + 1) * self.batch_size
         chosen = order[place * self.batch_size : end]
+        if self.examples.samples is not None:
+            chosen = self.examples.samples[stream][chosen]
         images = list(self._pixels[chosen])
         if self.augment:
             draw = rng(self.seed, "stump augment" if self.for_stump else "augment", step, stream)

@@ -9,7 +9,7 @@ as they share no trainable parameter; a last batch of a single image joins the b
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,8 @@ class Run:
     """How a training is carried out. Only `device` and `precision` touch the numbers, and those by roundings.
 
     "auto" precision is bf16-mixed where the hardware has bfloat16. `checkpoints` is a folder of this training's own.
-    `validation` is judged every `validate_every` epochs and after the last.
+    `validation` is judged every `validate_every` epochs and after the last. `after_step` is called with the number of
+    finished steps and of all, before the state is kept; it may look at the network, but not change it.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -51,6 +52,7 @@ class Run:
     validation: Examples | None = None
     validate_every: int = 10
     report: Report = silent
+    after_step: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def train(
         for batch in batches.run(state.progress.step, total):
             torch.manual_seed(int(rng(seed, "dropout", state.progress.step).integers(2**63)))
             state.learn(batch, since=since)
+            if run.after_step:
+                run.after_step(state.progress.step, total)
             run.report(Step("train", state.progress.step, total, _note(state.progress, training.epochs)))
             if state.progress.between_epochs:
                 state.progress = state.progress.after_epoch(_validation_accuracy(state, preprocess, run, training))

@@ -23,6 +23,7 @@ from rrr_edge.networks import Network
 from rrr_edge.recipe import Training
 from rrr_edge.training.batches import Batch, normalise
 from rrr_edge.training.checkpoint import Progress, copy_into, read_checkpoint, write_checkpoint
+from rrr_edge.training.schedule import learning_rate
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -43,6 +44,7 @@ class State:
     ) -> None:
         self.network = network
         self.progress = progress
+        self._training = training
         self._preprocess = preprocess
         self._fabric = fabric
         self._trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -72,6 +74,8 @@ class State:
             )
         if self._average is not None and self.progress.step == self._ema_start:
             self._average.update_parameters(self.network)
+        total = self._training.epochs * self.progress.steps_per_epoch
+        self._optimizer.param_groups[0]["lr"] = learning_rate(self._training, self.progress.step, total)
         self._optimizer.zero_grad()
         # The sum, over the branches, of each one's own mean loss.
         self._fabric.backward(mean_loss * branches)
