@@ -39,12 +39,14 @@ class Pace:
 
     Each is warmed up for `warm_up_ms` and `warm_up_runs` at least, then until the medians of its last two windows of
     `window` runs differ by less than `tolerance`, or `warm_up_limit_ms` are over. Then come `runs` rounds. In every
-    round each candidate makes `settle_runs` untimed runs before the timed one, so that none pays for the caches that
-    the one before it filled. `clock` counts nanoseconds.
+    round each candidate makes untimed runs before the timed one, `settle_runs` of them unless `settle_ms` are over
+    sooner, so that none pays for the caches that the one before it filled and the threads that it left spinning: a
+    network of 2 ms was seen to take three runs to recover from one of 100 ms. `clock` counts nanoseconds.
     """
 
     runs: int = 200
-    settle_runs: int = 1
+    settle_runs: int = 3
+    settle_ms: float = 20
     warm_up_ms: float = 200
     warm_up_runs: int = 10
     warm_up_limit_ms: float = 10_000
@@ -80,8 +82,7 @@ def interleave(
         order = list(candidates.items())
         for round_ in range(pace.runs):
             for name, run in order:
-                for _ in range(pace.settle_runs):
-                    run(round_)
+                _settle(run, round_, pace)
                 samples[name].append(_timed_ms(run, round_, pace.clock))
             order.reverse()
             report(Step("measure", round_ + 1, pace.runs))
@@ -107,6 +108,13 @@ def _settled(samples: Sequence[float], pace: Pace) -> bool:
     before = statistics.median(samples[-2 * pace.window : -pace.window])
     after = statistics.median(samples[-pace.window :])
     return abs(after - before) < pace.tolerance * before
+
+
+def _settle(run: Callable[[int], Any], round_: int, pace: Pace) -> None:
+    spent_ms = 0.0
+    for _ in range(pace.settle_runs):
+        if spent_ms < pace.settle_ms:
+            spent_ms += _timed_ms(run, round_, pace.clock)
 
 
 def _timed_ms(run: Callable[[int], Any], index: int, clock: Callable[[], int]) -> float:

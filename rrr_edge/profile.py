@@ -255,7 +255,7 @@ def _measure(
         ENGINE: samples.pop(ENGINE),
         PREDICT: samples.pop(PREDICT),
         PHOTO: samples.pop(PHOTO),
-        **photo.parts_ms(pace),
+        **photo.parts_ms(pace.runs),
         **samples,
     }
     measurements = tuple(
@@ -272,19 +272,19 @@ class _PhotoToAnswer:
         self._classifier = Classifier(self._session, bundle.manifest, batch=classifier.batch)
         self._photos = photos
         self._clock = clock
-        self._stamps: list[tuple[int, ...]] = []
+        self._stamps: dict[int, tuple[int, ...]] = {}
 
     def __call__(self, round_: int) -> None:
         start = self._clock()
         frame = load(self._photos[round_ % len(self._photos)])
         decoded = self._clock()
         self._classifier.predict(frame)
-        self._stamps.append((start, decoded, self._session.started, self._session.ended, self._clock()))
+        # The timed run is the last of its round.
+        self._stamps[round_] = (start, decoded, self._session.started, self._session.ended, self._clock())
 
-    def parts_ms(self, pace: Pace) -> dict[str, tuple[float, ...]]:
+    def parts_ms(self, rounds: int) -> dict[str, tuple[float, ...]]:
         """The parts of the timed runs, by the names of their measurements."""
-        calls = 1 + pace.settle_runs
-        timed = np.array(self._stamps[-calls * pace.runs :][pace.settle_runs :: calls])
+        timed = np.array([self._stamps[round_] for round_ in range(rounds)])
         parts = np.diff(timed, axis=1).T / 1e6
         return {part_name(part): tuple(values.tolist()) for part, values in zip(PARTS, parts, strict=True)}
 

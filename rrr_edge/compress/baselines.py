@@ -54,8 +54,9 @@ def write_baseline(bundle: Bundle) -> Path:
 def eager_baseline(bundle: Bundle, *, threads: int) -> Rival:
     """The same network in PyTorch's eager mode.
 
-    OMP_WAIT_POLICY=PASSIVE, set before torch is first imported, keeps torch's threads from spinning when other
-    programs share the cores: without it single runs were seen to take seconds.
+    Where other programs share the cores, torch's spinning threads may make single runs take seconds; then set
+    OMP_WAIT_POLICY=PASSIVE before torch is first imported. On an idle machine that costs torch a third of its speed,
+    so it is left to the user, and recorded.
     """
     spec, preprocess = baseline_spec(bundle.manifest.spec), bundle.manifest.preprocess
     expense = cost(spec, preprocess.image_size)
