@@ -1,6 +1,7 @@
 """The bundle: one folder that holds a compressed network and everything proven about it.
 
     mugs.rrr/  manifest.json  weights.safetensors  model.onnx  reference.npz  calibration.npz  training.csv
+               selection.csv  selection.svg         where the depths were chosen automatically
                engines/openvino-int8/   model.xml  model.bin  engine.json
                profiles/openvino-int8/  profile.json  samples.csv  latency.svg
                baselines/               resnet152.onnx
@@ -38,6 +39,8 @@ MODEL = "model.onnx"
 REFERENCE = "reference.npz"
 CALIBRATION = "calibration.npz"
 TRAINING_LOG = "training.csv"
+SELECTION = "selection.csv"
+SELECTION_PLOT = "selection.svg"
 ENGINE = "engine.json"
 PROFILE = "profile.json"
 
@@ -206,7 +209,8 @@ class Bundle:
             self._checked(entry.name)
 
     def engine_names(self) -> list[str]:
-        return sorted(file.parent.name for file in (self.path / "engines").glob(f"*/{ENGINE}"))
+        # A hidden folder is what an interrupted compile left behind.
+        return sorted(file.parent.name for file in (self.path / "engines").glob(f"[!.]*/{ENGINE}"))
 
     def engine_folder(self, name: str) -> Path:
         return self.path / "engines" / name
@@ -225,6 +229,8 @@ class Bundle:
             have = ", ".join(self.engine_names()) or "none yet"
             raise UsageError(f"{self.path} has no {folder.name} engine (it has: {have}).", advice=f"Run: {repair}")
         engine = _read(folder / ENGINE, Engine, repair)
+        if engine.name != folder.name:
+            raise CorruptArtifact(f"{folder} holds another engine, {engine.name}.", advice=f"Run: {repair}")
         for entry in engine.files:
             check_file(folder / entry.name, entry, repair)
         if engine.model_sha256 != self.model_sha256:

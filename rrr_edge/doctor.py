@@ -7,7 +7,7 @@ from typing import Literal
 from rrr_edge.backends import backend_of
 from rrr_edge.bundle import Bundle
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, RRREdgeError
-from rrr_edge.target import Target
+from rrr_edge.target import PRECISIONS, Target
 
 Verdict = Literal["load", "rebuild", "refuse"]
 
@@ -35,6 +35,9 @@ def examine(path: str | Path) -> list[Finding]:
 
 def _engine(bundle: Bundle, name: str) -> Finding:
     target, _, precision = name.rpartition("-")
+    if not target or precision not in PRECISIONS:
+        why = f"Engines are called TARGET-PRECISION, with one of {', '.join(PRECISIONS)}."
+        return Finding(name, "refuse", why, f"rm -r {bundle.engine_folder(name)}", CorruptArtifact.exit_code)
     try:
         engine = bundle.engine(Target(name=target, backend="", precision=precision))
         engine.target.check_device()

@@ -30,7 +30,7 @@ def writing_to(path: Path) -> Iterator[None]:
             raise CannotRunHere(
                 f"The disk that holds {path} is full.", advice="Free some space and run again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise CannotRunHere(
                 f"{path} cannot be written: {error.strerror}.", advice="Choose another folder."
             ) from error

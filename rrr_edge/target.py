@@ -24,7 +24,7 @@ class Target(Record):
     engines may be compiled elsewhere, but are only run and measured on such a machine.
     """
 
-    name: str
+    name: str = Field(pattern=r"^\w[\w.-]*$")
     backend: str
     device: str = "CPU"
     precision: Precision = "fp32"

@@ -51,7 +51,13 @@ class OpenVINO:
             # NNCF scales grouped kernels that are still a Reshape by column too; OpenVINO would run those in fp32.
             _fold_constants(graph)
             graph = _quantise(graph, calibration, target.batch, report)
-        openvino.save_model(graph, out / GRAPH, compress_to_fp16=False)
+        try:
+            openvino.save_model(graph, out / GRAPH, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise CannotRunHere(
+                f"OpenVINO cannot write {out / GRAPH}: {_last_line(error)}.",
+                advice="See that the disk has room and the folder may be written, and run again.",
+            ) from error
 
     def open(self, folder: Path, target: Target) -> "OpenVINOSession":
         return OpenVINOSession(folder / GRAPH, target)
@@ -68,13 +74,15 @@ class OpenVINOSession:
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": target.threads or usable_cores(),
             "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
-            "CACHE_DIR": str(cache_folder()),
         }
+        cache = cache_folder()
+        if cache is not None:
+            config["CACHE_DIR"] = str(cache)
         try:
             self._compiled = openvino.Core().compile_model(str(graph), target.device, config)
         except RuntimeError as error:
             raise CorruptArtifact(
-                f"OpenVINO {openvino.__version__} cannot load {graph}: {str(error).strip().splitlines()[-1]}",
+                f"OpenVINO {openvino.__version__} cannot load {graph}: {_last_line(error)}",
                 advice="Compile the engine again with this OpenVINO.",
             ) from error
         self._request = self._compiled.create_infer_request()
@@ -100,14 +108,21 @@ class OpenVINOSession:
         del self._answers, self._request, self._compiled
 
     def _infer(self, images: Images) -> tuple[Any, ...]:
-        self._request.set_input_tensor(self._tensor(np.ascontiguousarray(images), shared_memory=True))
+        # The request reads this memory without keeping it: a name holds it until the inference is over.
+        contiguous = np.ascontiguousarray(images)
+        self._request.set_input_tensor(self._tensor(contiguous, shared_memory=True))
         self._request.infer()
         return self._answers
 
 
-def cache_folder() -> Path:
-    """OpenVINO's compiled-model cache, in the user's cache folder (XDG_CACHE_HOME)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrr-edge" / "openvino"
+def cache_folder() -> Path | None:
+    """OpenVINO's compiled-model cache, in the user's cache folder (XDG_CACHE_HOME); None where none can be written."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrr-edge" / "openvino"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no right to make it, or a user without a home
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _quantise(graph: Any, calibration: Images, batch: int, report: Report) -> Any:
@@ -148,6 +163,10 @@ def _macs(layer: Any) -> int:
     """Multiply-accumulates of one image: every weight is used once for each place of the output map."""
     places = prod(int(side) for side in list(layer.output(0).get_partial_shape().to_shape())[2:])
     return places * prod(int(side) for side in layer.input(1).get_partial_shape().to_shape())
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].rstrip(".")
 
 
 def _openvino() -> Any:

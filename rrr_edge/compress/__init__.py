@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from rrr_edge import __version__
 from rrr_edge.backends.protocols import Outputs
@@ -142,6 +142,8 @@ def _finished(out: Path, task: _Task, run: Run) -> Bundle | None:
             return bundle
     if not run.force:
         raise UsageError(f"{out} exists.", advice="Choose another name, or replace it with --force.")
+    if not (out / MANIFEST).is_file():
+        raise UsageError(f"{out} exists and is no bundle: it is not replaced.", advice="Choose another name.")
     return None
 
 
@@ -189,7 +191,8 @@ def _write(
     with writing_to(stage):
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir()
-        save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, stage / WEIGHTS)
+        # Not save_file: its files are for their owner's eyes only, and a full disk is not an OSError there.
+        (stage / WEIGHTS).write_bytes(save({key: tensor.contiguous() for key, tensor in network.state_dict().items()}))
         np.savez_compressed(stage / REFERENCE, images=images, labels=labels, **reference._asdict())
         np.savez_compressed(stage / CALIBRATION, images=dataset.train.images[chosen])
         (stage / TRAINING_LOG).write_text(_log(made))
