@@ -41,6 +41,17 @@ def _physical_cores(allowed: set[int]) -> int:
     return len(siblings)
 
 
+def memory_bytes() -> int:
+    """Memory that may be used: the machine's, or the cgroup's limit where that is less."""
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            return min(installed, int((_CGROUP / file).read_text()))
+        except (OSError, ValueError):
+            continue
+    return installed
+
+
 @cache
 def cpu_info() -> tuple[str, tuple[str, ...]]:
     """The CPU's model name and those of its flags that matter to inference."""

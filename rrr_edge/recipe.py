@@ -1,9 +1,9 @@
 """How a network is made: one small model a method. What is in a recipe decides the result; nothing else does."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rrr_edge.errors import BadInput, UsageError, choose
 from rrr_edge.record import Record
@@ -24,7 +24,8 @@ class Training(Record):
     """The training of Sun et al. 2023, Appendix C: AdamW without a schedule, EMA over the last fifth.
 
     `shared_batches`: all branches see the same augmented batch; otherwise each has its own shuffling and its own
-    augmentation, as in the paper. `augment` draws two of the twelve transforms for every image.
+    augmentation, as in the paper. `augment` draws two of the twelve transforms for every image. `feature_views` > 0
+    augments every image that many times, once for all, and keeps the frozen stump's features of these views.
     """
 
     epochs: int = Field(default=300, ge=0)
@@ -34,7 +35,14 @@ class Training(Record):
     ema_fraction: float = Field(default=0.2, ge=0, le=1)
     shared_batches: bool = False
     augment: bool = True
+    feature_views: int = Field(default=0, ge=0)
     schedule: Schedule = Schedule()
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> Self:
+        if self.feature_views > 1 and not self.augment:
+            raise ValueError(f"{self.feature_views} feature_views of an image are all the same without augment")
+        return self
 
 
 class RRR(Record):

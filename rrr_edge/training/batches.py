@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -20,11 +20,17 @@ from rrr_edge.bundle import Preprocess
 from rrr_edge.errors import BadInput
 from rrr_edge.training.augment import augment
 
-# Steps that are prepared while the network is busy with one.
-AHEAD = 2
+Purpose = Literal[
+    "order", "augment", "dropout", "stump order", "stump augment", "views order", "views augment", "draw views"
+]
+_PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
-Purpose = Literal["order", "augment", "dropout", "stump order", "stump augment"]
-_PURPOSES: tuple[Purpose, ...] = ("order", "augment", "dropout", "stump order", "stump augment")
+Role = Literal["train", "stump", "views"]
+_ROLES: dict[Role, tuple[Purpose, Purpose]] = {
+    "train": ("order", "augment"),
+    "stump": ("stump order", "stump augment"),
+    "views": ("views order", "views augment"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,12 @@ class Examples:
 
 
 class Batch(NamedTuple):
-    """uint8 `images` [n, S, 3, H, W] and `labels` [n, S]: S streams, one that all branches share or one a branch."""
+    """`labels` [n, S] of what S streams see, one stream that all branches share or one a branch.
 
-    images: Tensor
+    `inputs` are uint8 images [n, S, 3, H, W] or, of kept views, the features [n, S * 512, h, w] that branches read.
+    """
+
+    inputs: Tensor
     labels: Tensor
 
 
@@ -74,14 +83,18 @@ class Batches:
 
     The last, short batch of an epoch is kept, unless it would be a single image: batch normalisation cannot learn from
     one image whose features are 1x1, so that image joins the batch before. Raises BadInput for fewer than 2 images.
+
+    `views` [K, N, h, w, 512], where there are any, are seen instead of augmented images: of each image one of its K,
+    drawn anew by every stream in every epoch.
     """
 
     examples: Examples
     seed: int
     batch_size: int
-    streams: int = 1
+    streams: range = range(1)
     augment: bool = True
-    for_stump: bool = False
+    views: Tensor | None = None
+    role: Role = "train"
     workers: int = 1
 
     def __post_init__(self) -> None:
@@ -99,41 +112,53 @@ class Batches:
     def run(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps `start` to `stop` - 1, counted through all epochs."""
         self._pixels  # noqa: B018  (made once, before the threads ask for it)
-        pending: deque[list[Future[tuple[Tensor, Tensor]]]] = deque()
+        pending: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="augment")
         try:
             for step in range(start, stop):
-                pending.append([pool.submit(self._load, step, stream) for stream in range(self.streams)])
-                if len(pending) > AHEAD:
-                    yield _join(pending.popleft())
+                pending.append(pool.submit(self._prepare, step))
+                # One more than can be worked on, so that no thread waits for the network.
+                if len(pending) > self.workers + 1:
+                    yield pending.popleft().result()
             while pending:
-                yield _join(pending.popleft())
+                yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _load(self, step: int, stream: int) -> tuple[Tensor, Tensor]:
+    def _prepare(self, step: int) -> Batch:
+        chosen = [self._chosen(step, stream) for stream in self.streams]
+        labels = torch.from_numpy(np.stack([self.examples.labels[images] for images in chosen], axis=1))
+        read = self._augmented if self.views is None else self._drawn
+        return Batch(read(step, chosen), labels)
+
+    def _chosen(self, step: int, stream: int) -> NDArray[np.int64]:
         epoch, place = divmod(step, self.steps)
-        order = rng(self.seed, "stump order" if self.for_stump else "order", epoch, stream).permutation(
-            len(self.examples)
-        )
+        order = rng(self.seed, _ROLES[self.role][0], epoch, stream).permutation(len(self.examples))
         end = len(order) if place == self.steps - 1 else (place + 1) * self.batch_size
         chosen = order[place * self.batch_size : end]
-        if self.examples.samples is not None:
-            chosen = self.examples.samples[stream][chosen]
-        images = list(self._pixels[chosen])
-        if self.augment:
-            draw = rng(self.seed, "stump augment" if self.for_stump else "augment", step, stream)
-            images = [augment(image, draw) for image in images]
-        return torch.stack(images), torch.from_numpy(self.examples.labels[chosen])
+        return chosen if self.examples.samples is None else self.examples.samples[stream][chosen]
+
+    def _augmented(self, step: int, chosen: list[NDArray[np.int64]]) -> Tensor:
+        inputs = []
+        for stream, images in zip(self.streams, chosen, strict=True):
+            draw = rng(self.seed, _ROLES[self.role][1], step, stream)
+            pixels = self._pixels[images]
+            inputs.append(torch.stack([augment(image, draw) for image in pixels]) if self.augment else pixels)
+        return torch.stack(inputs, dim=1)
+
+    def _drawn(self, step: int, chosen: list[NDArray[np.int64]]) -> Tensor:
+        assert self.views is not None
+        views, _, height, width, channels = self.views.shape
+        # Channels last, which is how the branches read them.
+        inputs = self.views.new_empty(len(chosen[0]), height, width, len(chosen), channels)
+        for place, (stream, images) in enumerate(zip(self.streams, chosen, strict=True)):
+            drawn = rng(self.seed, "draw views", step, stream).integers(views, size=len(images))
+            inputs[:, :, :, place] = self.views[drawn, images]
+        return inputs.flatten(3).permute(0, 3, 1, 2)
 
     @cached_property
     def _pixels(self) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.examples.images.transpose(0, 3, 1, 2)))
-
-
-def _join(streams: list[Future[tuple[Tensor, Tensor]]]) -> Batch:
-    images, labels = zip(*(stream.result() for stream in streams), strict=True)
-    return Batch(torch.stack(images, dim=1), torch.stack(labels, dim=1))
 
 
 def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:

@@ -10,14 +10,15 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from rrr_edge.bundle import Preprocess
 from rrr_edge.errors import BadInput, CannotRunHere, Interrupted, UsageError
@@ -30,6 +31,7 @@ from rrr_edge.training.checkpoint import EpochRow, Identity, Progress
 from rrr_edge.training.evaluate import predict
 from rrr_edge.training.signals import stop_requests
 from rrr_edge.training.state import State
+from rrr_edge.training.views import make_views
 
 STUMP_PASSES = 10
 
@@ -88,7 +90,7 @@ def train(
         examples,
         seed,
         training.batch_size,
-        streams=1 if training.shared_batches else network.spec.branches,
+        streams=range(1 if training.shared_batches else network.spec.branches),
         augment=training.augment,
         workers=_workers(fabric),
     )
@@ -100,11 +102,14 @@ def train(
         network_sha256=_structure_sha256(network),
     )
     start = Progress(identity=identity, steps_per_epoch=batches.steps)
-    with _on_device(network, fabric), stop_requests() as stop:
+    total = training.epochs * batches.steps
+    with _on_device(network, fabric), ExitStack() as until_end:
         state = State(network, training, preprocess=preprocess, fabric=fabric, progress=start)
         if run.resume and run.checkpoints:
             state.restore(run.checkpoints)
-        total = training.epochs * batches.steps
+        if training.feature_views and state.progress.step < total:
+            batches = replace(batches, views=_views(state, batches, run))
+        stop = until_end.enter_context(stop_requests())
         since = time.perf_counter()
         for batch in batches.run(state.progress.step, total):
             torch.manual_seed(int(rng(seed, "dropout", state.progress.step).integers(2**63)))
@@ -140,12 +145,12 @@ def reestimate_stump(
         raise ValueError("the stump is frozen: its statistics can no longer be estimated")
     fabric = _fabric(run)
     batches = Batches(
-        examples, seed, training.batch_size, augment=training.augment, for_stump=True, workers=_workers(fabric)
+        examples, seed, training.batch_size, augment=training.augment, role="stump", workers=_workers(fabric)
     )
     total = STUMP_PASSES * batches.steps
     with _on_device(network, fabric), torch.no_grad():
         for step, batch in enumerate(batches.run(0, total), start=1):
-            network.stump(normalise(batch.images.flatten(0, 1).to(fabric.device), preprocess))
+            network.stump(normalise(batch.inputs.flatten(0, 1).to(fabric.device), preprocess))
             run.report(Step("adapt stump", step, total))
     network.freeze_stump()
 
@@ -157,9 +162,23 @@ def _check(network: Network, examples: Examples, training: Training) -> None:
             f"{spec.branches} branches cannot each have their own batches while they train the stump that they share.",
             advice="Set shared_batches = true, or freeze the stump.",
         )
+    if training.feature_views and not network.stump_frozen:
+        raise UsageError(
+            "The features of a stump that is still trained cannot be kept.",
+            advice="Set feature_views = 0, or freeze the stump.",
+        )
     wrong = sorted(set(np.unique(examples.labels).tolist()) - set(range(spec.num_classes)))
     if wrong:
         raise BadInput(f"Labels {wrong[:5]} do not lie between 0 and {spec.num_classes - 1}.")
+
+
+def _views(state: State, batches: Batches, run: Run) -> Tensor:
+    """Recomputed by a resumed training, to the same bits."""
+    numbered = Examples(batches.examples.images, np.arange(len(batches.examples)))
+    alone = replace(batches, examples=numbered, streams=range(1), role="views")
+    # Autocast's own type, or the half of float32 that keeps more digits.
+    dtype = torch.bfloat16 if state.progress.identity.precision == "bf16-mixed" else torch.float16
+    return make_views(state.features, alone, state.training.feature_views, dtype=dtype, report=run.report)
 
 
 def _fabric(run: Run) -> Fabric:

@@ -44,7 +44,7 @@ class State:
     ) -> None:
         self.network = network
         self.progress = progress
-        self._training = training
+        self.training = training
         self._preprocess = preprocess
         self._fabric = fabric
         self._trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -61,8 +61,8 @@ class State:
         Raises GateFailed, before anything has changed, where the loss is not finite.
         """
         device = self._fabric.device
+        features = self.features(batch.inputs)
         with self._fabric.autocast():
-            features = features_of(self._stump, batch.images.to(device), self._preprocess)
             logits = self.network.branches(features).float()
         branches = logits.shape[1]
         labels = batch.labels.to(device).expand(-1, branches)
@@ -74,8 +74,8 @@ class State:
             )
         if self._average is not None and self.progress.step == self._ema_start:
             self._average.update_parameters(self.network)
-        total = self._training.epochs * self.progress.steps_per_epoch
-        self._optimizer.param_groups[0]["lr"] = learning_rate(self._training, self.progress.step, total)
+        total = self.training.epochs * self.progress.steps_per_epoch
+        self._optimizer.param_groups[0]["lr"] = learning_rate(self.training, self.progress.step, total)
         self._optimizer.zero_grad()
         # The sum, over the branches, of each one's own mean loss.
         self._fabric.backward(mean_loss * branches)
@@ -84,6 +84,14 @@ class State:
             self._average.update_parameters(self.network)
         right = (logits.detach().argmax(2) == labels).float().mean().item()
         self.progress = self.progress.after_step(len(labels), loss, right, time.perf_counter() - since)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """What the branches read of a batch's `inputs`."""
+        if inputs.dtype is torch.uint8:
+            with self._fabric.autocast():
+                return features_of(self._stump, inputs.to(self._fabric.device), self._preprocess)
+        features = inputs.to(self._fabric.device)
+        return features.float() if features.dtype is torch.float16 else features
 
     @property
     def judged(self) -> Network:

@@ -25,11 +25,11 @@ def epochs_of(batches: Batches, epochs: int) -> list[np.ndarray]:
 )
 def test_the_last_short_batch_is_kept_and_a_single_image_joins_the_one_before(count: int, sizes: list[int]) -> None:
     batches = Batches(numbered(count), seed=0, batch_size=32, augment=False)
-    assert [len(batch.images) for batch in batches.run(0, batches.steps)] == sizes
+    assert [len(batch.inputs) for batch in batches.run(0, batches.steps)] == sizes
 
 
 def test_every_stream_sees_every_image_once_an_epoch_in_an_order_of_its_own() -> None:
-    batches = Batches(numbered(50), seed=3, batch_size=8, streams=4, augment=False)
+    batches = Batches(numbered(50), seed=3, batch_size=8, streams=range(4), augment=False)
     orders = [order for epoch in epochs_of(batches, 3) for order in epoch.T]
     assert len(orders) == 12
     assert all(np.array_equal(np.sort(order), np.arange(50)) for order in orders)
@@ -37,7 +37,7 @@ def test_every_stream_sees_every_image_once_an_epoch_in_an_order_of_its_own() ->
 
 
 def test_images_and_labels_stay_together() -> None:
-    batches = Batches(numbered(50), seed=3, batch_size=8, streams=2, augment=False)
+    batches = Batches(numbered(50), seed=3, batch_size=8, streams=range(2), augment=False)
     for images, labels in batches.run(0, batches.steps):
         assert images.shape[1:] == (2, 3, 8, 8)
         assert torch.equal(images[:, :, 0, 0, 0].long(), labels)
@@ -46,7 +46,7 @@ def test_images_and_labels_stay_together() -> None:
 def test_channels_keep_their_places(examples: Examples) -> None:
     batches = Batches(examples, seed=0, batch_size=22, augment=False)
     (batch,) = batches.run(0, 1)
-    shown = {image.permute(1, 2, 0).numpy().tobytes() for image in batch.images[:, 0]}
+    shown = {image.permute(1, 2, 0).numpy().tobytes() for image in batch.inputs[:, 0]}
     assert shown == {image.tobytes() for image in examples.images}
 
 
@@ -55,21 +55,21 @@ def test_channels_keep_their_places(examples: Examples) -> None:
 def test_a_step_is_the_same_wherever_the_run_began_and_whoever_prepared_it(
     examples: Examples, start: int, workers: int
 ) -> None:
-    whole = list(Batches(examples, seed=5, batch_size=8, streams=2).run(0, 9))
-    part = list(Batches(examples, seed=5, batch_size=8, streams=2, workers=workers).run(start, 9))
+    whole = list(Batches(examples, seed=5, batch_size=8, streams=range(2)).run(0, 9))
+    part = list(Batches(examples, seed=5, batch_size=8, streams=range(2), workers=workers).run(start, 9))
     assert len(part) == 9 - start
     for expected, found in zip(whole[start:], part, strict=True):
-        assert torch.equal(expected.images, found.images)
+        assert torch.equal(expected.inputs, found.inputs)
         assert torch.equal(expected.labels, found.labels)
 
 
 def test_seed_purpose_and_stream_all_change_what_is_seen(examples: Examples) -> None:
     seen = [
-        next(iter(Batches(examples, seed=seed, batch_size=8, for_stump=for_stump).run(0, 1)))
+        next(iter(Batches(examples, seed=seed, batch_size=8, role=role).run(0, 1)))
         for seed in (0, 1)
-        for for_stump in (False, True)
+        for role in ("train", "stump")
     ]
-    assert len({batch.images.numpy().tobytes() for batch in seen}) == 4
+    assert len({batch.inputs.numpy().tobytes() for batch in seen}) == 4
 
 
 def test_a_run_that_is_left_early_leaves_no_thread(examples: Examples) -> None:

@@ -80,7 +80,7 @@ def test_the_fused_training_is_one_adamw_a_branch(
     singles = [alone(network, 0), alone(network, 1)]
     training = replace_training(epochs=1, shared_batches=shared)
     fit(network, training)
-    batches = Batches(examples, 7, 8, streams=1 if shared else 2)
+    batches = Batches(examples, 7, 8, streams=range(1 if shared else 2))
     for branch, single in enumerate(singles):
         optimizer = torch.optim.AdamW(
             [p for p in single.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.01, fused=False
@@ -488,7 +488,7 @@ def test_the_stump_takes_the_statistics_of_ten_passes(examples: Examples, prepro
     reestimate_stump(network, examples, training=SHORT, preprocess=preprocess, seed=7, run=run)
     assert [step.done for step in steps] == list(range(1, 31))
     mean, variance = torch.zeros(64, dtype=torch.float64), torch.ones(64, dtype=torch.float64)
-    for images, _ in Batches(examples, 7, 8, for_stump=True).run(0, 30):
+    for images, _ in Batches(examples, 7, 8, role="stump").run(0, 30):
         with torch.no_grad():
             convolved = network.conv1(normalise(images[:, 0], preprocess)).double()
         mean = 0.9 * mean + 0.1 * convolved.mean((0, 2, 3))
