@@ -80,16 +80,44 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def compress(
     data: DataFolder,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="BUNDLE", help="The bundle to write.")],
-    method: Annotated[str | None, typer.Option(help="How to compress [rrr].")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="rrr, or a baseline to compare with: linear-probe, finetune [rrr].")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="imagenet, imagenet-v2, timm, random, or a .pth/.safetensors file [imagenet].")
     ] = None,
-    depths: Annotated[str | None, typer.Option(help="Leading blocks kept in conv2_x..conv5_x [1,1,1,1].")] = None,
+    depths: Annotated[
+        str | None, typer.Option(help="Leading blocks kept in conv2_x..conv5_x, or auto: block selection [1,1,1,1].")
+    ] = None,
     branches: Annotated[int | None, typer.Option(help="Branches that share conv4_x, conv5_x and the head [8].")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="coherent (true sub-networks) or paper (Algorithm 2 as printed) [coherent].")
+    ] = None,
+    ensemble: Annotated[str | None, typer.Option(help="naive, bagging, snapshot or fge [naive].")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Rate after each ReLU of the last two blocks [0].")] = None,
+    dropout_kind: Annotated[str | None, typer.Option(help="channel or plain [channel].")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels [128].")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images [300].")] = None,
     shared_batches: Annotated[bool | None, typer.Option(help="One batch for all branches: faster.")] = None,
     seed: Annotated[int | None, typer.Option(help="Everything random follows from it [0].")] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            help="Least relative gain that keeps a block [5 / validation images: the least that a sign test can tell "
+            "from luck]."
+        ),
+    ] = None,
+    stop: Annotated[
+        bool | None, typer.Option("--stop/--no-stop", help="Stop at the first block that does not pay [stop].")
+    ] = None,
+    max_additions: Annotated[int | None, typer.Option(help="Blocks that a selection tries at most [46].")] = None,
+    order: Annotated[
+        str | None, typer.Option(help="algorithm (phase after phase) or cyclic (phases in turn) [algorithm].")
+    ] = None,
+    control: Annotated[
+        bool | None, typer.Option(help="Train the smallest network for as many epochs, to compare.")
+    ] = None,
+    epochs_per_step: Annotated[int | None, typer.Option(help="Epochs of a step of a selection [--epochs].")] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="The same settings from a file.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_bad: Annotated[float, typer.Option(help="Share of unreadable images that is skipped.")] = 0.01,
@@ -116,6 +144,9 @@ def compress(
         "seed": seed,
     }
     options |= {"depths": _depths(depths), "epochs": epochs, "shared_batches": shared_batches}
+    options |= {"split": split, "ensemble": ensemble, "dropout": dropout, "dropout_kind": dropout_kind}
+    options |= {"epsilon": epsilon, "stop": stop, "max_additions": max_additions, "order": order}
+    options |= {"control": control, "epochs_per_step": epochs_per_step}
     resolved = read_recipe(recipe, **options)
     workshop = _workshop()
     run = workshop.Run(device=device, max_bad=max_bad, resume=resume, force=force)
@@ -322,28 +353,25 @@ def _profile(
 
     opened = Bundle.open(bundle)
     opened.engine(target)
-    against = Against()
+    against = Against(models=(opened.baseline,)) if against_baseline else Against()
     with display.progress() as report:
-        if against_baseline:
-            against = Against(models=(opened.baseline,))
-            if find_spec("torch"):
-                from rrr_edge.compress.baselines import eager_baseline, write_baseline
+        if against_baseline and find_spec("torch"):
+            from rrr_edge.compress.baselines import against_resnet152
 
-                report(Step("baseline", 0, 1))
-                rival = eager_baseline(opened, threads=target.threads or usable_cores())
-                against = Against(models=(write_baseline(opened),), rivals=(rival,))
-                report(Step("baseline", 1, 1))
+            report(Step("baseline", 0, 1))
+            against = against_resnet152(opened, threads=target.threads or usable_cores())
+            report(Step("baseline", 1, 1))
         result = profile_bundle(opened, target, against=against, pace=Pace(runs=runs), report=report)
     return result, opened.profile_folder(target.engine_name)
 
 
-def _depths(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
+def _depths(text: str | None) -> tuple[int, ...] | str | None:
+    if text is None or text == "auto":
+        return text
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"--depths takes four numbers such as 1,1,1,1, not {text!r}.") from error
+        raise UsageError(f"--depths takes four numbers such as 1,1,1,1, or auto, not {text!r}.") from error
 
 
 def _workshop() -> Any:

@@ -1,5 +1,6 @@
 """nn.Module -> model.onnx: preprocessing, softmax and vote inside, checked against torch before it is kept."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from rrr_edge.backends.protocols import Outputs
 from rrr_edge.bundle import Preprocess, Verification
 from rrr_edge.errors import GateFailed, MissingLibrary
+from rrr_edge.networks import Network
 from rrr_edge.progress import quiet
+from rrr_edge.spec import Vote
 from rrr_edge.verification import verify
 
 INPUT = "images"
@@ -21,13 +24,14 @@ OPSET = 18
 class Deployed(nn.Module):
     """`network` as the device sees it: uint8 RGB [N, H, W, 3] -> probabilities [N, K], branch probabilities [N, B, K].
 
-    The vote is the mean of the branches' softmaxes (Sun et al. 2023, section 3).
+    The vote is the mean of the branches' softmaxes (Sun et al. 2023, section 3), or the softmax of their mean logits
+    where the network's spec says so.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: nn.Module, preprocess: Preprocess) -> None:
+    def __init__(self, network: Network, preprocess: Preprocess) -> None:
         super().__init__()
         self.network = network
         mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
@@ -36,11 +40,18 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)
-        branch_probabilities = self.network(pixels * self.scale + self.shift).softmax(-1)
-        return branch_probabilities.mean(1), branch_probabilities
+        logits = self.network(pixels * self.scale + self.shift)
+        return _VOTES[self.network.spec.vote](logits), logits.softmax(-1)
 
 
-def export_onnx(network: nn.Module, preprocess: Preprocess, path: Path) -> None:
+# From logits [N, B, K] to probabilities [N, K].
+_VOTES: dict[Vote, Callable[[Tensor], Tensor]] = {
+    "probabilities": lambda logits: logits.softmax(-1).mean(1),
+    "logits": lambda logits: logits.mean(1).softmax(-1),
+}
+
+
+def export_onnx(network: Network, preprocess: Preprocess, path: Path) -> None:
     """Write `network` to `path` with a free batch dimension, simplified. Raises MissingLibrary."""
     try:
         import onnx

@@ -7,8 +7,13 @@ from pydantic import Field, model_validator
 from rrr_edge.record import Record
 
 Depths = tuple[int, int, int, int]
+DropoutKind = Literal["channel", "plain"]
+Vote = Literal["probabilities", "logits"]
 
 RESNET152_DEPTHS: Depths = (3, 8, 36, 3)
+SMALLEST_DEPTHS: Depths = (1, 1, 1, 1)
+# Blocks that the smallest network lacks.
+ADDITIONS = sum(RESNET152_DEPTHS) - sum(SMALLEST_DEPTHS)
 RESNET_WIDTHS = (256, 512)
 
 
@@ -18,7 +23,7 @@ class ResNetSpec(Record):
     `depths` counts the leading bottleneck blocks kept in conv2_x .. conv5_x of ResNet152. With `branches` > 1 the
     phases conv4_x and conv5_x and the classifier exist once per branch, `branch_widths` = (C4, C5) planes wide, and
     the rest (the stump) once. `dropout` applies after every ReLU of the last two blocks, to whole channels unless
-    `dropout_kind` is "plain".
+    `dropout_kind` is "plain". The branches' `vote` is the mean of their softmaxes, or the softmax of their mean logits.
     """
 
     kind: Literal["resnet"] = "resnet"
@@ -27,7 +32,8 @@ class ResNetSpec(Record):
     branch_widths: tuple[int, int] = RESNET_WIDTHS
     num_classes: int = Field(default=1000, ge=2)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    dropout_kind: Literal["channel", "plain"] = "channel"
+    dropout_kind: DropoutKind = "channel"
+    vote: Vote = "probabilities"
 
     @model_validator(mode="after")
     def _depths_exist(self) -> Self:

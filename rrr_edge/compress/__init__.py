@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from safetensors.torch import save
 
 from rrr_edge import __version__
@@ -28,22 +29,24 @@ from rrr_edge.bundle import (
     Provenance,
     describe_file,
 )
-from rrr_edge.compress.method import Made, Material, Method
-from rrr_edge.compress.recycle import make_rrr, spec_of
+from rrr_edge.compress.method import Made, Material, Method, cost_of
+from rrr_edge.compress.recycle import RECYCLE
+from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
 from rrr_edge.dataset import Dataset, choose_balanced, scan
 from rrr_edge.errors import RRREdgeError, UsageError
 from rrr_edge.export import export_onnx, verify_onnx
 from rrr_edge.files import replace_folder, write_file, writing_to
 from rrr_edge.machine import cpu_info
-from rrr_edge.networks import cost
+from rrr_edge.networks import build
 from rrr_edge.progress import Report, Step, silent
-from rrr_edge.recipe import RRR, Recipe
+from rrr_edge.recipe import RRR, FineTune, LinearProbe, Recipe
 from rrr_edge.record import Record
+from rrr_edge.training import Examples, accuracy, predict
 from rrr_edge.training import Run as TrainingRun
-from rrr_edge.training import accuracy, predict
 
-METHODS: dict[type[Recipe], Method] = {RRR: make_rrr}
+METHODS: dict[type[Recipe], Method[Any]] = {RRR: RECYCLE, LinearProbe: LINEAR_PROBE, FineTune: FINE_TUNE}
 
+_FILES = (WEIGHTS, MODEL, REFERENCE, CALIBRATION, TRAINING_LOG)
 REFERENCE_IMAGES = 500
 CALIBRATION_IMAGES = 300
 _RECORDED = ("torch", "torchvision", "onnx", "onnxsim", "onnxruntime", "numpy", "pillow")
@@ -87,7 +90,8 @@ def compress(
     preprocess = Preprocess(image_size=recipe.image_size)
     training = TrainingRun(device=run.device, checkpoints=work / "training", resume=run.resume, report=report)
     try:
-        made = METHODS[type(recipe)](recipe, Material(dataset, preprocess, training))
+        examples = Examples(dataset.train.images, dataset.train.labels)
+        made = METHODS[type(recipe)].make(recipe, Material(dataset, examples, preprocess, training))
     except RRREdgeError:
         if not (work / "training").exists():
             shutil.rmtree(work, ignore_errors=True)  # nothing was learned that could be resumed
@@ -107,17 +111,23 @@ def plan(
     run: Run = Run(),
     report: Report = silent,
 ) -> dict[str, Any]:
-    """What `compress` would do, found out without training or writing. Raises what the scan of the photos raises."""
+    """What `compress` would do, found out without training or writing. Raises what the scan of the photos raises.
+
+    Where a block selection is to find the depths, `network` and `cost` are those that it starts from.
+    """
     dataset = scan(data, image_size=recipe.image_size, seed=recipe.seed, max_bad=run.max_bad, report=report)
-    spec = spec_of(recipe, len(dataset.labels))
+    method = METHODS[type(recipe)]
+    with torch.device("meta"):
+        network = build(method.spec(recipe, len(dataset.labels)))
+    method.freeze(recipe, network)
     return {
         "bundle": str(out),
         "photos": _counts(dataset),
         "classes": len(dataset.labels),
         "unreadable": [f"{bad.path}: {bad.reason}" for bad in dataset.bad],
         "duplicates": [f"{train} = {test}" for train, test in dataset.duplicates],
-        "network": spec.model_dump(),
-        "cost": cost(spec, recipe.image_size).model_dump(),
+        "network": network.spec.model_dump(),
+        "cost": cost_of(network, recipe.image_size).model_dump(),
         "recipe": recipe.model_dump(),
     }
 
@@ -196,6 +206,8 @@ def _write(
         np.savez_compressed(stage / REFERENCE, images=images, labels=labels, **reference._asdict())
         np.savez_compressed(stage / CALIBRATION, images=dataset.train.images[chosen])
         (stage / TRAINING_LOG).write_text(_log(made))
+        for file, text in made.files.items():
+            (stage / file).write_text(text)
         report(Step("export", 0, 1))
         export_onnx(network, preprocess, stage / MODEL)
         verification = verify_onnx(stage / MODEL, images, labels, reference)
@@ -206,11 +218,11 @@ def _write(
             labels=dataset.labels,
             preprocess=preprocess,
             recipe=recipe,
-            cost=cost(network.spec, recipe.image_size, stump_frozen=network.stump_frozen),
+            cost=cost_of(network, recipe.image_size),
             accuracy=accuracy(answers.probabilities, dataset.test.labels, dataset.labels),
             provenance=_provenance(dataset, made),
             verification=verification,
-            files=tuple(describe_file(stage / file) for file in (WEIGHTS, MODEL, REFERENCE, CALIBRATION, TRAINING_LOG)),
+            files=tuple(describe_file(stage / file) for file in (*_FILES, *made.files)),
         )
         write_file(stage / MANIFEST, manifest.to_json())
 
@@ -233,7 +245,7 @@ def _provenance(dataset: Dataset, made: Made) -> Provenance:
         data_sha256=dataset.digest,
         images=_counts(dataset),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        duration_s=round(sum(row.seconds for row in made.trained.history), 1),
+        duration_s=round(made.earlier_s + sum(row.seconds for row in made.trained.history), 1),
         machine=f"{cpu_info()[0]}, trained on {made.trained.device} in {made.trained.precision}",
         versions={"python": platform.python_version(), "rrr-edge": __version__} | {p: version(p) for p in _RECORDED},
         notes=tuple(notes),

@@ -1,33 +1,94 @@
-"""What a method of compression is given, and what it gives back."""
+"""What a method of compression is given, what it gives back, and how its network begins."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
 
-from rrr_edge.bundle import Preprocess
-from rrr_edge.compress.weights import WeightsInfo
+import torch
+from torch import Tensor
+
+from rrr_edge.bundle import Cost, Preprocess
+from rrr_edge.compress.weights import RANDOM, WeightsInfo, load_weights
 from rrr_edge.dataset import Dataset
-from rrr_edge.networks import Network
+from rrr_edge.networks import Network, ResNetSpec, build, cost
 from rrr_edge.recipe import Recipe
-from rrr_edge.training import Run, Trained
+from rrr_edge.training import Examples, Run, Trained, train
+
+R = TypeVar("R", bound=Recipe)
 
 
 @dataclass(frozen=True)
 class Material:
-    """The photos at network size, how their pixels are normalised, and how to carry out a training."""
+    """The photos at network size, how their pixels are normalised, and how to carry out a training.
+
+    `examples` are what is learned from: as a rule, the dataset's training photos.
+    """
 
     dataset: Dataset
+    examples: Examples
     preprocess: Preprocess
     run: Run
 
 
-class Made(NamedTuple):
-    """A trained network; `notes` are what a user must know of how it came about."""
+@dataclass(frozen=True)
+class Made:
+    """A trained network.
+
+    `notes` are what a user must know of how it came about, `files` what the bundle is to hold beside the usual, by
+    name, and `earlier_s` the seconds of trainings before the last.
+    """
 
     network: Network
     weights: WeightsInfo
     trained: Trained
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    earlier_s: float = 0.0
 
 
-Method = Callable[[Recipe, Material], Made]
+class Method(NamedTuple, Generic[R]):
+    """`spec` is the network for a number of classes, `freeze` keeps what must not learn, `make` does it all."""
+
+    spec: Callable[[R, int], ResNetSpec]
+    freeze: Callable[[R, Network], None]
+    make: Callable[[R, Material], Made]
+
+
+def begin(
+    recipe: Recipe, spec: ResNetSpec, material: Material, *, fill: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+) -> tuple[Network, WeightsInfo]:
+    """The network of `spec` with the recipe's weights, as `fill` puts them into its places; random ones are its own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = build(spec)
+    if recipe.weights == RANDOM:
+        return network, WeightsInfo(RANDOM, _digest(network))
+    weights, info = load_weights(recipe.weights, depths=spec.depths, report=material.run.report)
+    network.load_state_dict(fill(weights))
+    return network, info
+
+
+def learn(network: Network, recipe: Recipe, material: Material) -> Trained:
+    """Train `network` in place by the recipe's training and seed. Raises what `train` raises."""
+    return train(
+        network,
+        material.examples,
+        training=recipe.training,
+        preprocess=material.preprocess,
+        seed=recipe.seed,
+        run=material.run,
+    )
+
+
+def cost_of(network: Network, image_size: int) -> Cost:
+    """The network's cost, with those parameters as trainable that learn."""
+    learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    return cost(network.spec, image_size).model_copy(update={"trainable_params": learning})
+
+
+def _digest(network: Network) -> str:
+    digest = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,13 +1,17 @@
 """The method `rrr`: reuse weights, reduce blocks, recycle the tail into branches, train (Sun et al. 2023)."""
 
-import torch
+from dataclasses import replace
+from functools import partial
 
-from rrr_edge.compress.method import Made, Material
+from rrr_edge.compress.ensembles import train_ensemble
+from rrr_edge.compress.method import Made, Material, Method, begin, learn
 from rrr_edge.compress.rrr import branch_widths, split
-from rrr_edge.compress.weights import RANDOM, load_weights
-from rrr_edge.networks import ResNetSpec, build
+from rrr_edge.compress.selection import select_depths
+from rrr_edge.compress.weights import RANDOM, WeightsInfo
+from rrr_edge.networks import Network, ResNetSpec
 from rrr_edge.recipe import RRR
-from rrr_edge.training import Examples, reestimate_stump, train
+from rrr_edge.spec import SMALLEST_DEPTHS
+from rrr_edge.training import reestimate_stump
 
 _FROM_SCRATCH = (
     "The weights are random, so the whole network was trained from scratch, on shared batches. "
@@ -15,32 +19,64 @@ _FROM_SCRATCH = (
 )
 
 
-def spec_of(recipe: RRR, num_classes: int) -> ResNetSpec:
-    """The network that `recipe` describes, as wide as equation 1 allows. Raises UsageError where nothing fits."""
-    _, c4, c5 = branch_widths(recipe.depths, recipe.branches, num_classes)
-    return ResNetSpec(depths=recipe.depths, branches=recipe.branches, branch_widths=(c4, c5), num_classes=num_classes)
+def _spec_of(recipe: RRR, num_classes: int) -> ResNetSpec:
+    """The network that `recipe` describes, as wide as equation 1 allows; the smallest where its depths are "auto".
 
-
-def make_rrr(recipe: RRR, material: Material) -> Made:
-    """Reuse, reduce, recycle and train; the stump keeps its weights, with batch statistics of the photos.
-
-    Deviation where the weights are random: a stump of chance must learn too, so everything is trained, and all
-    branches share each batch.
+    Raises UsageError where nothing fits.
     """
-    dataset, run = material.dataset, material.run
-    spec = spec_of(recipe, len(dataset.labels))
-    weights, info = load_weights(recipe.weights, depths=recipe.depths, seed=recipe.seed, report=run.report)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        network = build(spec)
-    examples = Examples(dataset.train.images, dataset.train.labels)
-    training = recipe.training
+    depths = SMALLEST_DEPTHS if isinstance(recipe.depths, str) else recipe.depths
+    _, c4, c5 = branch_widths(depths, recipe.branches, num_classes)
+    return ResNetSpec(
+        depths=depths,
+        branches=recipe.branches,
+        branch_widths=(c4, c5),
+        num_classes=num_classes,
+        dropout=recipe.dropout,
+        dropout_kind=recipe.dropout_kind,
+        vote="logits" if recipe.ensemble == "fge" else "probabilities",
+    )
+
+
+def _freeze(recipe: RRR, network: Network) -> None:
+    """The stump stays as it is, unless it is one of chance, which must learn too."""
+    if recipe.weights != RANDOM:
+        network.freeze_stump()
+
+
+def _make(recipe: RRR, material: Material) -> Made:
+    """Choose the depths where they are "auto", then reuse, reduce, recycle and train."""
+    if recipe.depths != "auto":
+        return _recycle(recipe, material)
+    selected = select_depths(recipe, material)
+    made = _recycle(recipe.model_copy(update={"depths": selected.depths}), material)
+    return replace(made, notes=(*selected.notes, *made.notes), files=selected.files, earlier_s=selected.seconds)
+
+
+def _recycle(recipe: RRR, material: Material) -> Made:
+    """The stump keeps its weights, with batch statistics of the photos; the branches learn.
+
+    Deviation where the weights are random: everything learns, and so all branches share each batch.
+    """
+    spec = _spec_of(recipe, len(material.dataset.labels))
     if recipe.weights == RANDOM:
-        training = training.model_copy(update={"shared_batches": True})
-    else:
-        network.load_state_dict(split(weights, spec, seed=recipe.seed))
+        network, info = begin(recipe, spec, material, fill=dict)
+        shared = recipe.model_copy(update={"training": recipe.training.model_copy(update={"shared_batches": True})})
+        return Made(network, info, learn(network, shared, material), (_FROM_SCRATCH,))
+
+    def start(spec: ResNetSpec) -> tuple[Network, WeightsInfo]:
+        fill = partial(split, spec=spec, seed=recipe.seed, how=recipe.split)
+        network, info = begin(recipe, spec, material, fill=fill)
         reestimate_stump(
-            network, examples, training=training, preprocess=material.preprocess, seed=recipe.seed, run=run
+            network,
+            material.examples,
+            training=recipe.training,
+            preprocess=material.preprocess,
+            seed=recipe.seed,
+            run=material.run,
         )
-    trained = train(network, examples, training=training, preprocess=material.preprocess, seed=recipe.seed, run=run)
-    return Made(network, info, trained, (_FROM_SCRATCH,) if recipe.weights == RANDOM else ())
+        return network, info
+
+    return train_ensemble(recipe, spec, material, start=start)
+
+
+RECYCLE: Method[RRR] = Method(_spec_of, _freeze, _make)

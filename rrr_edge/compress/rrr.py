@@ -8,7 +8,6 @@ heads.
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,11 +17,11 @@ from torch import Tensor
 from rrr_edge.errors import UsageError
 from rrr_edge.networks import ResNetSpec, cost
 from rrr_edge.networks.resnet import SKIP, STUMP_CHANNELS, Layer, block_shapes, in_stump, layers
+from rrr_edge.recipe import Split
 from rrr_edge.spec import RESNET_WIDTHS, Depths
 
 StateDict = Mapping[str, Tensor]
 Indices = NDArray[np.int64]
-Split = Literal["paper", "coherent"]
 
 
 def branch_widths(depths: Depths, branches: int, num_classes: int) -> tuple[int, int, int]:
@@ -48,6 +47,11 @@ def branch_widths(depths: Depths, branches: int, num_classes: int) -> tuple[int,
 def reduce(state_dict: StateDict, depths: Depths) -> dict[str, Tensor]:
     """The entries of a ResNet's state dict that the leading `depths` blocks of its phases use."""
     return {name: tensor for name, tensor in state_dict.items() if _is_kept(name, depths)}
+
+
+def reuse(state_dict: StateDict, spec: ResNetSpec, *, seed: int) -> dict[str, Tensor]:
+    """The state dict of the unsplit `spec`: all that it keeps of a ResNet's, normalisation too, and a fresh head."""
+    return reduce(state_dict, spec.depths) | _fresh_heads(spec, np.random.default_rng(seed))
 
 
 def split(state_dict: StateDict, spec: ResNetSpec, *, seed: int, how: Split = "paper") -> dict[str, Tensor]:
@@ -101,7 +105,7 @@ def _split_coherently(state_dict: StateDict, spec: ResNetSpec, rng: np.random.Ge
     return result
 
 
-_SPLITS: dict[str, Callable[[StateDict, ResNetSpec, np.random.Generator], dict[str, Tensor]]] = {
+_SPLITS: dict[Split, Callable[[StateDict, ResNetSpec, np.random.Generator], dict[str, Tensor]]] = {
     "paper": _split_as_printed,
     "coherent": _split_coherently,
 }

@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
-from torch import nn
 
 from rrr_edge.backends.protocols import Images, Outputs
 from rrr_edge.bundle import Preprocess
 from rrr_edge.export import Deployed
+from rrr_edge.networks import Network
 
 
 class EagerSession:
@@ -15,7 +15,7 @@ class EagerSession:
     `threads` goes to torch.set_num_threads, which counts for the whole process.
     """
 
-    def __init__(self, network: nn.Module, preprocess: Preprocess, *, threads: int) -> None:
+    def __init__(self, network: Network, preprocess: Preprocess, *, threads: int) -> None:
         torch.set_num_threads(threads)
         self._device = next(network.parameters()).device
         self._deployed = Deployed(network, preprocess).to(self._device).eval()

@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from rrr_edge.bundle import Engine, Manifest
-from rrr_edge.recipe import RRR
-from rrr_edge.record import Record
+from rrr_edge.recipe import Recipe
 from rrr_edge.target import Target
 
-PUBLISHED: dict[str, type[Record]] = {"manifest": Manifest, "engine": Engine, "target": Target, "recipe": RRR}
+PUBLISHED: dict[str, Any] = {"manifest": Manifest, "engine": Engine, "target": Target, "recipe": Recipe}
 FOLDER = Path(__file__).parent
 
 
-def schema_text(record: type[Record]) -> str:
-    return json.dumps(record.model_json_schema(by_alias=True), indent=2, sort_keys=True) + "\n"
+def schema_text(stored: Any) -> str:
+    """`stored` is a record's type, or a union of such."""
+    return json.dumps(TypeAdapter(stored).json_schema(by_alias=True), indent=2, sort_keys=True) + "\n"

@@ -21,7 +21,15 @@ from rrr_edge.errors import BadInput
 from rrr_edge.training.augment import augment
 
 Purpose = Literal[
-    "order", "augment", "dropout", "stump order", "stump augment", "views order", "views augment", "draw views"
+    "order",
+    "augment",
+    "dropout",
+    "stump order",
+    "stump augment",
+    "views order",
+    "views augment",
+    "draw views",
+    "bootstrap",
 ]
 _PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 

@@ -1,0 +1,47 @@
+"""Baselines [A] and [B] of Sun et al. 2023: ResNet152 in one piece, of which the classifier or everything learns.
+
+As in the authors' code, and unlike in the branches of `rrr`, normalisation keeps ImageNet's scales and shifts. All of
+it runs in training mode, also where only the classifier learns: the batch statistics follow the photos, so that [A] is
+not quite the frozen feature extractor that the paper's words suggest.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from rrr_edge.compress.method import Made, Material, Method, begin, learn
+from rrr_edge.compress.rrr import reuse
+from rrr_edge.compress.weights import RANDOM
+from rrr_edge.networks import Network, ResNetSpec
+from rrr_edge.recipe import FineTune, LinearProbe
+
+R = TypeVar("R", LinearProbe, FineTune)
+
+_CHANCE = "The weights are random, so the classifier reads features of chance. With --weights imagenet it means more."
+_FROM_SCRATCH = "The weights are random, so the whole network was trained from scratch."
+
+
+def _spec_of(recipe: R, num_classes: int) -> ResNetSpec:
+    return ResNetSpec(depths=recipe.depths, num_classes=num_classes)
+
+
+def _freeze_all_but_the_head(recipe: LinearProbe, network: Network) -> None:
+    network.requires_grad_(False)
+    network.fc.requires_grad_(True)
+
+
+def _freeze_nothing(recipe: FineTune, network: Network) -> None:
+    """Everything learns."""
+
+
+def _make(freeze: Callable[[R, Network], None], if_random: str, recipe: R, material: Material) -> Made:
+    spec = _spec_of(recipe, len(material.dataset.labels))
+    network, info = begin(recipe, spec, material, fill=partial(reuse, spec=spec, seed=recipe.seed))
+    freeze(recipe, network)
+    return Made(network, info, learn(network, recipe, material), (if_random,) if recipe.weights == RANDOM else ())
+
+
+LINEAR_PROBE: Method[LinearProbe] = Method(
+    _spec_of, _freeze_all_but_the_head, partial(_make, _freeze_all_but_the_head, _CHANCE)
+)
+FINE_TUNE: Method[FineTune] = Method(_spec_of, _freeze_nothing, partial(_make, _freeze_nothing, _FROM_SCRATCH))
