@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rrr_edge.baseline import Against
 from rrr_edge.bundle import Bundle, Engine
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress import compress
-from rrr_edge.compress.baselines import eager_baseline, write_baseline
+from rrr_edge.compress.baselines import against_resnet152
 from rrr_edge.digits import write_digits
 from rrr_edge.display import Display
 from rrr_edge.errors import BadInput, CannotRunHere, UsageError
@@ -98,8 +97,7 @@ def _compile(bundle: Bundle, display: Display, report: Report) -> list[Engine]:
 
 def _profile(bundle: Bundle, report: Report) -> Profile:
     report(Step("baseline", 0, 1))
-    rival = eager_baseline(bundle, threads=usable_cores())
-    against = Against(models=(write_baseline(bundle),), rivals=(rival,))
+    against = against_resnet152(bundle, threads=usable_cores())
     report(Step("baseline", 1, 1))
     return profile_bundle(bundle, TARGET, precision="int8", against=against, report=report)
 

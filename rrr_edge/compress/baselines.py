@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rrr_edge.baseline import LATENCY_ONLY, Baseline, Rival, card_of
+from rrr_edge.baseline import LATENCY_ONLY, Against, Baseline, Rival, card_of
 from rrr_edge.bundle import Bundle, Preprocess, describe_file
 from rrr_edge.errors import RRREdgeError
 from rrr_edge.export import export_onnx
@@ -26,6 +26,11 @@ _SEED = 0
 def baseline_spec(spec: NetworkSpec) -> ResNetSpec:
     """ResNet_3_8_36_3 in one piece, for the classes of `spec`."""
     return ResNetSpec(num_classes=spec.num_classes)
+
+
+def against_resnet152(bundle: Bundle, *, threads: int) -> Against:
+    """What `profile` compares with where PyTorch is: ResNet152 as a file for the backend, and in PyTorch."""
+    return Against(models=(write_baseline(bundle),), rivals=(eager_baseline(bundle, threads=threads),))
 
 
 def write_baseline(bundle: Bundle) -> Path:

@@ -11,7 +11,6 @@ that OpenVINO's own benchmark_app finds the same time.
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,16 +18,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import numpy as np
 from PIL import Image
 
-from rrr_edge.baseline import Against
 from rrr_edge.bundle import Bundle
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress import compress
-from rrr_edge.compress.baselines import eager_baseline, write_baseline
+from rrr_edge.compress.baselines import against_resnet152
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.machine import usable_cores
 from rrr_edge.measurement import Pace, interleave
@@ -137,7 +133,7 @@ def run(bundle: Bundle, runs: int) -> dict[str, Any]:
             agreement[f"{target} {precision}"] = {"left out": str(error)}
             continue
         agreement[f"{target} {precision}"] = {**engine.verification.model_dump(), "macs": engine.precision_found}
-    against = Against(models=(write_baseline(bundle),), rivals=(eager_baseline(bundle, threads=usable_cores()),))
+    against = against_resnet152(bundle, threads=usable_cores())
     profile = profile_bundle(bundle, "openvino", precision="int8", against=against, pace=Pace(runs=runs))
     cost = embedding_cost(bundle, runs)
     theirs = benchmark_app_ms(bundle)
