@@ -1,0 +1,87 @@
+"""The README's commands are run as they are written; the environment only makes them small."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import LABELS, write_shapes
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SMALL = {
+    "RRR_EDGE_COMPRESS_WEIGHTS": "random",
+    "RRR_EDGE_COMPRESS_EPOCHS": "2",
+    "RRR_EDGE_COMPRESS_IMAGE_SIZE": "32",
+    "RRR_EDGE_COMPRESS_BRANCHES": "2",
+    "RRR_EDGE_COMPILE_MAX_DROP": "1",
+    "RRR_EDGE_PROFILE_AGAINST": "none",
+    "RRR_EDGE_PROFILE_RUNS": "20",
+}
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/CLASS/*.png, where the commands are run one after the other."""
+    folder = tmp_path_factory.mktemp("desk")
+    write_shapes(folder / "split", train=20, test=1)
+    (folder / "split" / "train").rename(folder / "photos")
+    (folder / "photos" / LABELS[0] / "0.png").rename(folder / "photo.jpg")
+    return folder
+
+
+@pytest.mark.slow
+def test_every_rrr_edge_command_runs_as_written_and_then_the_python(desk: Path) -> None:
+    commands = [line for block in _blocks("console") for line in block.splitlines() if line.startswith("rrr-edge ")]
+    assert len(commands) >= 5
+    for command in commands:
+        done = _run([sys.executable, "-m", "rrr_edge", *shlex.split(command, comments=True)[1:]], desk)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    snippets = _blocks("python")
+    assert snippets
+    for snippet in snippets:
+        done = _run([sys.executable, "-c", snippet], desk)
+        assert done.returncode == 0, f"{snippet}\n{done.stderr}"
+        assert done.stdout.split()[0] in LABELS
+    done = _run([sys.executable, str(ROOT / "examples" / "embed.py"), "mugs.rrr", "photo.jpg"], desk)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] in LABELS
+
+
+def test_make_commands_have_a_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"`?make (\w+)", README))
+    assert {"demo", "test"} <= named
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in named)
+
+
+def test_links_and_extras_exist() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    assert links
+    assert all((ROOT / link).exists() for link in links), links
+    extras = re.findall(r"rrr-edge\[([^\]]+)\]", README)
+    assert extras
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    assert all(re.search(rf"^{extra} = \[", pyproject, re.MULTILINE) for line in extras for extra in line.split(","))
+
+
+def test_every_option_that_is_named_exists() -> None:
+    said = set(re.findall(r"`(--[a-z-]+)", README))
+    helps = "".join(
+        _run([sys.executable, "-m", "rrr_edge", verb, "--help"], ROOT).stdout
+        for verb in ("compress", "compile", "profile", "demo")
+    )
+    assert said
+    assert all(option in helps for option in said), said
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | SMALL | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
