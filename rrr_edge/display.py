@@ -46,12 +46,13 @@ class Display:
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
         for column in rows[0] if rows else ():
             table.add_column(column, justify="right" if _is_figure(rows[0][column]) else "left", overflow="fold")
         for row in rows:
-            table.add_row(*row.values())
+            table.add_row(*map(Text, row.values()))
         Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
     @contextmanager
