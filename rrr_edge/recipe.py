@@ -188,7 +188,7 @@ def _read(path: Path) -> dict[str, Any]:
         data = tomllib.loads(path.read_text("utf-8"))
     except (ValueError, OSError) as error:
         raise BadInput(f"{path} cannot be read as TOML: {error}.") from error
-    METHODS[choose(data.get("method", "rrr"), METHODS, "method")].parse(data, str(path))
+    METHODS[choose(str(data.get("method", "rrr")), METHODS, "method")].parse(data, str(path))
     return data
 
 
