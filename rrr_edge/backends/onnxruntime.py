@@ -64,7 +64,7 @@ class ONNXRuntimeSession:
         return {self._precision: 1.0}
 
     def close(self) -> None:
-        del self._session
+        self.__dict__.clear()
 
 
 def run_model(model: Path, images: Images) -> Outputs:

@@ -105,7 +105,7 @@ class OpenVINOSession:
         return {precision: count / macs.total() for precision, count in macs.items()}
 
     def close(self) -> None:
-        del self._images, self._answers, self._request, self._compiled
+        self.__dict__.clear()
 
     def _infer(self, images: Images) -> tuple[Any, ...]:
         self._images[:] = images

@@ -32,7 +32,8 @@ class Session(Protocol):
     def precision_found(self) -> dict[str, float]:
         """The share of the engine's MACs that really run in each precision ("fp32", "int8", ...); sums to 1."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the engine; a second time does nothing."""
 
 
 class Backend(Protocol):
