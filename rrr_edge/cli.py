@@ -99,6 +99,9 @@ def compress(
     image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels [128].")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images [300].")] = None,
     shared_batches: Annotated[bool | None, typer.Option(help="One batch for all branches: faster.")] = None,
+    feature_views: Annotated[
+        int | None, typer.Option(help="Augment each image so often, once for all, and keep the stump's answers [0].")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Everything random follows from it [0].")] = None,
     epsilon: Annotated[
         float | None,
@@ -146,7 +149,7 @@ def compress(
     options |= {"depths": _depths(depths), "epochs": epochs, "shared_batches": shared_batches}
     options |= {"split": split, "ensemble": ensemble, "dropout": dropout, "dropout_kind": dropout_kind}
     options |= {"epsilon": epsilon, "stop": stop, "max_additions": max_additions, "order": order}
-    options |= {"control": control, "epochs_per_step": epochs_per_step}
+    options |= {"control": control, "epochs_per_step": epochs_per_step, "feature_views": feature_views}
     resolved = read_recipe(recipe, **options)
     workshop = _workshop()
     run = workshop.Run(device=device, max_bad=max_bad, resume=resume, force=force)

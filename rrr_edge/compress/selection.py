@@ -231,7 +231,7 @@ class _Trials:
 
     def _learn(self, network: Network, folder: Path | None, *, epochs: int, run: Run | None = None) -> Trained:
         depths = network.spec.depths
-        own = self._recipe.training.model_copy(update={"epochs": epochs, "ema_fraction": 0.0})
+        own = self._recipe.training.model_copy(update={"epochs": epochs, "ema_fraction": 0.0, "feature_views": 0})
         recipe = self._recipe.model_copy(update={"training": own, "seed": self._recipe.seed + sum(depths)})
         run = run or self._material.run
         report, stage = run.report, f"select {folder.name if folder else _name(depths)}"
