@@ -212,7 +212,8 @@ def test_the_first_block_that_gains_too_little_ends_the_procedure(
     assert [float(row["accuracy"]) for row in rows] == ACCURACIES[: len(rows)]
     assert float(rows[0]["epsilon"]) == settings.get("epsilon", 5 / 20)
     assert ("never stopped" in selected.notes[0]) == ("stop" not in decisions)
-    assert ("20 validation photos" in selected.notes[0]) and "_".join(map(str, depths)) in selected.notes[0]
+    assert "20 validation photos" in selected.notes[0]
+    assert "_".join(map(str, depths)) in selected.notes[0]
 
 
 def test_gains_are_relative_to_the_new_accuracy() -> None:
