@@ -22,9 +22,7 @@ class Record(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg'][:1].lower()}{e['msg'][1:]}" for e in error.errors()
-            )
+            wrong = "; ".join(f"{_place(e['loc'])}: {_clause(e['msg'])}" for e in error.errors())
             raise BadInput(f"{where} is not a valid {cls.__name__}: {wrong}.") from error
 
     @classmethod
@@ -42,3 +40,13 @@ class Record(BaseModel):
         except (ValueError, OSError) as error:
             raise BadInput(f"{path} cannot be read as TOML: {error}.") from error
         return cls.parse(data, str(path))
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """The key, without the members of a union that pydantic puts between, such as literal['auto']."""
+    return ".".join(str(part) for part in loc if "[" not in str(part)) or "it"
+
+
+def _clause(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:]}"

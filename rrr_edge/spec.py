@@ -1,12 +1,20 @@
 """What a network is, as data; `rrr_edge.networks.build(spec)` makes the module."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rrr_edge.record import Record
 
-Depths = tuple[int, int, int, int]
+
+def _exist(depths: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    for phase, kept, most in zip(range(2, 6), depths, RESNET152_DEPTHS, strict=True):
+        if not 1 <= kept <= most:
+            raise ValueError(f"conv{phase}_x keeps {kept} blocks, but ResNet152 has 1 to {most} there")
+    return depths
+
+
+Depths: TypeAlias = Annotated[tuple[int, int, int, int], AfterValidator(_exist)]
 DropoutKind = Literal["channel", "plain"]
 Vote = Literal["probabilities", "logits"]
 
@@ -36,10 +44,7 @@ class ResNetSpec(Record):
     vote: Vote = "probabilities"
 
     @model_validator(mode="after")
-    def _depths_exist(self) -> Self:
-        for phase, kept, most in zip(range(2, 6), self.depths, RESNET152_DEPTHS, strict=True):
-            if not 1 <= kept <= most:
-                raise ValueError(f"conv{phase}_x keeps {kept} blocks, but ResNet152 has 1 to {most} there")
+    def _widths_exist(self) -> Self:
         if any(not 1 <= width <= full for width, full in zip(self.branch_widths, RESNET_WIDTHS, strict=True)):
             raise ValueError(f"branch widths {self.branch_widths} must lie between 1 and {RESNET_WIDTHS}")
         return self
