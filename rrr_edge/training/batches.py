@@ -92,8 +92,8 @@ class Batches:
     The last, short batch of an epoch is kept, unless it would be a single image: batch normalisation cannot learn from
     one image whose features are 1x1, so that image joins the batch before. Raises BadInput for fewer than 2 images.
 
-    `views` [K, N, h, w, 512], where there are any, are seen instead of augmented images: of each image one of its K,
-    drawn anew by every stream in every epoch.
+    `views` [K, N, h, w, 512] of 16 bits, where there are any, are seen instead of augmented images: of each image one
+    of its K, drawn anew by every stream in every epoch.
     """
 
     examples: Examples
@@ -156,13 +156,15 @@ class Batches:
 
     def _drawn(self, step: int, chosen: list[NDArray[np.int64]]) -> Tensor:
         assert self.views is not None
-        views, _, height, width, channels = self.views.shape
-        # Channels last, which is how the branches read them.
-        inputs = self.views.new_empty(len(chosen[0]), height, width, len(chosen), channels)
+        # As bits, because numpy gathers them four times faster than torch, and knows no bfloat16.
+        views = self.views.view(torch.int16).numpy()
+        count, _, height, width, channels = views.shape
+        inputs = np.empty((len(chosen[0]), height, width, len(chosen), channels), np.int16)
         for place, (stream, images) in enumerate(zip(self.streams, chosen, strict=True)):
-            drawn = rng(self.seed, "draw views", step, stream).integers(views, size=len(images))
-            inputs[:, :, :, place] = self.views[drawn, images]
-        return inputs.flatten(3).permute(0, 3, 1, 2)
+            drawn = rng(self.seed, "draw views", step, stream).integers(count, size=len(images))
+            inputs[:, :, :, place] = views[drawn, images]
+        # Channels last, which is how the branches read them.
+        return torch.from_numpy(inputs).view(self.views.dtype).flatten(3).permute(0, 3, 1, 2)
 
     @cached_property
     def _pixels(self) -> Tensor:

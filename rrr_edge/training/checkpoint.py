@@ -1,21 +1,23 @@
 """What a training must remember to go on bit for bit: one safetensors file, with the rest as JSON in its header."""
 
+import json
+import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from rrr_edge.errors import BadInput, CorruptArtifact
-from rrr_edge.files import write_file, writing_to
+from rrr_edge.files import writing_to
 from rrr_edge.recipe import Training
 from rrr_edge.record import Record
 
 CHECKPOINT = "checkpoint.safetensors"
 _KEY = "rrr-edge training"
+_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 
 class Identity(Record):
@@ -90,11 +92,27 @@ class Progress(Record):
 
 
 def write_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
-    """Replace the checkpoint in `folder`, made where missing, in one step."""
+    """Replace the checkpoint in `folder`, made where missing, in one step.
+
+    safetensors' own functions copy all bytes twice, or leave their unfinished files behind when they are killed.
+    """
+    # The largest numbers first, so that each tensor begins at a multiple of its numbers' size.
+    stored = {name: tensors[name] for name in sorted(tensors, key=lambda name: -tensors[name].itemsize)}
+    header: dict[str, Any] = {"__metadata__": {_KEY: progress.model_dump_json()}}
+    end = 0
+    for name, tensor in stored.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    partial = folder / f".{CHECKPOINT}.partial"
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_file(folder / CHECKPOINT, save(stored, metadata={_KEY: progress.model_dump_json()}))
+        with partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for tensor in stored.values():
+                file.write(tensor.detach().cpu().contiguous().numpy().data)
+        os.replace(partial, folder / CHECKPOINT)
 
 
 def read_checkpoint(folder: Path, identity: Identity) -> tuple[Progress, dict[str, Tensor]] | None:

@@ -57,7 +57,7 @@ def test_views_follow_from_the_seed(examples: Examples) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_branches_draw_views_of_their_own(examples: Examples, workers: int) -> None:
     """Each number of `views` tells its view, its image and its channel."""
-    views = torch.arange(5 * 22 * 4, dtype=torch.float32).reshape(5, 22, 1, 1, 4)
+    views = torch.arange(5 * 22 * 4, dtype=torch.float16).reshape(5, 22, 1, 1, 4)
     batches = Batches(numbered(examples), 3, 8, streams=range(2), views=views, workers=workers)
     seen = np.zeros((2, 5, 22), int)
     for inputs, labels in batches.run(0, 60 * batches.steps):
