@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import NamedTuple
 
 
@@ -26,15 +26,16 @@ def silent(step: Step) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep libraries that print their own progress to file descriptor 1 out of the way of `--json` and of ours."""
-    sys.stdout.flush()
+    """Keep libraries that print their own progress, to file descriptor 1 or by Python, out of the way of ours."""
+    stdout = sys.stdout
+    stdout.flush()
     kept = os.dup(1)
-    with open(os.devnull, "w") as nowhere, warnings.catch_warnings():
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         os.dup2(nowhere.fileno(), 1)
         try:
             yield
         finally:
-            sys.stdout.flush()
+            stdout.flush()
             os.dup2(kept, 1)
             os.close(kept)
