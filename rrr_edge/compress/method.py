@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from rrr_edge.bundle import Cost, Preprocess
-from rrr_edge.compress.weights import RANDOM, WeightsInfo, load_weights
+from rrr_edge.compress.weights import WeightsInfo, load_weights
 from rrr_edge.dataset import Dataset
 from rrr_edge.networks import Network, ResNetSpec, build, cost
-from rrr_edge.recipe import Recipe
+from rrr_edge.recipe import RANDOM, Recipe
 from rrr_edge.training import Examples, Run, Trained, train
 
 R = TypeVar("R", bound=Recipe)

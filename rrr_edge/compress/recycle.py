@@ -7,9 +7,9 @@ from rrr_edge.compress.ensembles import train_ensemble
 from rrr_edge.compress.method import Made, Material, Method, begin, learn
 from rrr_edge.compress.rrr import branch_widths, split
 from rrr_edge.compress.selection import select_depths
-from rrr_edge.compress.weights import RANDOM, WeightsInfo
+from rrr_edge.compress.weights import WeightsInfo
 from rrr_edge.networks import Network, ResNetSpec
-from rrr_edge.recipe import RRR
+from rrr_edge.recipe import RANDOM, RRR
 from rrr_edge.spec import SMALLEST_DEPTHS
 from rrr_edge.training import reestimate_stump
 

@@ -11,9 +11,8 @@ from typing import TypeVar
 
 from rrr_edge.compress.method import Made, Material, Method, begin, learn
 from rrr_edge.compress.rrr import reuse
-from rrr_edge.compress.weights import RANDOM
 from rrr_edge.networks import Network, ResNetSpec
-from rrr_edge.recipe import FineTune, LinearProbe
+from rrr_edge.recipe import RANDOM, FineTune, LinearProbe
 
 R = TypeVar("R", LinearProbe, FineTune)
 

@@ -27,6 +27,7 @@ from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.files import sha256, writing_to
 from rrr_edge.networks import ResNetSpec, build
 from rrr_edge.progress import Report, Step, silent
+from rrr_edge.recipe import RANDOM
 from rrr_edge.spec import RESNET152_DEPTHS, Depths
 
 
@@ -54,7 +55,6 @@ PUBLISHED = {
         "timm/resnet152.a1h_in1k",
     ),
 }
-RANDOM = "random"
 
 FIRST_ANSWER_S = 12.0
 _STALLED_S = 10.0
