@@ -85,7 +85,7 @@ def train(
     GateFailed (the loss is not finite) and, after SIGINT or SIGTERM and with the state kept, Interrupted.
     """
     _check(network, examples, training)
-    fabric = _fabric(run)
+    fabric = open_fabric(run)
     batches = Batches(
         examples,
         seed,
@@ -97,7 +97,7 @@ def train(
     identity = Identity(
         training=training,
         seed=seed,
-        precision=_precision(run, fabric.device),
+        precision=precision_of(run, fabric.device),
         data_sha256=examples.sha256,
         network_sha256=_structure_sha256(network),
     )
@@ -108,7 +108,7 @@ def train(
         if run.resume and run.checkpoints:
             state.restore(run.checkpoints)
         if training.feature_views and state.progress.step < total:
-            batches = replace(batches, views=_views(state, batches, run))
+            batches = replace(batches, views=keep_views(state, batches, run))
         stop = until_end.enter_context(stop_requests())
         since = time.perf_counter()
         for batch in batches.run(state.progress.step, total):
@@ -143,7 +143,7 @@ def reestimate_stump(
     """
     if network.stump_frozen:
         raise ValueError("the stump is frozen: its statistics can no longer be estimated")
-    fabric = _fabric(run)
+    fabric = open_fabric(run)
     batches = Batches(
         examples, seed, training.batch_size, augment=training.augment, role="stump", workers=_workers(fabric)
     )
@@ -172,7 +172,7 @@ def _check(network: Network, examples: Examples, training: Training) -> None:
         raise BadInput(f"Labels {wrong[:5]} do not lie between 0 and {spec.num_classes - 1}.")
 
 
-def _views(state: State, batches: Batches, run: Run) -> Tensor:
+def keep_views(state: State, batches: Batches, run: Run) -> Tensor:
     """Recomputed by a resumed training, to the same bits."""
     numbered = Examples(batches.examples.images, np.arange(len(batches.examples)))
     alone = replace(batches, examples=numbered, streams=range(1), role="views")
@@ -181,15 +181,15 @@ def _views(state: State, batches: Batches, run: Run) -> Tensor:
     return make_views(state.features, alone, state.training.feature_views, dtype=dtype, report=run.report)
 
 
-def _fabric(run: Run) -> Fabric:
+def open_fabric(run: Run) -> Fabric:
     if run.device == "cuda" and not torch.cuda.is_available():
         raise CannotRunHere("torch finds no CUDA GPU on this machine.", advice="Use --device cpu.")
     device = "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    return Fabric(accelerator=device, devices=1, precision=_precision(run, torch.device(device)))
+    return Fabric(accelerator=device, devices=1, precision=precision_of(run, torch.device(device)))
 
 
-def _precision(run: Run, device: torch.device) -> Literal["bf16-mixed", "32-true"]:
+def precision_of(run: Run, device: torch.device) -> Literal["bf16-mixed", "32-true"]:
     if run.precision != "auto":
         return run.precision
     native = torch.cuda.is_bf16_supported() if device.type == "cuda" else not _NATIVE_BF16.isdisjoint(cpu_info()[1])

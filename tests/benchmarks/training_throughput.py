@@ -1,0 +1,232 @@
+"""How fast branches train, against the authors' way: one separate network after the other.
+
+    python tests/benchmarks/training_throughput.py [--json] [--rounds 7] [--threads N] [--size 128] [--full VIEWS]
+
+The rival is written here, as the authors of RRR-Net train: every branch a network of its own, made of torchvision's
+modules, with its own AdamW, its own augmented batches and its own float32 pass through the frozen stump. Ours are the
+package's own steps, in this machine's best precision: batches that all branches share, batches of each branch's own,
+and these from kept features. They are timed in turns in one process. An "image" has gone through a step of all eight
+branches. The time of the paper's recipe (400 images, 300 epochs) is projected from it, with what keeping 8 views of
+every image costs before; `--full VIEWS` really trains it.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models.resnet import Bottleneck
+
+from rrr_edge import machine
+from rrr_edge.bundle import Preprocess
+from rrr_edge.compress.rrr import branch_widths
+from rrr_edge.measurement import Environment, Measurement, Pace, Subject, interleave, ratio
+from rrr_edge.networks import ResNetSpec, build, cost
+from rrr_edge.progress import Step
+from rrr_edge.recipe import Training
+from rrr_edge.training import Examples, Run, train
+from rrr_edge.training.batches import Batches, normalise
+from rrr_edge.training.checkpoint import Identity, Progress
+from rrr_edge.training.loop import keep_views, open_fabric, precision_of
+from rrr_edge.training.state import State
+
+BRANCHES, CLASSES, DEPTHS = 8, 20, (1, 1, 1, 1)
+IMAGES, BATCH, EPOCHS, VIEWS = 400, 32, 300, 8
+IMAGES_TIMED = 128
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=machine.usable_cores())
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--full", type=int, metavar="VIEWS", help="train the paper's recipe too; 0: without kept views")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    result = measure(size=options.size, rounds=options.rounds, threads=options.threads)
+    if options.full is not None:
+        result["full"] = train_in_full(options.size, options.full)
+    result["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(json.dumps(result, indent=2) if options.json else as_text(result))
+
+
+def measure(*, size: int, rounds: int, threads: int) -> dict[str, Any]:
+    _, *widths = branch_widths(DEPTHS, BRANCHES, CLASSES)
+    spec = ResNetSpec(depths=DEPTHS, branches=BRANCHES, branch_widths=tuple(widths), num_classes=CLASSES)
+    preprocess, examples = Preprocess(image_size=size), random_examples(IMAGES_TIMED, size)
+    start = time.perf_counter()
+    views = Ours(spec, examples, preprocess, feature_views=1)
+    seconds_a_view = (time.perf_counter() - start) / len(examples)
+    candidates: dict[str, Callable[[int], None]] = {
+        "rival": Rival(spec, examples, preprocess),
+        "shared batches": Ours(spec, examples, preprocess, shared_batches=True),
+        "own batches": Ours(spec, examples, preprocess),
+        "own, kept features": views,
+    }
+    pace = Pace(runs=rounds, settle_runs=0, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0)
+    timed = interleave(candidates, pace=pace)
+    params = cost(spec, size).params
+    rival, *ours = (
+        Measurement(
+            name=name,
+            subject=Subject(
+                backend="torch eager",
+                precision="fp32" if name == "rival" else views.precision,
+                threads=threads,
+                params=params,
+            ),
+            samples_ms=timed.samples_ms[name],
+        )
+        for name in candidates
+    )
+    rates = {m.name: 1000 * IMAGES_TIMED / m.summary.median_ms for m in (rival, *ours)}
+    minutes = {name: IMAGES * EPOCHS / rate / 60 for name, rate in rates.items()}
+    minutes["own, kept features"] += VIEWS * IMAGES * seconds_a_view / 60
+    return {
+        "size": size,
+        "batch": BATCH,
+        "branches": BRANCHES,
+        "images_per_second": rates,
+        "rival_over_ours": [ratio(rival, m).model_dump(mode="json") for m in ours],
+        "paper_recipe_minutes_projected": minutes,
+        "measurements": [m.model_dump(mode="json") for m in (rival, *ours)],
+        "environment": Environment.here(threads=threads, versions={"torch": torch.__version__}).model_dump(mode="json"),
+    }
+
+
+def train_in_full(size: int, views: int) -> dict[str, Any]:
+    """The paper's recipe for 20 images of each of 20 classes, on random pixels: only the time means anything."""
+    _, *widths = branch_widths(DEPTHS, BRANCHES, CLASSES)
+    spec = ResNetSpec(depths=DEPTHS, branches=BRANCHES, branch_widths=tuple(widths), num_classes=CLASSES)
+    network = build(spec)
+    network.freeze_stump()
+    start = time.perf_counter()
+    train(
+        network,
+        random_examples(IMAGES, size),
+        training=Training(epochs=EPOCHS, batch_size=BATCH, feature_views=views),
+        preprocess=Preprocess(image_size=size),
+        run=Run(report=on_stderr),
+    )
+    return {"feature_views": views, "minutes": (time.perf_counter() - start) / 60}
+
+
+class Ours:
+    """An epoch of the package's training, begun where the last call ended."""
+
+    def __init__(self, spec: ResNetSpec, examples: Examples, preprocess: Preprocess, **settings: Any) -> None:
+        torch.manual_seed(0)
+        network = build(spec)
+        network.freeze_stump()
+        # Kept for good, unlike in `train`: nothing else uses the network.
+        network.to(memory_format=torch.channels_last).train()
+        training = Training(epochs=EPOCHS, batch_size=BATCH, ema_fraction=0, **settings)
+        fabric = open_fabric(Run(device="cpu"))
+        self.precision = precision_of(Run(), fabric.device)
+        streams = range(1 if training.shared_batches else spec.branches)
+        self._batches = Batches(examples, 0, BATCH, streams=streams)
+        identity = Identity(training=training, seed=0, precision=self.precision, data_sha256="", network_sha256="")
+        progress = Progress(identity=identity, steps_per_epoch=self._batches.steps)
+        self._state = State(network, training, preprocess=preprocess, fabric=fabric, progress=progress)
+        if training.feature_views:
+            self._batches = replace(self._batches, views=keep_views(self._state, self._batches, Run()))
+
+    def __call__(self, run: int) -> None:
+        first = self._state.progress.step
+        for batch in self._batches.run(first, first + self._batches.steps):
+            self._state.learn(batch, since=time.perf_counter())
+
+
+class Rival:
+    """An epoch of one branch, then of the next."""
+
+    def __init__(self, spec: ResNetSpec, examples: Examples, preprocess: Preprocess) -> None:
+        torch.manual_seed(0)
+        self._preprocess = preprocess
+        self._stump = nn.Sequential(
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2, 1),
+            bottleneck(64, 64, 1),
+            bottleneck(256, 128, 2),
+        )
+        self._stump.eval().requires_grad_(False)
+        c4, c5 = spec.branch_widths
+        self._branches = [
+            nn.Sequential(
+                bottleneck(512, c4, 2),
+                bottleneck(4 * c4, c5, 2),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(4 * c5, spec.num_classes),
+            )
+            for _ in range(spec.branches)
+        ]
+        built = sum(p.numel() for part in (self._stump, *self._branches) for p in part.parameters())
+        if built != (expected := cost(spec, preprocess.image_size).params):
+            raise SystemExit(f"The rival has {built} parameters, and not {expected}.")
+        self._optimizers = [torch.optim.AdamW(b.parameters(), lr=1e-3, weight_decay=0.01) for b in self._branches]
+        self._batches = [Batches(examples, 0, BATCH, streams=range(i, i + 1)) for i in range(spec.branches)]
+
+    def __call__(self, run: int) -> None:
+        for branch, optimizer, batches in zip(self._branches, self._optimizers, self._batches, strict=True):
+            for images, labels in batches.run(run * batches.steps, (run + 1) * batches.steps):
+                inputs = normalise(images[:, 0], self._preprocess).contiguous()
+                loss = F.cross_entropy(branch(self._stump(inputs)), labels[:, 0])
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+
+
+def bottleneck(inputs: int, planes: int, stride: int) -> nn.Module:
+    skip = nn.Sequential(nn.Conv2d(inputs, 4 * planes, 1, stride, bias=False), nn.BatchNorm2d(4 * planes))
+    block: nn.Module = Bottleneck(inputs, planes, stride, skip)
+    return block
+
+
+def random_examples(count: int, size: int) -> Examples:
+    images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return Examples(images, np.arange(count) % CLASSES)
+
+
+def on_stderr(step: Step) -> None:
+    if step.done % 100 == 0:
+        print(f"{step.stage} {step.done} of {step.total}  {step.note}", file=sys.stderr)
+
+
+def as_text(result: dict[str, Any]) -> str:
+    environment = result["environment"]
+    minutes = result["paper_recipe_minutes_projected"]
+    gains = {r["to"]: r for r in result["rival_over_ours"]}
+    lines = [
+        f"{name:20} {rate:6.1f} images/s, the paper's recipe {minutes[name]:6.1f} min"
+        + (f", {g['value']:.2f} times the rival (95 % {g['interval'][0]:.2f} .. {g['interval'][1]:.2f})" if g else "")
+        for name, rate in result["images_per_second"].items()
+        for g in [gains.get(name)]
+    ]
+    if "full" in result:
+        lines.append(f"really trained, {result['full']['feature_views']} views: {result['full']['minutes']:.1f} min")
+    unstable = [m["name"] for m in result["measurements"] if m["summary"]["unstable"]]
+    if unstable:
+        lines.append(f"unstable: {', '.join(unstable)}; close other programs and repeat")
+    return "\n".join(
+        [
+            *lines,
+            f"peak memory {result['peak_memory_gb']:.1f} GB",
+            f"{environment['cpu']}, {environment['threads']} threads, torch {environment['versions']['torch']}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
