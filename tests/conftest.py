@@ -1,6 +1,10 @@
-"""A small real bundle that the device-side tests share: photos drawn here, random weights, two epochs."""
+"""A small real bundle that the device-side tests share: photos drawn here, random weights, twelve epochs."""
 
+import json
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -11,12 +15,15 @@ import pytest
 from PIL import Image
 
 from rrr_edge.bundle import Bundle
+from rrr_edge.recipe import Training
 
-LABELS = ("circle", "cross", "square")
+COLOURS = {"circle": (190, 60, 60), "cross": (60, 190, 60), "square": (60, 60, 190)}
+LABELS = tuple(COLOURS)
+TRAINING = Training(epochs=12, batch_size=12, augment=False)
 
 
 def draw(kind: str, rng: np.random.Generator, size: int = 48) -> Image.Image:
-    """A bright shape somewhere on a dark, noisy ground."""
+    """A shape of its own colour somewhere on a dark, noisy ground: easy, so that no engine is ever in doubt."""
     y, x = np.mgrid[:size, :size]
     cy, cx = rng.uniform(0.35, 0.65, 2) * size
     r = rng.uniform(0.2, 0.3) * size
@@ -26,7 +33,7 @@ def draw(kind: str, rng: np.random.Generator, size: int = 48) -> Image.Image:
         "cross": (np.minimum(dy, dx) < r / 4) & (np.maximum(dy, dx) < r),
         "square": np.maximum(dy, dx) < r * 0.85,
     }[kind]
-    pixels = rng.integers(0, 60, (size, size, 3)) + shape[..., None] * rng.integers(120, 190, 3)
+    pixels = rng.integers(0, 60, (size, size, 3)) + shape[..., None] * np.array(COLOURS[kind])
     return Image.fromarray(pixels.astype(np.uint8))
 
 
@@ -47,9 +54,67 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_bundle(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Do not change it: use `bundle` for that."""
+    """Nothing but compressed. Do not change it: use `bundle` for that."""
     from rrr_edge.compress import compress
-    from rrr_edge.recipe import RRR, Training
+    from rrr_edge.recipe import RRR
 
-    recipe = RRR(weights="random", image_size=32, branches=2, training=Training(epochs=2, batch_size=12))
+    recipe = RRR(weights="random", image_size=32, branches=2, training=TRAINING)
     return compress(shapes, tmp_path_factory.mktemp("bundles") / "shapes.rrr", recipe=recipe)
+
+
+@pytest.fixture(scope="session")
+def compiled(shared_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """With engines openvino-fp32, openvino-int8 and onnxruntime-fp32. Do not change it: copy it."""
+    from rrr_edge.compile import compile_bundle
+
+    bundle = copy_bundle(shared_bundle, tmp_path_factory.mktemp("compiled") / "shapes.rrr")
+    compile_bundle(bundle, "openvino", precision="fp32")
+    compile_bundle(bundle, "openvino", precision="int8")
+    compile_bundle(bundle, "onnxruntime")
+    return bundle
+
+
+@pytest.fixture
+def bundle(compiled: Bundle, tmp_path: Path) -> Iterator[Bundle]:
+    """A copy of `compiled` to break."""
+    copy = copy_bundle(compiled, tmp_path / "shapes.rrr")
+    yield copy
+    shutil.rmtree(copy.path, ignore_errors=True)
+
+
+def copy_bundle(bundle: Bundle, to: Path) -> Bundle:
+    shutil.copytree(bundle.path, to)
+    return Bundle.open(to)
+
+
+def link_bundle(bundle: Bundle, folder: Path) -> Bundle:
+    """The same bundle without engines in `folder`; its files are links, to be read only."""
+    copy = folder / "linked.rrr"
+    shutil.copytree(bundle.path, copy, copy_function=os.link, ignore=shutil.ignore_patterns("engines"))
+    return Bundle.open(copy)
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def write_target(folder: Path, file: str = "mine", **settings: str | int) -> Path:
+    """A target's TOML file; its strings and numbers look as in JSON."""
+    path = folder / f"{file}.toml"
+    settings = {"name": file, "backend": "openvino", "device": "CPU", **settings}
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
+    return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB, which is less than any bundle here; only root can make one."""
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here (that needs root)")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -1,0 +1,195 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import write_target
+
+import rrr_edge.backends.openvino as backend_module
+from rrr_edge.backends import BACKENDS, Outputs, Session
+from rrr_edge.backends.onnxruntime import run_model
+from rrr_edge.backends.openvino import OpenVINO, cache_folder
+from rrr_edge.bundle import Bundle
+from rrr_edge.errors import CannotRunHere, CorruptArtifact
+from rrr_edge.progress import Step, silent
+from rrr_edge.target import Target
+
+TARGET = Target(name="openvino", backend="openvino", threads=1)
+
+
+@pytest.fixture
+def session(compiled: Bundle) -> Iterator[Session]:
+    session = OpenVINO().open(compiled.engine_folder("openvino-fp32"), TARGET)
+    yield session
+    session.close()
+
+
+def by_onnx_runtime(bundle: Bundle, images: np.ndarray) -> Outputs:
+    return run_model(bundle.model, images)
+
+
+def assert_same(found: Outputs, expected: Outputs, tolerance: float = 1e-5) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() <= tolerance
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_any_number_of_images_is_answered_as_onnx_runtime_does(session: Session, compiled: Bundle, count: int) -> None:
+    images = compiled.reference.images[:count]
+    assert_same(session.run(images), by_onnx_runtime(compiled, images))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 6])
+def test_an_engine_of_four_answers_more_and_fewer(compiled: Bundle, tmp_path: Path, count: int) -> None:
+    target = Target.load(write_target(tmp_path, batch=4, threads=1))
+    backend = OpenVINO()
+    backend.compile(compiled.model, target, compiled.calibration[:0], tmp_path, silent)
+    session = backend.open(tmp_path, target)
+    images = compiled.reference.images[:count]
+    assert_same(session.run(images), by_onnx_runtime(compiled, images))
+    session.close()
+
+
+def test_a_view_of_a_larger_frame_gives_the_same_bits(session: Session) -> None:
+    """Its copy in one piece must live until the inference is over."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        view = rng.integers(0, 256, (1, 32, 60, 3), dtype=np.uint8)[:, :, 14:46]
+        expected = [part.copy() for part in session.run(np.ascontiguousarray(view))]
+        assert all(np.array_equal(a, b) for a, b in zip(session.run(view), expected, strict=True))
+
+
+def test_int8_covers_the_grouped_kernels_of_the_branches(compiled: Bundle) -> None:
+    """NNCF gives kernels that are still a Reshape a scale per column, and OpenVINO computes those in fp32."""
+    assert compiled.manifest.spec.branches > 1
+    session = OpenVINO().open(compiled.engine_folder("openvino-int8"), TARGET.model_copy(update={"precision": "int8"}))
+    found = session.precision_found()
+    session.close()
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["int8"] >= 0.99
+
+
+def test_calibration_reports_its_images(compiled: Bundle, tmp_path: Path) -> None:
+    steps: list[Step] = []
+    target = TARGET.model_copy(update={"precision": "int8"})
+    OpenVINO().compile(compiled.model, target, compiled.calibration[:3], tmp_path, steps.append)
+    assert {step.stage for step in steps} == {"calibrate"}
+    assert steps[-1].done == steps[-1].total == 3
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_stream_and_precision_are_set_and_never_left_to_openvino(
+    compiled: Bundle, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(backend_module, "usable_cores", lambda: 2)
+    target = TARGET.model_copy(update={"threads": threads if threads == 1 else 0})
+    session = OpenVINO().open(compiled.engine_folder("openvino-fp32"), target)
+    compiled_model = session._compiled
+    assert compiled_model.get_property("INFERENCE_NUM_THREADS") == threads
+    assert compiled_model.get_property("NUM_STREAMS") == 1
+    assert compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+    session.close()
+
+
+class OldCPU:
+    """OpenVINO's Core on a machine without bf16 and without a GPU."""
+
+    available_devices = ("CPU",)
+
+    def get_property(self, device: str, name: str) -> list[str]:
+        assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+        return ["FP32", "INT8", "BIN"]
+
+
+@pytest.fixture
+def old_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "_openvino", lambda: SimpleNamespace(Core=OldCPU))
+
+
+@pytest.mark.usefixtures("old_cpu")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_cpu_without_the_arithmetic_is_refused_with_what_it_has(precision: str) -> None:
+    with pytest.raises(CannotRunHere, match=f"no {precision} arithmetic") as caught:
+        OpenVINO().check(TARGET.model_copy(update={"precision": precision}))
+    assert caught.value.exit_code == 4
+    assert "fp32, int8" in caught.value.advice
+    OpenVINO().check(TARGET)
+
+
+@pytest.mark.usefixtures("old_cpu")
+def test_an_absent_device_is_refused_with_those_that_are_there() -> None:
+    with pytest.raises(CannotRunHere, match="no device 'GPU' here; it sees CPU"):
+        OpenVINO().check(TARGET.model_copy(update={"device": "GPU"}))
+
+
+def test_the_same_capability_list_comes_from_the_real_core() -> None:
+    import openvino
+
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert {"FP32", "INT8"} <= set(able)
+    check = BACKENDS["openvino"].check
+    if "BF16" in able:
+        check(TARGET.model_copy(update={"precision": "bf16"}))
+    else:
+        with pytest.raises(CannotRunHere):
+            check(TARGET.model_copy(update={"precision": "bf16"}))
+
+
+def test_a_graph_that_is_none_is_a_corrupt_artifact(tmp_path: Path) -> None:
+    (tmp_path / "model.xml").write_text("<net/>")
+    (tmp_path / "model.bin").write_bytes(b"")
+    with pytest.raises(CorruptArtifact, match=r"OpenVINO .* cannot load .*model\.xml"):
+        OpenVINO().open(tmp_path, TARGET)
+
+
+def test_the_cache_is_in_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "rrr-edge" / "openvino"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".cache" / "rrr-edge" / "openvino"
+
+
+def test_the_compiled_model_is_cached_there(compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    OpenVINO().open(compiled.engine_folder("openvino-int8"), TARGET.model_copy(update={"precision": "int8"})).close()
+    assert [file.suffix for file in (tmp_path / "rrr-edge" / "openvino").iterdir()] == [".blob"]
+
+
+def test_an_engine_runs_without_a_cache_where_none_can_be_written(
+    compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert cache_folder() is None
+    session = OpenVINO().open(compiled.engine_folder("openvino-fp32"), TARGET)
+    assert session.run(compiled.reference.images[:1]).probabilities.shape == (1, 3)
+    session.close()
+
+
+def test_intels_telemetry_is_never_loaded(compiled: Bundle) -> None:
+    """The package is installed here, and would be found by whoever imports OpenVINO or NNCF before us."""
+    code = (
+        "import sys, importlib.util; assert importlib.util.find_spec('openvino_telemetry')\n"
+        "from pathlib import Path; from rrr_edge.backends import BACKENDS; from rrr_edge.target import Target\n"
+        "assert 'openvino' not in sys.modules\n"
+        "session = BACKENDS['openvino'].open(Path(sys.argv[1]), Target(name='t', backend='openvino'))\n"
+        "assert sys.modules['openvino_telemetry'] is None\n"
+        "import nncf; from nncf.telemetry import telemetry; from unittest.mock import MagicMock\n"
+        "assert isinstance(telemetry, MagicMock), type(telemetry)\n"
+        "loaded = [n for n in sys.modules if n.split('.')[0] == 'openvino_telemetry']\n"
+        "assert loaded == ['openvino_telemetry'], loaded\n"
+    )
+    folder = compiled.engine_folder("openvino-fp32")
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_full_disk_is_a_sentence(compiled: Bundle, small_disk: Path) -> None:
+    with pytest.raises(CannotRunHere, match=r"cannot write .*model\.xml") as caught:
+        OpenVINO().compile(compiled.model, TARGET, compiled.calibration[:0], small_disk, silent)
+    assert "room" in caught.value.advice

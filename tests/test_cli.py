@@ -1,0 +1,355 @@
+"""The command line as its users meet it: exit codes, one JSON document, and sentences worth reading."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from conftest import LABELS, flip_a_byte, link_bundle
+from typer.testing import CliRunner
+
+from rrr_edge import __version__
+from rrr_edge.bundle import Bundle
+from rrr_edge.cli import app
+from rrr_edge.runtime import Classifier
+from rrr_edge.target import Target, target_names
+
+COMMANDS = ("compress", "compile", "profile", "predict", "targets", "demo", "doctor")
+
+
+class Result:
+    def __init__(self, result: Any) -> None:
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        self.code, self.stdout, self.stderr = result.exit_code, result.stdout, result.stderr
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.stdout)
+
+
+def run(*arguments: str | Path, env: dict[str, str] | None = None) -> Result:
+    return Result(CliRunner().invoke(app, [str(argument) for argument in arguments], env=env))
+
+
+# What every command has
+
+
+def test_help_is_quick_and_imports_no_heavy_library() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter()\n"
+        "from rrr_edge.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'numpy', 'pydantic', 'torch', 'openvino', 'PIL', 'onnxruntime'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert time.perf_counter() - start < 3"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_every_command_has_help_json_quiet_and_verbose() -> None:
+    commands = typer.main.get_command(app)
+    assert set(commands.commands) >= set(COMMANDS)
+    for name, command in commands.commands.items():
+        assert {"--json", "-q", "-v"} <= {option for parameter in command.params for option in parameter.opts}, name
+        helped = run(name, "--help")
+        assert helped.code == 0
+        assert "Usage" in helped.stdout
+        assert command.help
+        assert all(parameter.help for parameter in command.params), name
+
+
+def test_the_version_is_printed() -> None:
+    assert run("--version").stdout.strip() == __version__
+
+
+def test_a_bug_of_ours_is_a_traceback_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rrr_edge.target.target_names", lambda: 1 / 0)
+    result = CliRunner().invoke(app, ["targets"])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_an_interruption_is_exit_130_and_a_document(compiled: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rrr_edge.doctor.examine", interrupted)
+    result = run("doctor", compiled.path, "--json")
+    assert result.code == 130
+    assert result.document["exit_code"] == 130
+
+
+# Settings
+
+
+SMALL = ("--weights", "random", "--image-size", "32", "--dry-run", "--json")
+
+
+def plan(shapes: Path, tmp_path: Path, *arguments: str | Path, env: dict[str, str] | None = None) -> Any:
+    result = run("compress", shapes, "-o", tmp_path / "x.rrr", *SMALL, *arguments, env=env)
+    assert result.code == 0, result.stderr
+    return result.document
+
+
+def test_option_before_environment_before_file_before_default(shapes: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("branches = 3\n[training]\nepochs = 7\nbatch_size = 5\n")
+    env = {"RRR_EDGE_COMPRESS_EPOCHS": "8", "RRR_EDGE_COMPRESS_BRANCHES": "4"}
+
+    def settings(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple[int, int, int]:
+        made = plan(shapes, tmp_path, *arguments, env=env)["recipe"]
+        return made["training"]["epochs"], made["branches"], made["training"]["batch_size"]
+
+    assert settings() == (300, 8, 32)
+    assert settings("--recipe", recipe) == (7, 3, 5)
+    assert settings("--recipe", recipe, env=env) == (8, 4, 5)
+    assert settings("--recipe", recipe, "--epochs", "9", env=env) == (9, 4, 5)
+
+
+def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path) -> None:
+    planned = plan(shapes, tmp_path)
+    assert planned["photos"] == {"train": 36, "test": 24}
+    assert planned["classes"] == 3
+    assert not list(tmp_path.iterdir())
+    bundle = link_bundle(compiled, tmp_path)
+    before = sorted(bundle.path.rglob("*"))
+    result = run("compile", bundle.path, "-t", "openvino", "--dry-run", "--json")
+    assert result.code == 0
+    assert result.document["engine"] == str(bundle.engine_folder("openvino-int8"))
+    assert sorted(bundle.path.rglob("*")) == before
+
+
+# Refusals: the code, the sentence, and the advice
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("compile {bundle} -t openvno", 2, "There is no target 'openvno'. Did you mean 'openvino'?"),
+        ("compile {bundle} -t openvino --precision int9", 2, "There is no precision 'int9'. Did you mean 'int8'?"),
+        ("compile {bundle} -t onnxruntime --precision int8", 4, "The onnxruntime backend runs fp32; int8 was asked."),
+        ("compile {bundle} -t openvino --calib-data digts", 2, "Did you mean 'digits'?"),
+        ("compile {tmp}/absent.rrr -t openvino", 5, "There is no bundle {tmp}/absent.rrr."),
+        ("compile {shapes} -t openvino", 5, "{shapes} is not a bundle: it has no manifest.json."),
+        ("predict {bundle} {photo} -t xeon-gold-6126 --precision int8", 2, "has no xeon-gold-6126-int8 engine"),
+        ("predict {bundle} {tmp}/absent.png", 5, "{tmp}/absent.png cannot be read: there is no such file."),
+        ("predict {tmp}/absent.rrr {photo}", 5, "There is no bundle {tmp}/absent.rrr."),
+        ("predict {bundle} {tmp}", 2, "There is no image in {tmp}."),
+        ("doctor {tmp}", 5, "{tmp} is not a bundle: it has no manifest.json."),
+        ("profile {bundle} -t openvino --against basline", 2, "Did you mean 'baseline'?"),
+        ("profile {bundle} -t openvino --precision fp16", 2, "has no openvino-fp16 engine"),
+        ("compress {tmp}/absent -o {tmp}/x.rrr", 5, "There is no folder {tmp}/absent."),
+        ("compress {shapes} -o {tmp}/x.rrr --method rr", 2, "There is no method 'rr'. Did you mean 'rrr'?"),
+        ("compress {shapes} -o {tmp}/x.rrr --device cud", 2, "There is no device 'cud'. Did you mean 'cuda'?"),
+        ("compress {shapes} -o {tmp}/x.rrr --weights imagnet --image-size 32", 2, "Did you mean 'imagenet'?"),
+        ("compress {shapes} -o {tmp}/x.rrr --depths 1,1,1", 2, "depths"),
+        ("compress {shapes} -o {tmp}/x.rrr --depths one", 2, "--depths takes four numbers such as 1,1,1,1"),
+        ("compress {shapes} -o {tmp}/x.rrr --depths 1,1,1,4", 2, "conv5_x keeps 4 blocks, but ResNet152 has 1 to 3"),
+        ("compress {shapes} -o {tmp}/x.rrr --epochs -1", 2, "epochs: input should be greater than or equal to 0"),
+        ("compress {shapes} -o {tmp}/x.rrr --recipe {tmp}/absent.toml", 5, "absent.toml cannot be read as TOML"),
+        ("compress {shapes} -o {bundle} --image-size 32 --weights random", 2, "{bundle} exists."),
+    ],
+)
+def test_a_refusal_is_a_sentence_an_advice_an_exit_code_and_one_document(
+    shapes: Path, compiled: Bundle, tmp_path: Path, arguments: str, code: int, said: str
+) -> None:
+    places = {"bundle": compiled.path, "shapes": shapes, "tmp": tmp_path, "photo": shapes / "test/cross/0.png"}
+    result = run(*arguments.format(**places).split(), "--json")
+    assert result.code == code, result.stderr
+    assert said.format(**places) in result.document["error"] + result.document["advice"]
+    assert result.document["exit_code"] == code
+    assert f"error: {result.document['error']}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.document["error"][-1] in ".?"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("target", "codes"), [("tensorrt", {4, 6}), ("rtx-2080ti", {4, 6})])
+def test_tensorrt_is_refused_clearly_where_it_is_not(
+    compiled: Bundle, tmp_path: Path, target: str, codes: set[int]
+) -> None:
+    result = run("compile", link_bundle(compiled, tmp_path).path, "-t", target, "--json")
+    assert result.code in codes
+    assert "tensorrt" in result.document["error"].lower()
+    assert result.document["advice"]
+
+
+def test_a_missing_library_is_its_pip_line_and_exit_6(
+    shapes: Path, tmp_path: Path, compiled: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    result = run("compile", link_bundle(compiled, tmp_path).path, "-t", "openvino", "--json")
+    assert result.code == 6
+    assert result.document["error"] == "The openvino backend needs openvino, which is not installed."
+    assert result.document["advice"] == "pip install 'rrr-edge[openvino]'"
+
+
+def test_without_torch_compress_says_what_to_install(shapes: Path, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from rrr_edge.cli import main; main()"
+    command = [sys.executable, "-c", code, "compress", str(shapes), "-o", str(tmp_path / "x.rrr"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 6, done.stderr
+    assert "pip install 'rrr-edge[compress]'" in done.stderr
+    assert json.loads(done.stdout)["exit_code"] == 6
+
+
+def test_verbose_names_the_cause(tmp_path: Path) -> None:
+    (tmp_path / "x.rrr").mkdir()
+    (tmp_path / "x.rrr" / "manifest.json").write_text("{")
+    assert "caused by" not in run("doctor", tmp_path / "x.rrr").stderr
+    assert "caused by JSONDecodeError" in run("doctor", tmp_path / "x.rrr", "-v").stderr
+
+
+# compile
+
+
+def test_compile_says_what_it_built_and_proved(compiled: Bundle, tmp_path: Path) -> None:
+    bundle = link_bundle(compiled, tmp_path)
+    result = run("compile", bundle.path, "-t", "openvino", "--precision", "fp32")
+    assert result.code == 0
+    assert "engines/openvino-fp32" in result.stdout
+    assert "100.0% fp32" in result.stdout
+    assert "verified on 24 images: top-1 agrees on 100.00%" in result.stdout
+    again = run("compile", bundle.path, "-t", "onnxruntime", "--json", "-q")
+    assert again.document == json.loads((bundle.engine_folder("onnxruntime-fp32") / "engine.json").read_text())
+    assert again.stderr == ""
+
+
+# predict
+
+
+@pytest.fixture
+def photos(shapes: Path, tmp_path: Path) -> Path:
+    """Six good photos, a corrupt one, and a file that is none."""
+    folder = tmp_path / "photos"
+    for label in LABELS:
+        for i in range(2):
+            folder.mkdir(exist_ok=True)
+            shutil.copy(shapes / "test" / label / f"{i}.png", folder / f"{label}{i}.png")
+    (folder / "half.png").write_bytes((folder / "cross0.png").read_bytes()[:200])
+    (folder / "notes.txt").write_text("not a photo")
+    return folder
+
+
+def test_predict_answers_what_the_classifier_answers(compiled: Bundle, photos: Path) -> None:
+    result = run("predict", compiled.path, photos, photos / "cross0.png", "--json")
+    assert result.code == 0
+    rows = result.document["predictions"]
+    assert [Path(row["image"]).name for row in rows] == [
+        *(f"{label}{i}.png" for label in LABELS for i in (0, 1)),
+        "cross0.png",
+    ]
+    with Classifier.open(compiled.path) as classifier:
+        for row in rows:
+            answer = classifier.predict(row["image"])
+            assert (row["label"], row["index"]) == (answer.label, answer.index)
+            assert row["probability"] == pytest.approx(answer.probability, abs=1e-6)
+            assert row["uncertainty"] == pytest.approx(answer.uncertainty, abs=1e-6)
+
+
+def test_one_corrupt_photo_among_good_ones_is_named_and_passed_over(compiled: Bundle, photos: Path) -> None:
+    result = run("predict", compiled.path, photos)
+    assert result.code == 0
+    assert f"warning: {photos / 'half.png'} cannot be read" in result.stderr
+    assert "notes.txt" not in result.stderr + result.stdout
+    lines = [line.split() for line in result.stdout.splitlines() if ".png" in line]
+    assert len(lines) == 6
+    assert all(line[1] in LABELS and 0 <= float(line[3]) <= 1 for line in lines)
+    (bad,) = run("predict", compiled.path, photos, "--json").document["unreadable"]
+    assert bad["image"] == str(photos / "half.png")
+
+
+def test_nothing_but_corrupt_photos_is_exit_5(compiled: Bundle, photos: Path) -> None:
+    shutil.copy(photos / "half.png", photos / "other.png")
+    both = run("predict", compiled.path, photos / "half.png", photos / "other.png", "--json")
+    assert both.code == 5
+    assert both.document["predictions"] == []
+    assert len(both.document["unreadable"]) == 2
+    one = run("predict", compiled.path, photos / "half.png", "--json")
+    assert one.code == 5
+    assert "half.png cannot be read" in one.document["error"]
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_predict_takes_any_compiled_engine(compiled: Bundle, photos: Path, target: str) -> None:
+    rows = run("predict", compiled.path, photos / "cross0.png", "-t", target, "--json").document["predictions"]
+    assert rows[0]["label"] in LABELS
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "command", "repair"),
+    [
+        (lambda b: flip_a_byte(b.engine_folder("openvino-int8") / "model.bin"), "predict", "compile"),
+        (lambda b: flip_a_byte(b.engine_folder("openvino-int8") / "engine.json"), "predict", "compile"),
+        (lambda b: (b.engine_folder("openvino-int8") / "model.xml").unlink(), "predict", "compile"),
+        (lambda b: flip_a_byte(b.path / "model.onnx"), "compile", "compress"),
+        (lambda b: (b.path / "reference.npz").unlink(), "compile", "compress"),
+        (lambda b: (b.path / "manifest.json").write_text("{}"), "predict", "compress"),
+    ],
+)
+def test_damage_is_refused_with_the_command_that_repairs_it(
+    bundle: Bundle, shapes: Path, damage: Callable[[Bundle], object], command: str, repair: str
+) -> None:
+    damage(bundle)
+    before = sorted(bundle.path.rglob("*"))
+    arguments = (shapes / "test/cross/0.png",) if command == "predict" else ("-t", "openvino")
+    result = run(command, bundle.path, *arguments, "--json")
+    assert result.code == 5, result.stdout
+    assert f"rrr-edge {repair}" in result.document["advice"]
+    assert sorted(bundle.path.rglob("*")) == before
+
+
+def test_another_machines_engine_is_exit_4(bundle: Bundle, shapes: Path) -> None:
+    there = bundle.engine_folder("xeon-gold-6126-int8")
+    bundle.engine_folder("openvino-int8").rename(there)
+    card = json.loads((there / "engine.json").read_text())
+    (there / "engine.json").write_text(json.dumps(card | {"target": Target.load("xeon-gold-6126").model_dump()}))
+    result = run("predict", bundle.path, shapes / "test/cross/0.png", "-t", "xeon-gold-6126", "--json")
+    assert result.code == 4
+    assert "'Gold 6126' CPU; this machine is" in result.document["error"]
+    assert run("doctor", bundle.path, "--json").code == 4
+
+
+# doctor and targets
+
+
+def test_doctor_is_a_table_or_a_document_and_its_code_is_the_worst(bundle: Bundle) -> None:
+    sound = run("doctor", bundle.path)
+    assert sound.code == 0
+    assert sound.stdout.count(" load") == 4
+    flip_a_byte(bundle.engine_folder("openvino-int8") / "model.bin")
+    result = run("doctor", bundle.path, "--json")
+    assert result.code == 5
+    assert [row["verdict"] for row in result.document] == ["load", "load", "load", "rebuild"]
+    assert result.document[-1]["repair"].startswith("rrr-edge compile")
+
+
+def test_targets_say_what_runs_here_and_what_to_do_for_what_does_not() -> None:
+    rows = {row["target"]: row for row in run("targets", "--json").document}
+    assert set(rows) == set(target_names()) >= {"openvino", "onnxruntime", "tensorrt"}
+    assert rows["onnxruntime"]["here"] == "fp32"
+    assert {"fp32", "int8"} <= set(rows["openvino"]["here"].split(", "))
+    for row in rows.values():
+        assert (row["here"] == "no") == bool(row["otherwise"])
+    table = run("targets").stdout
+    assert all(name in table for name in rows)
+
+
+def test_predictions_do_not_depend_on_their_company(compiled: Bundle, photos: Path) -> None:
+    together = {row["image"]: row for row in run("predict", compiled.path, photos, "--json").document["predictions"]}
+    for image, row in together.items():
+        alone = run("predict", compiled.path, image, "--json").document["predictions"][0]
+        assert np.allclose(alone["probability"], row["probability"], atol=1e-6)

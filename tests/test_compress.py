@@ -1,0 +1,248 @@
+"""From photos to a bundle: what is kept when a run is stopped, repeated, resumed or refused."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import Command
+from conftest import write_shapes
+
+from rrr_edge.bundle import Bundle
+from rrr_edge.compress import Run, compress, plan
+from rrr_edge.errors import BadInput, CannotRunHere, UsageError
+from rrr_edge.files import sha256
+from rrr_edge.recipe import RRR, Recipe, Training
+
+UNTRAINED = RRR(weights="random", image_size=32, branches=1, training=Training(epochs=0))
+SMALL = ("--weights", "random", "--image-size", "32", "--branches", "2", "--json")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+@pytest.fixture(scope="module")
+def untrained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return compress(shapes, tmp_path_factory.mktemp("untrained") / "x.rrr", recipe=UNTRAINED)
+
+
+@pytest.fixture
+def out(untrained: Bundle, tmp_path: Path) -> Path:
+    """A finished bundle of UNTRAINED."""
+    shutil.copytree(untrained.path, tmp_path / "x.rrr")
+    return tmp_path / "x.rrr"
+
+
+def interrupt(out: Path, recipe: Recipe, data_sha256: str) -> Path:
+    """What a run leaves that was stopped before its first checkpoint; returns its folder."""
+    work = out.with_name(f".{out.name}.work")
+    work.mkdir()
+    (work / "task.json").write_text(json.dumps({"recipe": recipe.model_dump(), "data_sha256": data_sha256}))
+    return work
+
+
+# Stopped from outside
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(shapes: Path, tmp_path: Path) -> None:
+    """kill -9 in the scan, in the training, while the bundle is written, and somewhere: old or new, never half."""
+    command = ("compress", shapes, *SMALL, "--epochs", "3")
+    alone = tmp_path / "alone.rrr"
+    assert Command(tmp_path, *command, "-o", alone).end() == 0
+
+    out, work = tmp_path / "killed.rrr", tmp_path / ".killed.rrr.work"
+    checkpoint = work / "training" / "checkpoint.safetensors"
+    wait_ms = np.random.default_rng(0).uniform(0, 60, 4)
+    conditions = (work.exists, checkpoint.exists, (work / "bundle").exists, (work / "bundle" / "model.onnx").exists)
+    for condition, pause_ms in zip(conditions, wait_ms, strict=True):
+        running = Command(tmp_path, *command, "-o", out, "--resume")
+        running.wait_for(condition)
+        time.sleep(pause_ms / 1000)
+        running.send(signal.SIGKILL)
+        if running.end() == 0:
+            break  # it was quicker than the pause
+        assert not out.exists()
+    last = Command(tmp_path, *command, "-o", out, "--resume")
+    assert last.end() == 0, last.stderr
+    assert not work.exists()
+    killed, whole = Bundle.open(out), Bundle.open(alone)
+    killed.check()
+    assert sha256(killed.weights) == sha256(whole.weights)
+    assert killed.manifest.verification.passed
+    assert killed.manifest.accuracy == whole.manifest.accuracy
+    assert last.document == json.loads((out / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_a_training_that_can_be_resumed(
+    shapes: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "x.rrr"
+    running = Command(tmp_path, "compress", shapes, *SMALL, "--epochs", "1000", "-o", out)
+    running.wait_for((tmp_path / ".x.rrr.work" / "training" / "checkpoint.safetensors").exists)
+    running.send(number)
+    assert running.end() == code
+    document = running.document
+    assert document["exit_code"] == code
+    assert "The training was stopped in epoch" in document["error"]
+    assert "--resume" in document["advice"]
+    assert f"error: {document['error']}" in running.stderr
+    assert "Traceback" not in running.stderr
+    assert not out.exists()
+
+
+# Something is there already
+
+
+def test_what_exists_is_not_overwritten(shapes: Path, out: Path) -> None:
+    before = tree(out)
+    with pytest.raises(UsageError, match=r"x\.rrr exists") as caught:
+        compress(shapes, out, recipe=UNTRAINED)
+    assert "--force" in caught.value.advice
+    assert tree(out) == before
+
+
+def test_force_replaces_a_bundle_as_a_whole(shapes: Path, out: Path) -> None:
+    (out / "engines" / "old").mkdir(parents=True)
+    again = compress(shapes, out, recipe=UNTRAINED.model_copy(update={"seed": 1}), run=Run(force=True))
+    assert again.manifest.recipe.seed == 1
+    assert not (out / "engines").exists()
+    assert os.listdir(out.parent) == ["x.rrr"]
+
+
+@pytest.mark.parametrize("what", ["the photos", "a folder", "a file"])
+def test_force_replaces_nothing_but_bundles(shapes: Path, tmp_path: Path, what: str) -> None:
+    out = tmp_path / "out"
+    if what == "a file":
+        out.write_text("mine")
+    else:
+        shutil.copytree(shapes, out)
+    data = out if what == "the photos" else shapes
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match="exists and is no bundle"):
+        compress(data, out, recipe=UNTRAINED, run=Run(force=True))
+    assert tree(tmp_path) == before
+
+
+def test_resuming_what_is_finished_returns_it(shapes: Path, out: Path) -> None:
+    before = tree(out)
+    work = interrupt(out, UNTRAINED, Bundle.open(out).manifest.provenance.data_sha256)
+    assert compress(shapes, out, recipe=UNTRAINED, run=Run(resume=True)) == Bundle.open(out)
+    assert tree(out) == before
+    assert not work.exists()
+
+
+def test_resuming_something_else_over_a_finished_bundle_is_refused(shapes: Path, out: Path) -> None:
+    with pytest.raises(UsageError, match="exists"):
+        compress(shapes, out, recipe=UNTRAINED.model_copy(update={"seed": 1}), run=Run(resume=True))
+
+
+def test_an_interrupted_run_is_not_lost_by_accident(shapes: Path, tmp_path: Path) -> None:
+    work = interrupt(tmp_path / "x.rrr", UNTRAINED, "0" * 64)
+    with pytest.raises(UsageError, match="An interrupted run for .* is kept in") as caught:
+        compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED)
+    assert caught.value.advice == "Go on with --resume, or start anew with --force."
+    assert work.exists()
+
+
+@pytest.mark.parametrize("other", ["photos", "settings"])
+def test_an_interrupted_run_is_only_resumed_as_the_same(
+    shapes: Path, untrained: Bundle, tmp_path: Path, other: str
+) -> None:
+    digest = untrained.manifest.provenance.data_sha256
+    changed = UNTRAINED.model_copy(update={"seed": 1})
+    interrupt(tmp_path / "x.rrr", *((UNTRAINED, "0" * 64) if other == "photos" else (changed, digest)))
+    with pytest.raises(UsageError, match=f"had other {other}") as caught:
+        compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED, run=Run(resume=True))
+    assert "--force" in caught.value.advice
+
+
+def test_force_starts_an_interrupted_run_anew(shapes: Path, tmp_path: Path) -> None:
+    interrupt(tmp_path / "x.rrr", UNTRAINED, "0" * 64)
+    assert compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED, run=Run(force=True))
+    assert os.listdir(tmp_path) == ["x.rrr"]
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "said"),
+    [
+        ("imagnet", UsageError, r"no weights 'imagnet'. Did you mean 'imagenet'\?"),
+        ("photo.pth", BadInput, "photo.pth"),
+    ],
+)
+def test_unusable_weights_leave_nothing_behind(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, error: type[Exception], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.pth").write_bytes(b"not weights")
+    with pytest.raises(error, match=said):
+        compress(shapes, "x.rrr", recipe=UNTRAINED.model_copy(update={"weights": weights}))
+    assert os.listdir(tmp_path) == ["photo.pth"]
+
+
+def test_unusable_photos_leave_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "cup").mkdir(parents=True)
+    with pytest.raises(BadInput):
+        compress(tmp_path / "photos", tmp_path / "x.rrr", recipe=UNTRAINED)
+    assert os.listdir(tmp_path) == ["photos"]
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_training(shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotRunHere, match="cannot be written") as caught:
+        compress(shapes, tmp_path / "file" / "x.rrr", recipe=RRR(weights="random"))
+    assert caught.value.exit_code == 4
+    assert caught.value.advice == "Choose another folder."
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_full_disk_is_said_when_the_bundle_and_when_a_checkpoint_is_written(
+    shapes: Path, small_disk: Path, epochs: int
+) -> None:
+    recipe = UNTRAINED.model_copy(update={"training": Training(epochs=epochs, batch_size=16)})
+    with pytest.raises(CannotRunHere, match=r"The disk that holds .* is full") as caught:
+        compress(shapes, small_disk / "x.rrr", recipe=recipe)
+    assert caught.value.exit_code == 4
+    assert not (small_disk / "x.rrr").exists()
+
+
+# Made
+
+
+def test_the_plan_names_what_would_be_made_and_writes_nothing(shapes: Path, untrained: Bundle, tmp_path: Path) -> None:
+    planned = plan(shapes, tmp_path / "x.rrr", recipe=UNTRAINED)
+    assert not list(tmp_path.iterdir())
+    manifest = untrained.manifest
+    assert planned["photos"] == manifest.provenance.images
+    assert planned["network"] == manifest.spec.model_dump()
+    assert planned["cost"] == manifest.cost.model_dump()
+    assert planned["recipe"] == manifest.recipe.model_dump()
+    assert json.loads(json.dumps(planned))["bundle"] == str(tmp_path / "x.rrr")
+
+
+def test_the_same_photos_recipe_and_seed_give_the_same_bytes(shapes: Path, untrained: Bundle, tmp_path: Path) -> None:
+    again = compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED)
+    assert sha256(again.weights) == sha256(untrained.weights)
+    assert np.array_equal(again.reference.images, untrained.reference.images)
+
+
+def test_photos_are_never_changed_and_skipped_or_double_ones_are_noted(tmp_path: Path) -> None:
+    photos = write_shapes(tmp_path / "photos", train=4, test=2)
+    (photos / "train" / "circle" / "half.png").write_bytes((photos / "train" / "circle" / "0.png").read_bytes()[:99])
+    shutil.copy(photos / "train" / "cross" / "0.png", photos / "test" / "cross" / "same.png")
+    before = tree(photos)
+    bundle = compress(photos, tmp_path / "x.rrr", recipe=UNTRAINED, run=Run(max_bad=0.1))
+    assert tree(photos) == before
+    skipped, double = (next(n for n in bundle.manifest.provenance.notes if word in n) for word in ("skipped", "also"))
+    assert "1 unreadable" in skipped
+    assert "train/circle/half.png" in skipped
+    assert "test/cross/same.png = train/cross/0.png" in double
+    assert bundle.manifest.provenance.images == {"train": 12, "test": 7}

@@ -1,0 +1,63 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from rrr_edge.bundle import Bundle
+from rrr_edge.recipe import METHODS
+from rrr_edge.schemas import FOLDER, PUBLISHED, schema_text
+from rrr_edge.target import PACKAGED, Target
+
+
+def published(name: str) -> Any:
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def refuses(name: str, document: Any) -> bool:
+    return not jsonschema.Draft202012Validator(published(name)).is_valid(document)
+
+
+def test_the_published_files_are_those_of_the_code() -> None:
+    """`python -m rrr_edge.schemas` writes them anew."""
+    assert {file.stem for file in FOLDER.glob("*.json")} == set(PUBLISHED)
+    for name, record in PUBLISHED.items():
+        assert (FOLDER / f"{name}.json").read_text() == schema_text(record), f"{name}.json is out of date"
+
+
+def test_the_module_writes_just_these(tmp_path: Path) -> None:
+    code = (
+        "import sys, runpy, pathlib, rrr_edge.schemas as schemas\n"
+        "schemas.FOLDER = pathlib.Path(sys.argv[1]); runpy.run_module('rrr_edge.schemas.__main__')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {f.name: f.read_text() for f in FOLDER.glob("*.json")}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_they_are_valid_schemas(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(published(name))
+
+
+def test_a_real_bundle_fits_and_a_changed_one_does_not(compiled: Bundle) -> None:
+    documents = {"manifest": json.loads((compiled.path / "manifest.json").read_text())}
+    cards = [compiled.engine_folder(name) / "engine.json" for name in compiled.engine_names()]
+    assert len(cards) == 3
+    for name, document in [*documents.items(), *(("engine", json.loads(card.read_text())) for card in cards)]:
+        jsonschema.validate(document, published(name), jsonschema.Draft202012Validator)
+        assert refuses(name, document | {"surprise": 1})
+        assert refuses(name, {key: value for key, value in document.items() if key != "files"})
+
+
+def test_every_recipe_and_shipped_target_fits() -> None:
+    for recipe in METHODS.values():
+        jsonschema.validate(json.loads(recipe().to_json()), published("recipe"), jsonschema.Draft202012Validator)
+    names = [file.stem for file in PACKAGED.glob("*.toml")]
+    assert len(names) >= 5
+    for name in names:
+        jsonschema.validate(Target.load(name).model_dump(), published("target"), jsonschema.Draft202012Validator)
+    assert refuses("target", {"name": "x", "backend": "y", "precision": "int9"})
+    assert refuses("recipe", {"method": "none"})
