@@ -263,7 +263,9 @@ def draw_selection(rows: Sequence[Row], *, chosen: str) -> str:
         if rows[0].control is not None:
             errors = [100 * (1 - row.control) for row in rows if row.control is not None]
             axes.plot(blocks, errors, "s--", markersize=3, label=f"control: {rows[0].depths}, as many epochs")
-        axes.plot(blocks[mine], 100 * (1 - rows[mine].accuracy), "o", mfc="none", markersize=11, label=f"{chosen}")
+        axes.plot(
+            blocks[mine], 100 * (1 - rows[mine].accuracy), "o", mfc="none", markersize=11, label=f"chosen: {chosen}"
+        )
         axes.set(xlabel="bottleneck blocks", ylabel="validation error, %", title="Forward block selection")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -282,12 +284,19 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _notes(rows: Sequence[Row], chosen: Depths, judged_by: str, stopped: bool) -> tuple[str, ...]:
-    first = rows[0]
-    ended = "" if stopped else " It never stopped by its rule: further blocks may still have paid."
-    return (
-        f"Depths {_name(chosen)} were chosen by forward block selection: {len(rows)} trainings of {first.epochs} "
-        f"epochs, judged by {judged_by}, with an epsilon of {first.epsilon:.3g}.{ended}",
-    )
+    first, taken = rows[0], next(row for row in rows if row.depths == _name(chosen))
+    notes = [
+        f"Depths {taken.depths} were chosen by forward block selection: {len(rows)} trainings, {rows[-1].epochs} "
+        f"epochs in all, judged by {judged_by}, with an epsilon of {first.epsilon:.3g}."
+    ]
+    if not stopped:
+        notes.append("The selection never stopped by its rule: further blocks may still have paid.")
+    if taken is not first and taken.control is not None and taken.control >= taken.accuracy:
+        notes.append(
+            f"The control, {first.depths} trained for as many epochs as {taken.depths}, did as well "
+            f"({taken.control:.1%} against {taken.accuracy:.1%}): the epochs helped, not the blocks."
+        )
+    return tuple(notes)
 
 
 def _name(depths: Depths) -> str:

@@ -211,9 +211,20 @@ def test_the_first_block_that_gains_too_little_ends_the_procedure(
     assert len(script.started) == len(rows)
     assert [float(row["accuracy"]) for row in rows] == ACCURACIES[: len(rows)]
     assert float(rows[0]["epsilon"]) == settings.get("epsilon", 5 / 20)
-    assert ("never stopped" in selected.notes[0]) == ("stop" not in decisions)
+    assert any("never stopped" in note for note in selected.notes) == ("stop" not in decisions)
     assert "20 validation photos" in selected.notes[0]
     assert "_".join(map(str, depths)) in selected.notes[0]
+
+
+@pytest.mark.parametrize(("control", "told"), [(0.62, True), (0.6, True), (0.58, False), (None, False)])
+def test_a_control_that_does_as_well_is_told(control: float | None, told: bool) -> None:
+    rows = [
+        selection.Row(0, "", "1_1_1_1", 0.5, None, 0.1, "start", 3, 1.0, 0.5 if control else None),
+        selection.Row(1, "conv2_2", "2_1_1_1", 0.6, 1 / 6, 0.1, "append", 6, 1.0, control),
+    ]
+    notes = selection._notes(rows, (2, 1, 1, 1), "20 validation photos", True)
+    assert any("the epochs helped, not the blocks" in note for note in notes) == told
+    assert len(selection._notes(rows, (1, 1, 1, 1), "20 validation photos", True)) == 1
 
 
 def test_gains_are_relative_to_the_new_accuracy() -> None:
@@ -298,7 +309,7 @@ def test_a_selection_ends_in_a_bundle_whose_table_replays(shapes: Path, original
     assert {SELECTION, SELECTION_PLOT} <= {file.name for file in manifest.files}
     drawn = "".join(ET.parse(bundle.path / SELECTION_PLOT).getroot().itertext())
     assert all(words in drawn for words in ("validation error, %", "control: 1_1_1_1", "bottleneck blocks"))
-    assert any("block selection: 3 trainings of 2 epochs" in note for note in manifest.provenance.notes)
+    assert any("block selection: 3 trainings, 6 epochs in all" in note for note in manifest.provenance.notes)
     assert manifest.provenance.duration_s >= sum(float(row["seconds"]) for row in rows) - 0.1
 
 
