@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -24,6 +23,7 @@ from rrr_edge.recipe import Training
 from rrr_edge.training.batches import Batch, normalise
 from rrr_edge.training.checkpoint import Progress, copy_into, read_checkpoint, write_checkpoint
 from rrr_edge.training.schedule import learning_rate
+from rrr_edge.training.share import Share
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -39,14 +39,13 @@ class State:
     before its first step and follows the trainable ones; batch statistics are the network's own.
     """
 
-    def __init__(
-        self, network: Network, training: Training, *, preprocess: Preprocess, fabric: Fabric, progress: Progress
-    ) -> None:
-        self.network = network
+    def __init__(self, share: Share, training: Training, *, preprocess: Preprocess, progress: Progress) -> None:
+        self.network = network = share.take()
+        self.share = share
         self.progress = progress
         self.training = training
         self._preprocess = preprocess
-        self._fabric = fabric
+        self._fabric = share.fabric
         self._trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self._optimizer = AdamW(
             self._trainable.values(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
@@ -67,7 +66,9 @@ class State:
         branches = logits.shape[1]
         labels = batch.labels.to(device).expand(-1, branches)
         mean_loss = F.cross_entropy(logits.transpose(1, 2), labels)
-        if not math.isfinite(loss := mean_loss.item()):
+        right = (logits.detach().argmax(2) == labels).float().mean()
+        loss, right_share = self.share.mean(mean_loss.item(), right.item())
+        if not math.isfinite(loss):
             raise GateFailed(
                 f"The training diverged in epoch {self.progress.epochs_done + 1}: the loss is {loss}.",
                 advice="Train with a smaller learning_rate, or in full precision.",
@@ -79,11 +80,11 @@ class State:
         self._optimizer.zero_grad()
         # The sum, over the branches, of each one's own mean loss.
         self._fabric.backward(mean_loss * branches)
+        self.share.add_up_gradients(self._trainable.items())
         self._optimizer.step()
         if self._average is not None and self.progress.step >= self._ema_start:
             self._average.update_parameters(self.network)
-        right = (logits.detach().argmax(2) == labels).float().mean().item()
-        self.progress = self.progress.after_step(len(labels), loss, right, time.perf_counter() - since)
+        self.progress = self.progress.after_step(len(labels), loss, right_share, time.perf_counter() - since)
 
     def features(self, inputs: Tensor) -> Tensor:
         """What the branches read of a batch's `inputs`."""
@@ -93,21 +94,22 @@ class State:
         features = inputs.to(self._fabric.device)
         return features.float() if features.dtype is torch.float16 else features
 
-    @property
     def judged(self) -> Network:
         """The network to evaluate: averaged weights as soon as there are any, with the trained batch statistics."""
-        if self._average is None or not self._averaging:
-            return self.network
-        return cast(Network, self._average.module)
+        return self.share.give(self._judged)
 
     def finish(self) -> None:
         """Give the network the weights to be judged by."""
         with torch.no_grad():
-            for mine, averaged in zip(self.network.parameters(), self.judged.parameters(), strict=True):
+            for mine, averaged in zip(self.network.parameters(), self._judged.parameters(), strict=True):
                 mine.copy_(averaged)
+        self.share.give(self.network)
 
     def keep(self, folder: Path) -> None:
-        write_checkpoint(folder, self.progress, dict(self._tensors()))
+        """Write what this number of processes, or any other, can go on from."""
+        whole = {f"{kind}.{name}": self.share.gather(name, tensor) for kind, name, tensor in self._tensors()}
+        if self.share.is_first:
+            write_checkpoint(folder, self.progress, whole)
 
     def restore(self, folder: Path) -> None:
         """Become what was kept in `folder`, if anything was. Raises CorruptArtifact and BadInput."""
@@ -123,8 +125,9 @@ class State:
             }
         if self._average is not None and self._averaging:
             self._average.n_averaged.fill_(self.progress.step - self._ema_start + 1)
-        for name, tensor in self._tensors():
-            copy_into(tensor, tensors, name)
+        mine = {key: self.share.rows(key.partition(".")[2], tensor) for key, tensor in tensors.items()}
+        for kind, name, tensor in self._tensors():
+            copy_into(tensor, mine, f"{kind}.{name}")
 
     @cached_property
     def _stump(self) -> Stump:
@@ -135,16 +138,21 @@ class State:
     def _averaging(self) -> bool:
         return self.progress.step > self._ema_start
 
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+    @property
+    def _judged(self) -> Network:
+        return cast(Network, self._average.module) if self._average and self._averaging else self.network
+
+    def _tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        """All that a checkpoint holds: what it is, of which parameter or buffer, and it."""
         for name, tensor in self.network.state_dict().items():
-            yield f"network.{name}", tensor
+            yield "network", name, tensor
         for name, parameter in self._trainable.items():
             for moment in _MOMENTS:
-                yield f"{moment}.{name}", self._optimizer.state[parameter][moment]
-        if self.judged is not self.network:
-            for name, parameter in self.judged.named_parameters():
+                yield moment, name, self._optimizer.state[parameter][moment]
+        if self._judged is not self.network:
+            for name, parameter in self._judged.named_parameters():
                 if name in self._trainable:
-                    yield f"average.{name}", parameter
+                    yield "average", name, parameter
 
 
 def features_of(stump: Stump, images: Tensor, preprocess: Preprocess) -> Tensor:

@@ -36,6 +36,7 @@ from rrr_edge.training import Examples, Run, train
 from rrr_edge.training.batches import Batches, normalise
 from rrr_edge.training.checkpoint import Identity, Progress
 from rrr_edge.training.loop import keep_views, open_fabric, precision_of
+from rrr_edge.training.share import Share
 from rrr_edge.training.state import State
 
 BRANCHES, CLASSES, DEPTHS = 8, 20, (1, 1, 1, 1)
@@ -136,7 +137,7 @@ class Ours:
         self._batches = Batches(examples, 0, BATCH, streams=streams)
         identity = Identity(training=training, seed=0, precision=self.precision, data_sha256="", network_sha256="")
         progress = Progress(identity=identity, steps_per_epoch=self._batches.steps)
-        self._state = State(network, training, preprocess=preprocess, fabric=fabric, progress=progress)
+        self._state = State(Share(fabric, network), training, preprocess=preprocess, progress=progress)
         if training.feature_views:
             self._batches = replace(self._batches, views=keep_views(self._state, self._batches, Run()))
 

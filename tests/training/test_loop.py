@@ -417,6 +417,29 @@ def test_a_damaged_checkpoint_is_refused(fit: Fit, tmp_path: Path, damage: str) 
     assert str(path) in error.value.advice
 
 
+@pytest.mark.parametrize("views", [0, 2])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_same_seed_gives_the_same_bits_and_nothing_in_it_is_left_to_chance(
+    fit: Fit, frozen: bool, views: int
+) -> None:
+    """torch's deterministic mode raises where an operation's result may differ from run to run."""
+    if views and not frozen:
+        pytest.skip("views need a frozen stump")
+    training = replace_training(ema_fraction=0.5, shared_batches=not frozen, feature_views=views)
+    results = []
+    for deterministic in (False, True, False):
+        torch.rand(5)
+        network = small_network(dropout=0.2, frozen=frozen)
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            fit(network, training, Run())
+        finally:
+            torch.use_deterministic_algorithms(False)
+        results.append(weights(network))
+    assert equal(results[0], results[1])
+    assert equal(results[0], results[2])
+
+
 # What it says, and what it refuses
 
 
