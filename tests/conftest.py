@@ -55,11 +55,18 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shared_bundle(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Nothing but compressed. Do not change it: use `bundle` for that."""
+    import torch
+
     from rrr_edge.compress import compress
     from rrr_edge.recipe import RRR
 
     recipe = RRR(weights="random", image_size=32, branches=2, training=TRAINING)
-    return compress(shapes, tmp_path_factory.mktemp("bundles") / "shapes.rrr", recipe=recipe)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # quicker for so small a network, most of all where the cores are shared
+    try:
+        return compress(shapes, tmp_path_factory.mktemp("bundles") / "shapes.rrr", recipe=recipe)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
