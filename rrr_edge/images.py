@@ -6,6 +6,7 @@ Training, calibration, profile and the camera all go through these two functions
 import hashlib
 import io
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,18 +91,31 @@ def _box_means(square: Pixels, size: int) -> Pixels:
     rows = square.reshape(side, 3 * side)
     count = k * k
     # The smallest type that holds a box's sum and the half that rounds it: uint16 up to k = 16.
-    sums = rows[starts].astype(np.min_scalar_type(255 * count + count // 2))
-    for i in range(1, k):
+    sums, boxes = _scratch(side, size, k, np.min_scalar_type(255 * count + count // 2))
+    np.add(rows[starts], rows[starts + 1], out=sums, dtype=sums.dtype)
+    for i in range(2, k):
         sums += rows[starts + i]
     # Sums over k neighbours at every column: contiguous, and so faster than at the few columns that are kept.
-    length = 3 * (side - k + 1)
-    boxes = sums[:, :length].copy()
-    for i in range(1, k):
+    length = boxes.shape[1]
+    np.add(sums[:, :length], sums[:, 3 : 3 + length], out=boxes)
+    for i in range(2, k):
         boxes += sums[:, 3 * i : 3 * i + length]
     means = boxes[:, columns]
     means += count // 2
     means //= count
     return means.astype(np.uint8).reshape(size, size, 3)
+
+
+def _scratch(side: int, size: int, k: int, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Memory that a thread keeps from frame to frame: fresh pages each time would cost more than the sums."""
+    key = (side, size, k, dtype)
+    if getattr(_kept, "key", None) != key:
+        _kept.key, _kept.memory = key, (np.empty((size, 3 * side), dtype), np.empty((size, 3 * (side - k + 1)), dtype))
+    memory: tuple[NDArray[Any], NDArray[Any]] = _kept.memory
+    return memory
+
+
+_kept = threading.local()
 
 
 @lru_cache(maxsize=64)

@@ -40,12 +40,12 @@ class Pace:
     Each is warmed up for `warm_up_ms` and `warm_up_runs` at least, then until the medians of its last two windows of
     `window` runs differ by less than `tolerance`, or `warm_up_limit_ms` are over. Then come `runs` rounds. In every
     round each candidate makes untimed runs before the timed one, `settle_runs` of them unless `settle_ms` are over
-    sooner, so that none pays for the caches that the one before it filled and the threads that it left spinning: a
-    network of 2 ms was seen to take three runs to recover from one of 100 ms. `clock` counts nanoseconds.
+    sooner, so that none pays for the caches that the one before it filled and the threads that it left spinning: an
+    engine of 0.8 ms was seen to take twelve runs to recover from PyTorch's ResNet152. `clock` counts nanoseconds.
     """
 
     runs: int = 200
-    settle_runs: int = 3
+    settle_runs: int = 16
     settle_ms: float = 20
     warm_up_ms: float = 200
     warm_up_runs: int = 10
