@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -171,7 +172,7 @@ class Bundle:
         if not (path / MANIFEST).is_file():
             raise BadInput(
                 f"{path} is not a bundle: it has no {MANIFEST}." if path.exists() else f"There is no bundle {path}.",
-                advice=f"Make one with: rrr-edge compress PHOTOS -o {path}",
+                advice=f"Make one with: rrr-edge compress PHOTOS -o {quote(str(path))}",
             )
         return cls(path, _read(path / MANIFEST, Manifest, "rrr-edge compress"))
 
@@ -224,7 +225,7 @@ class Bundle:
         Raises UsageError where it was not compiled and CorruptArtifact where a file or the model has changed since.
         """
         folder = self.engine_folder(target.engine_name)
-        repair = f"rrr-edge compile {self.path} --target {target.name} --precision {target.precision}"
+        repair = f"rrr-edge compile {quote(str(self.path))} --target {target.name} --precision {target.precision}"
         if not (folder / ENGINE).is_file():
             have = ", ".join(self.engine_names()) or "none yet"
             raise UsageError(f"{self.path} has no {folder.name} engine (it has: {have}).", advice=f"Run: {repair}")

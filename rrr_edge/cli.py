@@ -56,7 +56,11 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(**options)
         except KeyboardInterrupt:
-            _fail(display, Interrupted("Interrupted."))
+            _fail(display, Interrupted("Interrupted.", advice="Run it again; compress goes on with --resume."))
+        except SystemExit as stop:  # a signal that came while no training was there to finish its step
+            error = Interrupted("Terminated.", advice="Run it again; compress goes on with --resume.")
+            error.exit_code = int(stop.code or 0)
+            _fail(display, error)
         except RRREdgeError as error:
             _fail(display, error)
 
@@ -167,7 +171,7 @@ def compress(
         return
     manifest = bundle.manifest
     for note in manifest.provenance.notes:
-        display.warn(note)
+        display.say(f"note: {note}")
     accuracy = manifest.accuracy
     scored = (
         f"{accuracy.accuracy:.2%} of {accuracy.images} test images right "
@@ -241,7 +245,7 @@ def profile(
     header, *rows = result.table()
     display.table(f"{folder}", [dict(zip(header, row, strict=True)) for row in rows])
     for note in result.notes:
-        display.warn(note)
+        display.say(f"note: {note}")
     display.result({**json.loads((folder / "profile.json").read_text()), "folder": str(folder)})
 
 

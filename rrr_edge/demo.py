@@ -32,10 +32,11 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
 
     Raises UsageError where `out` exists and `force` is not given, and what the three verbs raise.
     """
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists.", advice="Choose another folder with --out, or replace it with --force.")
-    shutil.rmtree(out, ignore_errors=True)
-    photos, path = out / "digits", out / "digits.rrr"
+    photos, path, picture = out / "digits", out / "digits.rrr", out / "predictions.png"
+    if any(made.exists() for made in (photos, path)) and not force:
+        raise UsageError(f"{out} has a demo in it.", advice="Choose another folder with --out, or add --force.")
+    for made in (photos, path):
+        shutil.rmtree(made, ignore_errors=True)
     display.say(f"1/5  writing 1,797 handwritten digits to {photos}")
     write_digits(photos, size=IMAGE_SIZE)
     display.say(f"2/5  compress {photos} -> {path}")
@@ -47,7 +48,6 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
     display.say("4/5  profile the INT8 engine beside ResNet152")
     with display.progress() as report:
         profile = _profile(bundle, report)
-    picture = out / "predictions.png"
     display.say(f"5/5  predict some test photos -> {picture}")
     _predict(bundle, photos, picture)
 
@@ -55,7 +55,7 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
     header, *rows = profile.table()
     display.table("One photo, on this machine", [dict(zip(header, row, strict=True)) for row in rows])
     for note in profile.notes:
-        display.warn(note)
+        display.say(f"note: {note}")
     document: dict[str, Any] = {
         "bundle": str(path),
         "picture": str(picture),
@@ -81,7 +81,7 @@ def _compress(photos: Path, path: Path, epochs: int, display: Display, report: R
         random = recipe.model_copy(update={"weights": "random"})
         bundle = compress(photos, path, recipe=random, report=report)
     for note in bundle.manifest.provenance.notes:
-        display.warn(note)
+        display.say(f"note: {note}")
     return bundle
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from rrr_edge.backends import backend_of
@@ -51,7 +52,7 @@ def _engine(bundle: Bundle, name: str) -> Finding:
         here = backend.versions().get(library, "none")
         if _release(here) < _release(built):
             why = f"It was built with {library} {built}; this machine has the older {here}."
-            repair = f"rrr-edge compile {bundle.path} --target {target} --precision {precision}"
+            repair = f"rrr-edge compile {quote(str(bundle.path))} --target {target} --precision {precision}"
             return Finding(name, "rebuild", why, repair, CannotRunHere.exit_code)
     return Finding(name, "load")
 

@@ -71,15 +71,20 @@ def test_it_walks_the_whole_path_and_says_what_it_could_not_do(short: list[RRR],
     assert red.any() == bool(wrong)
 
 
-def test_a_folder_that_is_there_is_kept(short: list[RRR], tmp_path: Path) -> None:
+def test_a_demo_that_is_there_is_kept_unless_forced_and_other_files_always(short: list[RRR], tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "old.txt").touch()
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--json"])
     assert result.exit_code == 2
     document = json.loads(result.stdout)
-    assert "exists" in document["error"]
+    assert "has a demo in it" in document["error"]
     assert "--out" in document["advice"]
-    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "digits" / "old.txt").exists()
     assert not short
+    assert CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--force", "--json"]).exit_code == 0
+    assert not (tmp_path / "digits" / "old.txt").exists()
+    assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("right", [True, False])

@@ -32,6 +32,7 @@ from rrr_edge.bundle import (
 from rrr_edge.compress.method import Made, Material, Method, cost_of
 from rrr_edge.compress.recycle import RECYCLE
 from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
+from rrr_edge.compress.weights import check_source
 from rrr_edge.dataset import Dataset, choose_balanced, scan
 from rrr_edge.errors import RRREdgeError, UsageError
 from rrr_edge.export import export_onnx, verify_onnx
@@ -82,6 +83,7 @@ def compress(
     the exported graph answers differently), Interrupted.
     """
     out = Path(out)
+    check_source(recipe.weights)
     dataset = scan(data, image_size=recipe.image_size, seed=recipe.seed, max_bad=run.max_bad, report=report)
     task = _Task(recipe=recipe, data_sha256=dataset.digest)
     if finished := _finished(out, task, run):
@@ -111,10 +113,11 @@ def plan(
     run: Run = Run(),
     report: Report = silent,
 ) -> dict[str, Any]:
-    """What `compress` would do, found out without training or writing. Raises what the scan of the photos raises.
+    """What `compress` would do, found out without training or writing. Raises as `compress` does before it trains.
 
     Where a block selection is to find the depths, `network` and `cost` are those that it starts from.
     """
+    check_source(recipe.weights)
     dataset = scan(data, image_size=recipe.image_size, seed=recipe.seed, max_bad=run.max_bad, report=report)
     method = METHODS[type(recipe)]
     with torch.device("meta"):

@@ -77,14 +77,23 @@ def load_weights(
 
     Raises UsageError (no such source) and BadInput (cannot be downloaded, or not the weights of a ResNet152).
     """
+    check_source(source)
     if source == RANDOM:
         return _random(depths, seed)
     published = PUBLISHED.get(str(source))
     path = _fetch(published, report) if published else Path(source)
-    if not path.is_file():
-        raise _unknown(str(source))
     state_dict = fits(read_tensors(path), depths, where=str(path))
     return state_dict, WeightsInfo(str(source) if published else path.name, sha256(path))
+
+
+def check_source(source: str | os.PathLike[str]) -> None:
+    """Raise UsageError unless `source` names published weights, "random", or a file that is there."""
+    if str(source) not in (*PUBLISHED, RANDOM) and not Path(source).is_file():
+        near = difflib.get_close_matches(str(source), [*PUBLISHED, RANDOM], n=1)
+        raise UsageError(
+            f"There are no weights {str(source)!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+            advice=f"Give one of {', '.join(PUBLISHED)}, {RANDOM}, or the path of a file ({', '.join(_READERS)}).",
+        )
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -195,14 +204,6 @@ _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 def _unreadable(path: Path, error: Exception) -> BadInput:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return BadInput(f"{path} cannot be read as weights: {reason}", advice="Copy or download the file again.")
-
-
-def _unknown(source: str) -> UsageError:
-    near = difflib.get_close_matches(source, [*PUBLISHED, RANDOM], n=1)
-    return UsageError(
-        f"There are no weights {source!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
-        advice=f"Give one of {', '.join(PUBLISHED)}, {RANDOM}, or the path of a file ({', '.join(_READERS)}).",
-    )
 
 
 def _random(depths: Depths, seed: int) -> tuple[dict[str, Tensor], WeightsInfo]:
