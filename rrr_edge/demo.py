@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rrr_edge.bundle import Bundle, Engine
 from rrr_edge.compile import compile_bundle
-from rrr_edge.compress import compress
+from rrr_edge.compress import Run, compress
 from rrr_edge.compress.baselines import against_resnet152
 from rrr_edge.digits import write_digits
 from rrr_edge.display import Display
@@ -75,11 +75,11 @@ def _compress(photos: Path, path: Path, epochs: int, display: Display, report: R
     """From ImageNet's weights where they can be had, else from random ones, which is said."""
     recipe = RRR(image_size=IMAGE_SIZE, training=Training(epochs=epochs, shared_batches=True))
     try:
-        bundle = compress(photos, path, recipe=recipe, report=report)
+        bundle = compress(photos, path, recipe=recipe, run=Run(force=True), report=report)
     except BadInput as error:
         display.warn(f"{error} The demo goes on with random weights.")
         random = recipe.model_copy(update={"weights": "random"})
-        bundle = compress(photos, path, recipe=random, report=report)
+        bundle = compress(photos, path, recipe=random, run=Run(force=True), report=report)
     for note in bundle.manifest.provenance.notes:
         display.say(f"note: {note}")
     return bundle

@@ -50,7 +50,8 @@ class Display:
 
         table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
         for column in rows[0] if rows else ():
-            table.add_column(column, justify="right" if _is_figure(rows[0][column]) else "left", overflow="fold")
+            figures = all(_is_figure(row[column]) for row in rows if row[column])
+            table.add_column(column, justify="right" if figures else "left", overflow="fold")
         for row in rows:
             table.add_row(*map(Text, row.values()))
         Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
@@ -102,4 +103,4 @@ class _PlainLines:
 
 
 def _is_figure(text: str) -> bool:
-    return text[:1].isdigit()
+    return text.lstrip("~-+")[:1].isdigit()

@@ -79,8 +79,12 @@ class Profile(Record):
 
     def table(self) -> tuple[tuple[str, ...], ...]:
         """A header and a row for each measurement, as words to be printed."""
-        ratios = {r.of: f"{r.value:.2f} [{r.interval[0]:.2f}, {r.interval[1]:.2f}]" for r in self.ratios}
-        return (_HEADER, *(_row(m, ratios.get(m.name, "")) for m in self.measurements))
+        ratios = {r.of: f"{r.value:.1f}  {r.interval[0]:.1f} to {r.interval[1]:.1f}" for r in self.ratios}
+        accuracy = f"{self.verification.accuracy:.1%}" if self.accuracy else ""
+        return (
+            _HEADER,
+            *(_row(m, ratios.get(m.name, ""), accuracy if m.name == ENGINE else "") for m in self.measurements),
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -343,24 +347,27 @@ def _doubts(measurements: tuple[Measurement, ...], restless: tuple[str, ...]) ->
     return tuple(doubts)
 
 
-_HEADER = ("", "backend", "precision", "params M", "MB", "median ms", "95 % of it", "p90", "p95", "images/s", "ratio")
+_HEADER = ("", "median ms", "95 % interval", "times the engine's", "photos/s", "MB", "params", "MACs", "accuracy")
 
 
-def _row(measurement: Measurement, times: str) -> tuple[str, ...]:
+def _row(measurement: Measurement, times: str, accuracy: str) -> tuple[str, ...]:
+    """Parts are indented and have times alone; a tilde marks what was unstable."""
     subject, summary = measurement.subject, measurement.summary
     low, high = summary.median_interval_ms
+    median = f"{'~' if summary.unstable else ''}{summary.median_ms:.3f}"
+    interval = f"{low:.3f} to {high:.3f}"
+    if measurement.name in map(part_name, PARTS):
+        return (f"  {measurement.name.removeprefix(PHOTO + ': ')}", median, interval, *("",) * 6)
     return (
-        measurement.name + (" (unstable)" if summary.unstable else ""),
-        subject.backend,
-        subject.precision,
-        f"{subject.params / 1e6:.2f}" if subject.params is not None else "",
-        f"{subject.size_mb:.1f}" if subject.size_mb is not None else "",
-        f"{summary.median_ms:.3f}",
-        f"{low:.3f} to {high:.3f}",
-        f"{summary.p90_ms:.3f}",
-        f"{summary.p95_ms:.3f}",
-        f"{measurement.images_per_second:.1f}",
+        f"{ENGINE}, {subject.backend} {subject.precision}" if measurement.name == ENGINE else measurement.name,
+        median,
+        interval,
         times,
+        f"{measurement.images_per_second:,.0f}",
+        f"{subject.size_mb:.1f}" if subject.size_mb is not None else "",
+        f"{subject.params / 1e6:.2f} M" if subject.params is not None else "",
+        f"{subject.macs / 1e6:,.0f} M" if subject.macs is not None else "",
+        accuracy,
     )
 
 
