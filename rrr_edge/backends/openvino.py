@@ -138,9 +138,13 @@ def _quantise(graph: Any, calibration: Images, batch: int, report: Report) -> An
         report(Step("calibrate", min(seen, len(samples)), len(samples)))
         return sample
 
+    # 256 steps of a probability are too few to say how sure an answer is.
+    vote = [result.input_value(0).get_node().get_friendly_name() for result in graph.get_results()]
     nncf.set_log_level(40)
     with quiet():
-        return nncf.quantize(graph, nncf.Dataset(samples, feed), subset_size=len(samples))
+        return nncf.quantize(
+            graph, nncf.Dataset(samples, feed), subset_size=len(samples), ignored_scope=nncf.IgnoredScope(names=vote)
+        )
 
 
 def _fold_constants(graph: Any) -> None:

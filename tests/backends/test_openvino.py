@@ -73,6 +73,16 @@ def test_int8_covers_the_grouped_kernels_of_the_branches(compiled: Bundle) -> No
     assert found["int8"] >= 0.99
 
 
+def test_int8_leaves_the_vote_in_full_precision(compiled: Bundle) -> None:
+    """In 8 bits the sure answers would all be 255/256."""
+    target = Target.load("openvino")
+    session = OpenVINO().open(compiled.engine_folder(target.engine_name), target)
+    probabilities, branch_probabilities = session.run(compiled.reference.images)
+    np.testing.assert_allclose(probabilities, branch_probabilities.mean(1), atol=1e-6)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
+    session.close()
+
+
 def test_calibration_reports_its_images(compiled: Bundle, tmp_path: Path) -> None:
     steps: list[Step] = []
     target = TARGET.model_copy(update={"precision": "int8"})
