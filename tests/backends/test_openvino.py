@@ -73,6 +73,13 @@ def test_int8_covers_the_grouped_kernels_of_the_branches(compiled: Bundle) -> No
     assert found["int8"] >= 0.99
 
 
+def test_a_read_only_frame_is_answered(session: Session, compiled: Bundle) -> None:
+    frame = compiled.reference.images[:1].copy()
+    expected = session.run(frame).probabilities.copy()
+    frame.flags.writeable = False
+    np.testing.assert_array_equal(session.run(frame).probabilities, expected)
+
+
 def test_int8_leaves_the_vote_in_full_precision(compiled: Bundle) -> None:
     """In 8 bits the sure answers would all be 255/256."""
     target = Target.load("openvino")
