@@ -125,6 +125,8 @@ def test_studies_are_not_mixed(tmp_path: Path) -> None:
     other = _result(1, "letters", "paper", 0.4).model_copy(update={"settings": runs.Settings(epochs=1)})
     with pytest.raises(BadInput, match="other settings"):
         results.append(other)
+    with pytest.raises(BadInput, match="another backbone"):
+        results.append(_result(1, "letters", "paper", 0.4).model_copy(update={"backbone_sha256": "1"}))
     with pytest.raises(BadInput, match="different settings"):
         evidence.write_report([*results.read(), other])
 

@@ -47,7 +47,7 @@ class Domain(NamedTuple):
 
 
 # What a backbone learns from is easy to read, so that few epochs teach it something.
-CLEAR = Spoiling(contrast=(0.25, 0.6), patches=1, noise=0.04)
+CLEAR = Spoiling(contrast=(0.3, 0.7), patches=1, noise=0.03)
 
 
 def draw_examples(
@@ -89,10 +89,10 @@ FONTS: dict[Split, tuple[str, ...]] = {
 
 
 def _letter(label: int, split: Split, spoiling: Spoiling, rng: Generator) -> Floats:
-    font = _font(str(rng.choice(FONTS[split])), int(rng.integers(56, 96)))
+    font = _font(str(rng.choice(FONTS[split])), int(rng.integers(64, 104)))
     stencil = Image.new("L", (CANVAS, CANVAS))
     ImageDraw.Draw(stencil).text((CANVAS / 2, CANVAS / 2), LETTERS[label], font=font, fill=255, anchor="mm")
-    mask = _placed(stencil, rng, degrees=15, shift=10)
+    mask = _placed(stencil, rng, degrees=10, shift=8)
     return _pictured(mask, spoiling, rng)
 
 
@@ -104,10 +104,10 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 def _digit(label: int, split: Split, spoiling: Spoiling, rng: Generator) -> Floats:
     """From 8x8 pixels of real handwriting; half of each class's writings are for the training, half for the test."""
     writing = rng.choice(_writings(label, split))
-    side = int(rng.integers(56, 100))
+    side = int(rng.integers(84, 108))
     stencil = Image.new("L", (CANVAS, CANVAS))
     stencil.paste(Image.fromarray(writing).resize((side, side), Image.Resampling.BICUBIC), (64 - side // 2,) * 2)
-    mask = _placed(stencil, rng, degrees=20, shift=12)
+    mask = _placed(stencil, rng, degrees=8, shift=5)
     return _pictured(mask, spoiling, rng)
 
 
@@ -121,11 +121,11 @@ def _writings(label: int, split: Split) -> NDArray[np.uint8]:
 
 
 def _shape(label: int, split: Split, spoiling: Spoiling, rng: Generator) -> Floats:
-    """Turned by any angle, so that a square is no diamond; drawn at twice the size for soft edges."""
-    turn = rng.uniform(0, 2 * np.pi)
-    stretch = np.diag(rng.uniform(0.85, 1.15, 2)) * rng.uniform(22, 46)
+    """Drawn at twice the size for soft edges."""
+    turn = np.radians(rng.uniform(-30, 30))
+    stretch = np.diag(rng.uniform(0.85, 1.15, 2)) * rng.uniform(28, 46)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    outline = _SHAPES[_SHAPE_NAMES[label]] @ stretch @ rotation + CANVAS / 2 + rng.uniform(-16, 16, 2)
+    outline = _SHAPES[_SHAPE_NAMES[label]] @ stretch @ rotation + CANVAS / 2 + rng.uniform(-12, 12, 2)
     stencil = Image.new("L", (2 * CANVAS, 2 * CANVAS))
     ImageDraw.Draw(stencil).polygon([(x, y) for x, y in (2 * outline).tolist()], fill=255)
     mask = np.asarray(stencil.resize((CANVAS, CANVAS), Image.Resampling.BOX)) / 255
@@ -198,7 +198,7 @@ def _texture(label: int, split: Split, spoiling: Spoiling, rng: Generator) -> Fl
 
 def _plane(rng: Generator) -> Floats:
     """Coordinates [2, CANVAS, CANVAS] in periods of the pattern, turned, scaled and shifted."""
-    turn, period = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(np.log(9), np.log(26)))
+    turn, period = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(np.log(10), np.log(24)))
     y, x = np.mgrid[:CANVAS, :CANVAS] / period
     shift = rng.uniform(0, 1, (2, 1, 1))
     return np.stack([np.cos(turn) * x - np.sin(turn) * y, np.sin(turn) * x + np.cos(turn) * y]) + shift
@@ -338,10 +338,10 @@ def _ground(rng: Generator) -> Floats:
 
 
 DOMAINS: dict[str, Domain] = {
-    "letters": Domain(LETTERS, _letter, Spoiling((0.12, 0.4), patches=3, noise=0.08)),
-    "textures": Domain(_TEXTURE_NAMES, _texture, Spoiling((0.08, 0.3), patches=4, noise=0.12)),
-    "digits": Domain(tuple("0123456789"), _digit, Spoiling((0.15, 0.4), patches=3, noise=0.08)),
-    "shapes": Domain(_SHAPE_NAMES, _shape, Spoiling((0.15, 0.45), patches=3, noise=0.08)),
+    "letters": Domain(LETTERS, _letter, Spoiling((0.25, 0.6), patches=2, noise=0.05)),
+    "textures": Domain(_TEXTURE_NAMES, _texture, Spoiling((0.15, 0.5), patches=2, noise=0.07)),
+    "digits": Domain(tuple("0123456789"), _digit, Spoiling((0.35, 0.7), patches=1, noise=0.04)),
+    "shapes": Domain(_SHAPE_NAMES, _shape, Spoiling((0.25, 0.6), patches=2, noise=0.05)),
 }
 
 

@@ -109,6 +109,11 @@ class Result(Record):
     def place(self) -> Place:
         return Place(self.seed, self.domain, self.condition)
 
+    @property
+    def origin(self) -> tuple[str, str]:
+        """What all results of a domain must have in common to be compared."""
+        return self.data_sha256, self.backbone_sha256
+
 
 def places(seeds: Sequence[int], domains: Sequence[str], conditions: Sequence[str]) -> list[Place]:
     """Seed by seed, so that a study that is stopped is balanced up to its last seed."""
@@ -138,7 +143,13 @@ class Results:
 
     def append(self, result: Result) -> None:
         """Add one in a single step. Raises BadInput where the others are of another study."""
-        lines = [finished.model_dump_json() for finished in (*self.of(result.settings), result)]
+        earlier = self.of(result.settings)
+        if any(other.domain == result.domain and other.origin != result.origin for other in earlier):
+            raise BadInput(
+                f"{self.path} has results for {result.domain} from other pictures or another backbone.",
+                advice="Keep the --cache of those results, or give another --out.",
+            )
+        lines = [finished.model_dump_json() for finished in (*earlier, result)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_file(self.path, "\n".join(lines) + "\n")
 

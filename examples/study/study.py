@@ -138,7 +138,7 @@ class Clock:
 
 # Pictures of 128x128 a second, two cores of an AMD EPYC (Zen 4), bfloat16: through all branches and back, through the
 # stump alone, through the whole in float32; and of 64x64 through a backbone and back.
-_LEARNED, _READ, _JUDGED, _PRETRAINED = 120.0, 300.0, 130.0, 330.0
+_LEARNED, _READ, _JUDGED, _PRETRAINED = 170.0, 400.0, 170.0, 330.0
 
 
 def _run_s(domain: str, settings: Settings) -> float:
