@@ -55,6 +55,10 @@ def test_every_rrr_edge_command_runs_as_written_and_then_the_python(desk: Path) 
     assert done.stdout.split()[0] in LABELS
 
 
+def test_no_placeholder_is_left() -> None:
+    assert not re.findall(r"^[A-Z_]{6,}$", README, re.MULTILINE)
+
+
 def test_make_commands_have_a_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
     named = set(re.findall(r"`?make (\w+)", README))
