@@ -2,8 +2,11 @@
 
 import ctypes
 import errno
+import glob
 import hashlib
 import os
+import platform
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,17 +43,20 @@ def writing_to(path: Path) -> Iterator[None]:
 def write_file(path: Path, data: bytes | str) -> None:
     """Replace `path` by `data` in one step."""
     with writing_to(path):
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(data.encode() if isinstance(data, str) else data)
-        os.replace(partial, path)
+        partial = _beside(path)
+        try:
+            partial.write_bytes(data.encode() if isinstance(data, str) else data)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def staged_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `path`, replacing what was there, only when the block ends well."""
-    stage = path.with_name(f".{path.name}.partial")
+    stage = _beside(path)
     with writing_to(path):
-        shutil.rmtree(stage, ignore_errors=True)
+        _remove_litter(path)
         stage.mkdir(parents=True)
         try:
             yield stage
@@ -62,16 +68,43 @@ def staged_folder(path: Path) -> Iterator[Path]:
 def replace_folder(stage: Path, path: Path) -> None:
     """Make folder `stage` become `path`; where `path` exists the two change places atomically and the old one goes."""
     if not path.exists():
-        os.rename(stage, path)
-        return
+        try:
+            os.rename(stage, path)
+            return
+        except OSError:
+            if not path.exists():  # else another process was first
+                raise
     if not _exchange(stage, path):
         # No atomic exchange on this system: for an instant there is only the hidden old folder.
-        old = path.with_name(f".{path.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        old = stage.with_name(f"{stage.name}.old")
         os.rename(path, old)
         os.rename(stage, path)
         stage = old
     shutil.rmtree(stage, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name beside `path` that no other process or thread uses, and that tells whose it is."""
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+
+
+def _remove_litter(path: Path) -> None:
+    """Remove what processes of this machine left beside `path` when they were killed."""
+    prefix = f".{path.name}.{platform.node()}."
+    for stage in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
+        pid = stage.name.removeprefix(prefix).partition(".")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # someone else's
+        return True
+    return True
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -59,6 +59,30 @@ def test_a_process_killed_while_it_replaces_leaves_one_whole_folder(tmp_path: Pa
         if out.exists():
             assert (out / "a").read_text() == (out / "b").read_text()
     assert out.exists()
+    with staged_folder(out) as folder:
+        (folder / "a").touch()
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_two_writers_at_once_leave_one_whole_folder_and_no_litter(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from rrr_edge.files import staged_folder, write_file\n"
+        "for i in range(100):\n"
+        "    with staged_folder(Path(sys.argv[1], 'out')) as f:\n"
+        "        (f / 'a').write_text(sys.argv[2] + str(i)); (f / 'b').write_text(sys.argv[2] + str(i))\n"
+        "    write_file(Path(sys.argv[1], 'file'), sys.argv[2] * 1000)\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in "xy"]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert sorted(os.listdir(tmp_path)) == ["file", "out"]
+    assert (tmp_path / "out" / "a").read_text() == (tmp_path / "out" / "b").read_text()
+
+
+def test_a_staged_folder_may_be_read_as_any_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    with staged_folder(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_an_unwritable_place_is_one_sentence(tmp_path: Path) -> None:

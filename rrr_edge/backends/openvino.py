@@ -4,6 +4,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import numpy as np
 
 from rrr_edge.backends.protocols import Images, Outputs
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
+from rrr_edge.files import sha256
 from rrr_edge.machine import cpu_info, usable_cores
 from rrr_edge.progress import Report, Step, quiet
 from rrr_edge.target import Precision, Target
 
 GRAPH = "model.xml"
+WEIGHTS = "model.bin"
+_CACHED_BLOBS = 16
 # What the layers that are not quantised run in; unset, OpenVINO chooses bf16 by itself where the CPU has it.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
@@ -76,15 +80,19 @@ class OpenVINOSession:
             "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
         }
         cache = cache_folder()
-        if cache is not None:
-            config["CACHE_DIR"] = str(cache)
         try:
+            if cache is not None:
+                # OpenVINO's own key says nothing of the weights, so that others would hit the old ones' blob.
+                content = sha256(graph)[:32] + sha256(graph.with_name(WEIGHTS))[:32]
+                config["CACHE_DIR"] = str(cache / content)
             self._compiled = openvino.Core().compile_model(str(graph), target.device, config)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise CorruptArtifact(
                 f"OpenVINO {openvino.__version__} cannot load {graph}: {_last_line(error)}",
                 advice="Compile the engine again with this OpenVINO.",
             ) from error
+        if cache is not None:
+            _forget_oldest(cache)
         self._request = self._compiled.create_infer_request()
         self._images = self._request.get_input_tensor(0).data
         self._answers = tuple(self._request.get_output_tensor(i).data for i in range(2))
@@ -121,6 +129,16 @@ def cache_folder() -> Path | None:
     except (OSError, RuntimeError):  # no right to make it, or a user without a home
         return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+def _forget_oldest(cache: Path) -> None:
+    """Keep the newest compiled models; one that is in use elsewhere stays mapped there until it is closed."""
+    with suppress(OSError):  # another process may forget the same ones
+        blobs = sorted(cache.glob("*/*.blob"), key=lambda blob: blob.stat().st_mtime_ns)
+        for blob in blobs[:-_CACHED_BLOBS]:
+            blob.unlink()
+            if not any(blob.parent.iterdir()):
+                blob.parent.rmdir()
 
 
 def _quantise(graph: Any, calibration: Images, batch: int, report: Report) -> Any:

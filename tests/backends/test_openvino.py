@@ -1,3 +1,5 @@
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -174,7 +176,46 @@ def test_the_cache_is_in_the_users_cache_folder(tmp_path: Path, monkeypatch: pyt
 def test_the_compiled_model_is_cached_there(compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     OpenVINO().open(compiled.engine_folder("openvino-int8"), TARGET.model_copy(update={"precision": "int8"})).close()
-    assert [file.suffix for file in (tmp_path / "rrr-edge" / "openvino").iterdir()] == [".blob"]
+    assert [file.suffix for file in (tmp_path / "rrr-edge" / "openvino").glob("*/*")] == [".blob"]
+
+
+def test_other_weights_under_the_same_name_never_answer_from_the_cache(
+    compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO's own cache looks at the path, the size and the time of model.xml alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = compiled.engine_folder("openvino-fp32")
+    shutil.copy2(folder / "model.xml", tmp_path)
+    weights = np.fromfile(folder / "model.bin", np.float32)
+
+    def answer() -> np.ndarray:
+        session = OpenVINO().open(tmp_path, TARGET)
+        found = session.run(compiled.reference.images[:1]).probabilities.copy()
+        session.close()
+        return found
+
+    weights.tofile(tmp_path / "model.bin")
+    first = answer()
+    assert np.array_equal(answer(), first)
+    # Shapes are stored there too; as floats they are next to nothing.
+    np.where(np.abs(weights) > 1e-6, weights / 2, weights).tofile(tmp_path / "model.bin")
+    cache = tmp_path / "rrr-edge" / "openvino"
+    assert not np.array_equal(answer(), first)
+    assert len(list(cache.glob("*/*.blob"))) == 2
+
+
+def test_the_cache_forgets_its_oldest(compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(backend_module, "_CACHED_BLOBS", 2)
+    cache = tmp_path / "rrr-edge" / "openvino"
+    for age in (2, 3, 1):
+        blob = cache / str(age) / "x.blob"
+        blob.parent.mkdir(parents=True)
+        blob.touch()
+        os.utime(blob, (1000 - age, 1000 - age))
+    OpenVINO().open(compiled.engine_folder("openvino-fp32"), TARGET).close()
+    assert len(list(cache.iterdir())) == 2
+    assert (cache / "1" / "x.blob").exists()
 
 
 def test_an_engine_runs_without_a_cache_where_none_can_be_written(
