@@ -9,15 +9,15 @@ import numpy as np
 from rrr_edge.backends import Images, Outputs, Session, backend_of
 from rrr_edge.bundle import ENGINE, Bundle, Engine, Verification, describe_file, writing_engine
 from rrr_edge.dataset import calibration_folder, read_folder
-from rrr_edge.errors import BadInput, GateFailed
+from rrr_edge.errors import BadInput, GateFailed, UsageError
 from rrr_edge.files import write_file
 from rrr_edge.machine import cpu_info
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.target import Precision, Target
-from rrr_edge.verification import verify
+from rrr_edge.verification import demand_precision, verify
 
-# The least share of the engine's MACs that must run in the precision that was asked.
-PRECISION_SHARE = 0.95
+# The share of unreadable calibration images that is passed over, as in the scan of a data set.
+MAX_BAD = 0.01
 
 
 def compile_bundle(
@@ -34,9 +34,10 @@ def compile_bundle(
     `precision` replaces the target's own; `calib_data` (a folder, or the name of a packaged set) replaces the bundle's
     calibration images for int8; `max_drop` is the accuracy (absolute) that the reference images may lose.
 
-    Raises MissingLibrary, CannotRunHere (this machine cannot run it), GateFailed (it answers differently, or runs in
-    another precision: nothing is kept), BadInput (calibration images).
+    Raises UsageError (no such target, no share), MissingLibrary, CannotRunHere (this machine cannot run it), GateFailed
+    (it answers differently, or runs in another precision: nothing is kept), BadInput (calibration images).
     """
+    demand_share(max_drop)
     target = Target.load(target) if isinstance(target, str) else target
     if precision is not None:
         target = target.model_copy(update={"precision": precision})
@@ -79,14 +80,26 @@ def compile_bundle(
     return engine
 
 
+def demand_share(max_drop: float) -> None:
+    """Raise UsageError unless `max_drop` lies between 0 and 1."""
+    if not 0 <= max_drop <= 1:
+        raise UsageError(f"--max-drop is a share between 0 and 1, such as 0.01, not {max_drop:g}.")
+
+
 def _calibration(bundle: Bundle, calib_data: str | Path | None) -> Images:
     if calib_data is None:
         return bundle.calibration
     folder = calibration_folder(calib_data)
-    images: Images = read_folder(folder, image_size=bundle.manifest.preprocess.image_size, limit=300).images
-    if not len(images):
-        raise BadInput(f"{folder} holds no readable image to calibrate with.", advice="Give 100 to 300 typical photos.")
-    return images
+    pictures = read_folder(folder, image_size=bundle.manifest.preprocess.image_size, limit=300)
+    bad, count = pictures.bad, len(pictures.files) + len(pictures.bad)
+    if len(bad) > MAX_BAD * count:
+        named = ", ".join(f"{file.path} ({file.reason})" for file in bad[:10])
+        raise BadInput(
+            f"{len(bad)} of {count} calibration images in {folder} cannot be read, more than {MAX_BAD:.0%}: "
+            f"{named}{' and more' if len(bad) > 10 else ''}.",
+            advice="Repair or remove them.",
+        )
+    return pictures.images
 
 
 def _answer(session: Session, images: Images, report: Report) -> Outputs:
@@ -99,12 +112,7 @@ def _answer(session: Session, images: Images, report: Report) -> Outputs:
 
 def _demand(verification: Verification, found: dict[str, float], target: Target) -> None:
     """Raise GateFailed unless the engine answers alike and computes in the precision that was asked."""
-    if found.get(target.precision, 0.0) < PRECISION_SHARE:
-        shares = ", ".join(f"{share:.0%} {precision}" for precision, share in sorted(found.items()))
-        raise GateFailed(
-            f"{target.precision} was asked, but the engine computes {shares} of its MACs; it was not kept.",
-            advice="Ask a precision that this device has: rrr-edge targets",
-        )
+    demand_precision(target.precision, found, what="the engine", so="it was not kept")
     if not verification.passed:
         advice = "Try --precision bf16 or fp32."
         if target.precision == "int8":

@@ -19,7 +19,7 @@ from pydantic import Field
 from rrr_edge import __version__
 from rrr_edge.backends import Backend, Images, Outputs, Session, backend_of
 from rrr_edge.baseline import LATENCY_ONLY, Against, Baseline, Rival
-from rrr_edge.bundle import MANIFEST, PROFILE, SCHEMA, Accuracy, Bundle, Verification
+from rrr_edge.bundle import MANIFEST, PROFILE, SCHEMA, Accuracy, Bundle, FileEntry, Verification, describe_file
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact
 from rrr_edge.files import sha256, staged_folder
 from rrr_edge.images import load
@@ -30,6 +30,7 @@ from rrr_edge.progress import Report, Step, silent
 from rrr_edge.record import Record
 from rrr_edge.runtime import Classifier
 from rrr_edge.target import Precision, Target
+from rrr_edge.verification import demand_precision
 
 SAMPLES = "samples.csv"
 PLOT = "latency.svg"
@@ -192,12 +193,21 @@ def _targets(target: Target) -> list[Target]:
     return [target.model_copy(update={"precision": precision}) for precision in precisions]
 
 
+_COMPILED = "compiled.json"
+
+
 class _Compiled(Record):
-    """Beside a compiled baseline: what it was made from, so that it is made again when that changes."""
+    """Beside a compiled baseline: what it was made from, and what was made; made again when either changes."""
 
     model_sha256: str
     target: Target
     versions: dict[str, str]
+    files: tuple[FileEntry, ...] = ()
+
+    def made(self, folder: Path) -> Self:
+        """With the files that lie in `folder`."""
+        found = sorted(file for file in folder.iterdir() if file.name != _COMPILED)
+        return self.model_copy(update={"files": tuple(map(describe_file, found))})
 
 
 @contextmanager
@@ -208,17 +218,19 @@ def _compiled(backend: Backend, model: Path, bundle: Bundle, target: Target, rep
         model_sha256=card.model.sha256,
         target=target.model_copy(update={"threads": 0}),
         versions=backend.versions(),
-    ).to_json()
+    )
     folder = model.parent / f"{model.stem}-{target.engine_name}"
-    stamp = folder / "compiled.json"
-    if not (stamp.is_file() and stamp.read_text("utf-8") == made_from):
+    stamp = folder / _COMPILED
+    if not (stamp.is_file() and stamp.read_text("utf-8") == made_from.made(folder).to_json()):
         report(Step("build", 0, 1, f"{card.name} {target.precision}"))
         backend.check(target)
         with staged_folder(folder) as stage:
             backend.compile(model, target, bundle.calibration[:_CALIBRATION_IMAGES], stage, report)
-            (stage / stamp.name).write_text(made_from, "utf-8")
+            (stage / stamp.name).write_text(made_from.made(stage).to_json(), "utf-8")
     session = backend.open(folder, target)
     try:
+        found = session.precision_found()
+        demand_precision(target.precision, found, what=f"the baseline {card.name}", so="it is not measured")
         subject = Subject(
             backend=target.backend,
             precision=target.precision,

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from rrr_edge.backends.protocols import Floats, Outputs
 from rrr_edge.bundle import Verification
+from rrr_edge.errors import GateFailed
 from rrr_edge.target import Precision
 
 # Smallest top-1 agreement, largest difference of a probability, smallest mean cosine of log-probabilities.
@@ -14,10 +15,24 @@ LIMITS: dict[Precision, tuple[float, float, float]] = {
     "fp16": (0.995, 1.0, 0.9995),
     "int8": (0.98, 1.0, -1.0),
 }
-# Two classes closer than this are a tie, which rounding may decide either way.
+# Two classes closer than this, or than twice what a probability may differ by, are a tie: rounding may decide it.
 TIE = 1e-3
 # Below this a probability is noise to every precision.
 FLOOR = 1e-6
+
+
+# The least share of an engine's MACs that must run in the precision that was asked.
+PRECISION_SHARE = 0.95
+
+
+def demand_precision(asked: Precision, found: dict[str, float], *, what: str, so: str) -> None:
+    """Raise GateFailed unless `what` computes in the precision that was asked; `so` says what follows."""
+    if found.get(asked, 0.0) < PRECISION_SHARE:
+        shares = ", ".join(f"{share:.0%} {precision}" for precision, share in sorted(found.items()))
+        raise GateFailed(
+            f"{asked} was asked, but {what} computes {shares} of its MACs; {so}.",
+            advice="Ask a precision that this device has: rrr-edge targets",
+        )
 
 
 def verify(
@@ -40,7 +55,7 @@ def verify(
         for x, y in zip(reference, found, strict=True)
     )
     same = a.argmax(1) == b.argmax(1)
-    clear = _margin(a) >= TIE
+    clear = _margin(a) >= min(TIE, 2 * diff_limit)
     agreement = float(same[clear].mean()) if clear.any() else 1.0
     cosine = _log_cosine(a, b)
     known = labels >= 0
@@ -53,7 +68,7 @@ def verify(
     if agreement < agreement_limit:
         failures.append(f"top-1 agrees on {agreement:.2%} of the images (limit {agreement_limit:.1%})")
     if not cosine >= cosine_limit:
-        failures.append(f"the log-probabilities' cosine is {cosine:.5f} (limit {cosine_limit})")
+        failures.append(f"the log-probabilities' mean cosine is {cosine:.5f} (limit {cosine_limit})")
     if accuracy_reference - accuracy > max_drop:
         failures.append(
             f"accuracy fell from {accuracy_reference:.2%} to {accuracy:.2%} (limit {max_drop:.2%} absolute)"

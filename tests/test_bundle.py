@@ -104,6 +104,7 @@ def test_a_manifest_that_is_no_manifest_is_corrupt(small: Bundle, damage: str) -
         (lambda m: m.pop("labels"), "labels: field required"),
         (lambda m: m.update(surprise=1), "surprise: extra inputs are not permitted"),
         (lambda m: m["spec"].update(depths=[1, 1, 1, 99]), "conv5_x keeps 99 blocks"),
+        (lambda m: m["labels"].pop(), "2 labels for 3 classes"),
         (lambda m: m.update(kind="something else"), "kind: input should be 'rrr-edge bundle'"),
     ],
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import link_bundle, write_target
 from fake_bundle import write_bundle
+from PIL import Image
 
 from rrr_edge.backends import BACKENDS, Outputs
 from rrr_edge.backends.fake import ENGINE_FILE, Fake
@@ -284,6 +285,29 @@ def test_calibration_images_that_are_none_are_refused(small: Bundle, fake: Calla
     with pytest.raises(UsageError, match=r"no calibration images 'digts'. Did you mean 'digits'\?"):
         compile_bundle(small, TARGET, precision="int8", calib_data="digts")
     assert engines(small) == []
+
+
+@pytest.mark.parametrize(("bad", "refused"), [(1, False), (2, True)])
+def test_one_in_a_hundred_calibration_images_may_be_unreadable(
+    small: Bundle, fake: Callable[..., Fake], tmp_path: Path, bad: int, refused: bool
+) -> None:
+    fake(backend=Calibrated, precision={"int8": 1.0})
+    for i in range(100):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{i:02}.png")
+    for i in range(bad):
+        (tmp_path / f"{i:02}.png").write_bytes(b"")
+    if refused:
+        with pytest.raises(BadInput, match=r"2 of 100 calibration images .* more than 1%: 00.png \(it is empty\), 01"):
+            compile_bundle(small, TARGET, precision="int8", calib_data=tmp_path)
+    else:
+        compile_bundle(small, TARGET, precision="int8", calib_data=tmp_path)
+        assert len(Calibrated.images) == 99
+
+
+@pytest.mark.parametrize("max_drop", [-0.01, 1.01, float("nan"), float("inf")])
+def test_max_drop_is_a_share(small: Bundle, max_drop: float) -> None:
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        compile_bundle(small, TARGET, max_drop=max_drop)
 
 
 def test_it_says_how_far_it_is(small: Bundle, fake: Callable[..., Fake]) -> None:

@@ -14,7 +14,7 @@ from rrr_edge.backends import BACKENDS, Outputs
 from rrr_edge.backends.fake import ENGINE_FILE, Fake
 from rrr_edge.baseline import Against, Baseline, Rival, card_of
 from rrr_edge.bundle import Bundle, describe_file
-from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, UsageError
+from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, UsageError
 from rrr_edge.measurement import GPU, Environment, Pace, Subject
 from rrr_edge.profile import ENGINE, PARTS, PHOTO, PREDICT, Profile, demand_machine, part_name, profile_bundle
 from rrr_edge.target import Target
@@ -50,6 +50,7 @@ class FakeBackend(Fake):
         self.clock = clock
         self.compiled: list[tuple[str, str, int]] = []
         self.opened: list[Fake] = []
+        self.claims: dict[str, float] = {}
 
     def compile(self, model, target, calibration, out, report) -> None:
         self.compiled.append((model.name, target.precision, len(calibration)))
@@ -58,6 +59,8 @@ class FakeBackend(Fake):
     def open(self, folder, target) -> Fake:
         ms = 2.0 if folder.parent.name == "engines" else 40.0 if target.precision == "fp32" else 10.0
         session = self.clock.engine(ms)
+        if folder.parent.name != "engines":
+            session.precision = self.claims or {target.precision: 1.0}
         self.opened.append(session)
         assert (folder / ENGINE_FILE).is_file()
         return session
@@ -221,6 +224,28 @@ def test_baselines_are_compiled_once_with_32_images(
     backend.versions = lambda: {"fake": "2"}
     run()
     assert len(backend.compiled) == 4
+
+
+def test_a_compiled_baseline_that_changed_is_compiled_again(
+    bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path
+) -> None:
+    def profile() -> None:
+        profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=2, clock=clock))
+
+    profile()
+    (baseline.parent / "resnet152-test-int8" / ENGINE_FILE).write_text("another engine")
+    backend.compiled.clear()
+    profile()
+    assert [precision for _, precision, _ in backend.compiled] == ["int8"]
+
+
+def test_a_baseline_in_another_precision_than_asked_is_not_measured(
+    bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path
+) -> None:
+    backend.claims = {"fp32": 0.96, "int8": 0.04}
+    with pytest.raises(GateFailed, match="int8 was asked, but the baseline ResNet152 computes 96% fp32, 4% int8"):
+        profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=2, clock=clock))
+    assert all(session.closed for session in backend.opened)
 
 
 def test_an_fp32_engine_has_one_compiled_baseline(

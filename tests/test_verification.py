@@ -46,6 +46,21 @@ def test_ties_do_not_count() -> None:
     assert verify(reference, found, LABELS, precision="fp32", against="torch").passed
 
 
+@pytest.mark.parametrize(("margin", "passes"), [(1.9e-4, True), (2.1e-4, False)])
+def test_for_fp32_only_what_the_allowed_difference_can_flip_is_a_tie(margin: float, passes: bool) -> None:
+    """Of two probabilities that may each differ by 1e-4; rounding of float32 is far below the last digit here."""
+    row = np.array([0.5 + margin / 2, 0.5 - margin / 2], np.float32)
+    first, second = np.tile(row, (10, 1)), np.tile(row[::-1], (10, 1))
+    result = verify(
+        Outputs(first, first[:, None]), Outputs(second, second[:, None]), LABELS[:10], precision="fp32", against="torch"
+    )
+    assert (result.top1_agreement == 1) is passes
+    half = verify(
+        Outputs(first, first[:, None]), Outputs(second, second[:, None]), LABELS[:10], precision="bf16", against="torch"
+    )
+    assert half.top1_agreement == 1
+
+
 def test_the_cosine_of_log_probabilities_is_the_formula() -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.dirichlet(np.ones(5), 50).astype(np.float32) for _ in range(2))

@@ -29,4 +29,4 @@ class EagerSession:
         return {"fp32": 1.0}
 
     def close(self) -> None:
-        del self._deployed
+        self.__dict__.clear()
