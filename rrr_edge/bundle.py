@@ -219,6 +219,10 @@ class Bundle:
         # A hidden folder is what an interrupted compile left behind.
         return sorted(file.parent.name for file in (self.path / "engines").glob(f"[!.]*/{ENGINE}"))
 
+    def engine_folders(self) -> list[str]:
+        """Also those of engines that lost their card."""
+        return sorted(folder.name for folder in (self.path / "engines").glob("[!.]*") if folder.is_dir())
+
     def engine_folder(self, name: str) -> Path:
         return self.path / "engines" / name
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from rrr_edge.backends import backend_of
 from rrr_edge.bundle import Bundle
-from rrr_edge.errors import CannotRunHere, CorruptArtifact, RRREdgeError
+from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, RRREdgeError, UsageError
 from rrr_edge.target import PRECISIONS, Target
 
 Verdict = Literal["load", "rebuild", "refuse"]
@@ -31,20 +31,24 @@ def examine(path: str | Path) -> list[Finding]:
         bundle.check()
     except CorruptArtifact as error:
         return [_finding(str(bundle.path), "refuse", error)]
-    return [Finding(str(bundle.path), "load"), *(_engine(bundle, name) for name in bundle.engine_names())]
+    return [Finding(str(bundle.path), "load"), *(_engine(bundle, name) for name in bundle.engine_folders())]
 
 
 def _engine(bundle: Bundle, name: str) -> Finding:
     target, _, precision = name.rpartition("-")
-    if not target or precision not in PRECISIONS:
-        why = f"Engines are called TARGET-PRECISION, with one of {', '.join(PRECISIONS)}."
-        return Finding(name, "refuse", why, f"rm -r {bundle.engine_folder(name)}", CorruptArtifact.exit_code)
     try:
-        engine = bundle.engine(Target(name=target, backend="", precision=precision))
+        asked = Target.parse({"name": target, "backend": "", "precision": precision}, name)
+    except BadInput:
+        why = f"Engines are called TARGET-PRECISION, with one of {', '.join(PRECISIONS)}."
+        return Finding(
+            name, "refuse", why, f"rm -r {quote(str(bundle.engine_folder(name)))}", CorruptArtifact.exit_code
+        )
+    try:
+        engine = bundle.engine(asked)
         engine.target.check_device()
         backend = backend_of(engine.target)
         backend.check(engine.target)
-    except CorruptArtifact as error:
+    except (CorruptArtifact, UsageError) as error:
         return _finding(name, "rebuild", error)
     except RRREdgeError as error:
         return _finding(name, "refuse", error)

@@ -6,10 +6,11 @@ Training, calibration, profile and the camera all go through these two functions
 import hashlib
 import io
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -133,7 +134,7 @@ class Undecodable(Exception):
 def read_file(path: Path) -> tuple[Pixels, str]:
     """`load` for a file, with the SHA-256 of its bytes; reads, but never writes, the file.
 
-    Raises Undecodable. Pillow's warnings are the caller's: silencing them is not safe in several threads at once.
+    Raises Undecodable. Pillow's warnings are the caller's.
     """
     try:
         if not path.is_file():
@@ -152,11 +153,30 @@ def read_file(path: Path) -> tuple[Pixels, str]:
         raise Undecodable(_clause(error)) from error
 
 
+# What the warnings module would write for `ignore` with these modules, as an entry that is put in and taken out.
+_IGNORED = ("ignore", None, Warning, re.compile(r"PIL\.|pillow_"), 0)
+
+
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keep Pillow's remarks on odd files away from the user; to be entered outside of worker threads."""
-    with warnings.catch_warnings(action="ignore"):
+    """Keep Pillow's remarks on odd files away from the user, in any number of threads at once.
+
+    Every thread adds an entry to the filters and removes one: warnings.catch_warnings would put back a whole list, and
+    with it what another thread had in force when it was entered.
+    """
+    entered: Any = warnings.filters
+    entered.insert(0, _IGNORED)
+    try:
         yield
+    finally:
+        _remove(entered)
+        if warnings.filters is not entered:  # the app has entered or left a catch_warnings since
+            _remove(warnings.filters)
+
+
+def _remove(filters: Any) -> None:
+    with suppress(ValueError):
+        filters.remove(_IGNORED)
 
 
 def _decode(source: BinaryIO | Image.Image) -> Pixels:

@@ -118,12 +118,19 @@ def test_what_is_no_bundle_is_bad_input(tmp_path: Path, small: Bundle) -> None:
         examine(small.path)
 
 
-@pytest.mark.parametrize("name", ["backup", "test-fp32.old", "-fp32"])
+@pytest.mark.parametrize("name", ["backup", "test-fp32.old", "-fp32", "a b-int8", "a-b-int9"])
 def test_a_folder_that_is_no_engines_is_said_and_no_crash(small: Bundle, name: str) -> None:
     small.engine_folder("test-fp32").rename(small.engine_folder(name))
     finding = engine_finding(small)
     assert (finding.what, finding.verdict, finding.exit_code) == (name, "refuse", 5)
     assert "TARGET-PRECISION" in finding.why
+
+
+def test_an_engine_without_its_card_is_to_be_rebuilt(small: Bundle) -> None:
+    (small.engine_folder("test-fp32") / "engine.json").unlink()
+    finding = engine_finding(small)
+    assert (finding.verdict, finding.exit_code) == ("rebuild", 2)
+    assert finding.repair == f"rrr-edge compile {small.path} --target test --precision fp32"
 
 
 def test_what_an_interrupted_compile_left_behind_is_passed_over(small: Bundle) -> None:

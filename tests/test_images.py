@@ -1,17 +1,19 @@
 import io
+import itertools
 import os
 import struct
 import threading
 import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from rrr_edge.errors import BadInput
-from rrr_edge.images import fit, load
+from rrr_edge.images import fit, load, without_warnings
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -217,6 +219,32 @@ class TestLoad:
             load(encode(image, "PNG"))
         assert seen == []
         assert warnings.filters == before
+
+    def test_threads_that_load_leave_the_filters_as_they_were(self, tmp_path):
+        path = tmp_path / "x.png"
+        Image.new("RGB", (8, 8)).save(path)
+        large, before = png_header(9_999, 10_000), warnings.filters[:]
+
+        def read(_):
+            for _ in range(50):
+                load(path)
+                with pytest.raises(BadInput):
+                    load(large)
+
+        with ThreadPoolExecutor(8) as pool, warnings.catch_warnings(record=True, action="always") as seen:
+            list(pool.map(read, range(8)))
+        assert seen == []
+        assert warnings.filters == before
+
+    def test_a_catch_warnings_of_the_app_may_begin_or_end_within(self):
+        before = warnings.filters[:]
+        for makers in itertools.permutations((warnings.catch_warnings, without_warnings)):
+            first, second = (make() for make in makers)
+            first.__enter__()
+            second.__enter__()
+            first.__exit__(None, None, None)
+            second.__exit__(None, None, None)
+            assert warnings.filters == before
 
     def test_the_users_file_and_image_are_not_touched(self, tmp_path):
         path = tmp_path / "x.png"
