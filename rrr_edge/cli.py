@@ -4,6 +4,7 @@ import functools
 import json
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -31,7 +32,9 @@ app = typer.Typer(
 DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Photos: train/CLASS/*, CLASS/*, or Meta-Album.")]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle that `rrr-edge compress` wrote.")]
 TargetName = Annotated[str, typer.Option("--target", "-t", help="A target's name, or its TOML file.")]
-PrecisionName = Annotated[str | None, typer.Option("--precision", help="fp32, bf16, fp16 or int8 [the target's].")]
+PrecisionName = Annotated[
+    str | None, typer.Option("--precision", help="fp32, bf16, fp16 or int8 (default: the target's).")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: choices made, causes of errors.")]
@@ -85,28 +88,36 @@ def compress(
     data: DataFolder,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="BUNDLE", help="The bundle to write.")],
     method: Annotated[
-        str | None, typer.Option(help="rrr, or a baseline to compare with: linear-probe, finetune [rrr].")
+        str | None, typer.Option(help="rrr, or a baseline to compare with: linear-probe, finetune (default: rrr).")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="imagenet, imagenet-v2, timm, random, or a .pth/.safetensors file [imagenet].")
+        str | None,
+        typer.Option(help="imagenet, imagenet-v2, timm, random, or a .pth/.safetensors file (default: imagenet)."),
     ] = None,
     depths: Annotated[
-        str | None, typer.Option(help="Leading blocks kept in conv2_x..conv5_x, or auto: block selection [1,1,1,1].")
+        str | None,
+        typer.Option(help="Leading blocks kept in conv2_x..conv5_x, or auto: block selection (default: 1,1,1,1)."),
     ] = None,
-    branches: Annotated[int | None, typer.Option(help="Branches that share conv4_x, conv5_x and the head [8].")] = None,
+    branches: Annotated[
+        int | None, typer.Option(help="Branches that share conv4_x, conv5_x and the head (default: 8).")
+    ] = None,
     split: Annotated[
-        str | None, typer.Option(help="coherent (true sub-networks) or paper (Algorithm 2 as printed) [coherent].")
+        str | None,
+        typer.Option(help="coherent (true sub-networks) or paper (Algorithm 2 as printed) (default: coherent)."),
     ] = None,
-    ensemble: Annotated[str | None, typer.Option(help="naive, bagging, snapshot or fge [naive].")] = None,
-    dropout: Annotated[float | None, typer.Option(help="Rate after each ReLU of the last two blocks [0].")] = None,
-    dropout_kind: Annotated[str | None, typer.Option(help="channel or plain [channel].")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels [128].")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images [300].")] = None,
+    ensemble: Annotated[str | None, typer.Option(help="naive, bagging, snapshot or fge (default: naive).")] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Rate after each ReLU of the last two blocks (default: 0).")
+    ] = None,
+    dropout_kind: Annotated[str | None, typer.Option(help="channel or plain (default: channel).")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the network's input, pixels (default: 128).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images (default: 300).")] = None,
     shared_batches: Annotated[bool | None, typer.Option(help="One batch for all branches: faster.")] = None,
     feature_views: Annotated[
-        int | None, typer.Option(help="Augment each image so often, once for all, and keep the stump's answers [0].")
+        int | None,
+        typer.Option(help="Augment each image so often, once for all, and keep the stump's answers (default: 0)."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Everything random follows from it [0].")] = None,
+    seed: Annotated[int | None, typer.Option(help="Everything random follows from it (default: 0).")] = None,
     epsilon: Annotated[
         float | None,
         typer.Option(
@@ -115,16 +126,20 @@ def compress(
         ),
     ] = None,
     stop: Annotated[
-        bool | None, typer.Option("--stop/--no-stop", help="Stop at the first block that does not pay [stop].")
+        bool | None, typer.Option("--stop/--no-stop", help="Stop at the first block that does not pay (default: stop).")
     ] = None,
-    max_additions: Annotated[int | None, typer.Option(help="Blocks that a selection tries at most [46].")] = None,
+    max_additions: Annotated[
+        int | None, typer.Option(help="Blocks that a selection tries at most (default: 46).")
+    ] = None,
     order: Annotated[
-        str | None, typer.Option(help="algorithm (phase after phase) or cyclic (phases in turn) [algorithm].")
+        str | None, typer.Option(help="algorithm (phase after phase) or cyclic (phases in turn) (default: algorithm).")
     ] = None,
     control: Annotated[
         bool | None, typer.Option(help="Train the smallest network for as many epochs, to compare.")
     ] = None,
-    epochs_per_step: Annotated[int | None, typer.Option(help="Epochs of a step of a selection [--epochs].")] = None,
+    epochs_per_step: Annotated[
+        int | None, typer.Option(help="Epochs of a step of a selection (default: --epochs).")
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="The same settings from a file.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_bad: Annotated[float, typer.Option(help="Share of unreadable images that is skipped.")] = 0.01,
@@ -203,7 +218,7 @@ def compile(
     """Build an engine for a target and prove that it answers like the network."""
     from rrr_edge.backends import backend_of
     from rrr_edge.bundle import Bundle
-    from rrr_edge.compile import compile_bundle
+    from rrr_edge.compile import compile_bundle, demand_share
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     opened, chosen = Bundle.open(bundle), _target(target, precision)
@@ -212,6 +227,7 @@ def compile(
         backend_of(chosen).check(chosen)
         folder = opened.engine_folder(chosen.engine_name)
         display.result({"engine": str(folder), "target": chosen.model_dump()}, f"would write {folder}")
+    demand_share(max_drop)
         return
     with display.progress() as report:
         engine = compile_bundle(opened, chosen, calib_data=calib_data, max_drop=max_drop, report=report)
@@ -296,7 +312,11 @@ def targets(as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = Fa
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     rows = []
     for name in target_names():
-        target = Target.load(name)
+        try:
+            target = Target.load(name)
+        except RRREdgeError as error:
+            rows.append({"target": name, "here": "no", "otherwise": str(error)})
+            continue
         able, obstacle = [], ""
         for precision in PRECISIONS:
             try:
@@ -361,13 +381,21 @@ def _profile(
     opened = Bundle.open(bundle)
     opened.engine(target)
     against = Against(models=(opened.baseline,)) if against_baseline else Against()
-    with display.progress() as report:
+    with ExitStack() as stack:
+        report = stack.enter_context(display.progress())
         if against_baseline and find_spec("torch"):
-            from rrr_edge.compress.baselines import against_resnet152
-
-            report(Step("baseline", 0, 1))
-            against = against_resnet152(opened, threads=target.threads or usable_cores())
-            report(Step("baseline", 1, 1))
+            try:
+                from rrr_edge.compress.baselines import against_resnet152
+            except ImportError as error:
+                display.say(
+                    f"note: PyTorch is not measured, for {error.name} is missing: pip install 'rrr-edge[compress]'"
+                )
+            else:
+                report(Step("baseline", 0, 1, "ResNet152 is built and exported"))
+                against = against_resnet152(opened, threads=target.threads or usable_cores())
+                report(Step("baseline", 1, 1))
+        for rival in against.rivals:
+            stack.callback(rival.session.close)
         result = profile_bundle(opened, target, against=against, pace=Pace(runs=runs), report=report)
     return result, opened.profile_folder(target.engine_name)
 

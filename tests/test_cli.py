@@ -156,6 +156,8 @@ def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path
         ("compress {shapes} -o {tmp}/x.rrr --depths one", 2, "--depths takes four numbers such as 1,1,1,1"),
         ("compress {shapes} -o {tmp}/x.rrr --depths 1,1,1,4", 2, "conv5_x keeps 4 blocks, but ResNet152 has 1 to 3"),
         ("compress {shapes} -o {tmp}/x.rrr --epochs -1", 2, "epochs: input should be greater than or equal to 0"),
+        ("compile {bundle} -t openvino --max-drop nan", 2, "a share between 0 and 1"),
+        ("compile {bundle} -t openvino --max-drop 5 --dry-run", 2, "a share between 0 and 1, such as 0.01, not 5"),
         ("compress {shapes} -o {tmp}/x.rrr --recipe {tmp}/absent.toml", 5, "absent.toml cannot be read as TOML"),
         ("compress {shapes} -o {bundle} --image-size 32 --weights random", 2, "{bundle} exists."),
     ],
@@ -353,3 +355,25 @@ def test_predictions_do_not_depend_on_their_company(compiled: Bundle, photos: Pa
     for image, row in together.items():
         alone = run("predict", compiled.path, image, "--json").document["predictions"][0]
         assert np.allclose(alone["probability"], row["probability"], atol=1e-6)
+def test_a_broken_target_file_is_a_row_and_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets" / "mine.toml").write_text("name = ")
+    rows = {row["target"]: row for row in run("targets", "--json").document}
+    assert rows["mine"]["here"] == "no"
+    assert "targets/mine.toml cannot be read as TOML" in rows["mine"]["otherwise"]
+    assert rows["onnxruntime"]["here"] == "fp32"
+
+
+def test_torch_without_the_rest_of_the_workshop_profiles_what_is_there(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch alone, as on many a device; the baseline's file is not there either, which is said."""
+    monkeypatch.setitem(sys.modules, "rrr_edge.compress.baselines", None)
+    result = run("profile", bundle.path, "-t", "onnxruntime", "--runs", "20", "--json")
+    assert "PyTorch is not measured" in result.stderr
+    assert "pip install 'rrr-edge[compress]'" in result.stderr
+    assert result.code == 4
+    assert "resnet152.onnx is missing" in result.document["error"]
+
+
