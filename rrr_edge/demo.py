@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rrr_edge.bundle import Bundle, Engine
+from rrr_edge.bundle import MANIFEST, Bundle, Engine
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress import Run, compress
 from rrr_edge.compress.baselines import against_resnet152
@@ -33,6 +33,8 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
     Raises UsageError where `out` exists and `force` is not given, and what the three verbs raise.
     """
     photos, path, picture = out / "digits", out / "digits.rrr", out / "predictions.png"
+    if (out / MANIFEST).exists():
+        raise UsageError(f"{out} is a bundle, not a folder for a demo.", advice="Choose another folder with --out.")
     if any(made.exists() for made in (photos, path)) and not force:
         raise UsageError(f"{out} has a demo in it.", advice="Choose another folder with --out, or add --force.")
     for made in (photos, path):
@@ -96,7 +98,7 @@ def _compile(bundle: Bundle, display: Display, report: Report) -> list[Engine]:
 
 
 def _profile(bundle: Bundle, report: Report) -> Profile:
-    report(Step("baseline", 0, 1))
+    report(Step("baseline", 0, 1, "ResNet152 is built and exported"))
     against = against_resnet152(bundle, threads=usable_cores())
     report(Step("baseline", 1, 1))
     return profile_bundle(bundle, TARGET, precision="int8", against=against, report=report)
