@@ -90,6 +90,24 @@ class Dataset:
     duplicates: tuple[tuple[str, str], ...]
     digest: str
 
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """The photos of each class by split; a split that there is not is left out."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {
+            name: {label: int(np.sum(split.labels == index)) for index, label in enumerate(self.labels)}
+            for name, split in splits.items()
+            if split is not None
+        }
+
+    @property
+    def summary(self) -> str:
+        """One line: how many classes and photos, and how evenly the training photos are spread."""
+        counts = self.counts
+        photos = ", ".join(f"{sum(classes.values())} {split}" for split, classes in counts.items())
+        train = counts["train"].values()
+        return f"{len(self.labels)} classes; photos: {photos}; {min(train)} to {max(train)} of a class in train"
+
 
 class Pictures(NamedTuple):
     """`images` uint8 [N, S, S, 3] of the readable `files` (relative to the folder), and the `bad` ones."""
@@ -106,8 +124,11 @@ def scan(
 
     Images over 1 GB in all are kept in an unnamed temporary file instead of memory ($TMPDIR says where).
     Raises BadInput: no such layout, one class, classes without pictures or that differ between splits, too few
-    pictures to split, or a larger share of unreadable files than `max_bad`.
+    pictures to split, pictures in folders inside a class, or a larger share of unreadable files than `max_bad`; and
+    UsageError where `max_bad` is no share.
     """
+    if not 0 <= max_bad <= 1:  # nor nan
+        raise UsageError(f"The share of unreadable pictures to skip lies between 0 and 1, not at {max_bad}.")
     path = Path(data)
     layout, splits = _find(path)
     _require_classes(path, splits)
@@ -224,7 +245,9 @@ def _find(path: Path) -> tuple[Layout, dict[str, Classes]]:
         missing = [split for split in ("train", "test") if split not in folders]
         if missing:
             raise BadInput(f"{path} has {', '.join(n + '/' for n in parents)} but no {missing[0]}/.", advice=_LAYOUTS)
-        return "splits", {split: _classes(path, split) for split in _SPLITS if split in folders}
+        splits = {split: _classes(path, split) for split in _SPLITS if split in folders}
+        _refuse_nested(path, [f"{split}/{label}" for split, classes in splits.items() for label in classes])
+        return "splits", splits
     classes = _classes(path, "")
     if not any(classes.values()):
         loose = len(_pictures(path))
@@ -236,7 +259,24 @@ def _find(path: Path) -> tuple[Layout, dict[str, Classes]]:
             else "no picture and no folder"
         )
         raise BadInput(f"{path} is no data set: it holds {holds}.", advice=_LAYOUTS)
+    _refuse_nested(path, list(classes))
     return "classes", {"all": classes}
+
+
+def _refuse_nested(path: Path, classes: Sequence[str]) -> None:
+    """Pictures in folders inside a class are neither skipped in silence nor guessed to be of that class."""
+    nested = {
+        f"{label}/{folder}": len(image_files(path / label / folder))
+        for label in classes
+        for folder in _folders(path / label)
+        if not (path / label).resolve().is_relative_to((path / label / folder).resolve())  # a link that leads back
+    }
+    found = [f"{count} in {folder}/" for folder, count in nested.items() if count]
+    if found:
+        raise BadInput(
+            f"{path} has pictures in folders inside its classes: {_some(found)}.",
+            advice="Move them up into the folder of their class, or out of the data set.",
+        )
 
 
 def _classes(path: Path, parent: str) -> Classes:
@@ -276,6 +316,8 @@ def _read_album(path: Path) -> Classes:
         if len(cells) <= max(at_file, at_label) or not (cells[at_file] and cells[at_label]):
             raise BadInput(f"Line {number} of {table} lacks a file or a category.")
         file, label = cells[at_file], cells[at_label]
+        if os.path.isabs(file) or os.path.normpath(file).split(os.sep)[0] == os.pardir:
+            raise BadInput(f"Line {number} of {table} names {file}, which lies outside the folder of its pictures.")
         if label_of.setdefault(file, label) != label:
             raise BadInput(f"{table} gives {file} two categories: {label_of[file]} and {label}.")
     folder = "images" if (path / "images").is_dir() else ""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from conftest import LABELS, flip_a_byte, link_bundle
+from conftest import LABELS, flip_a_byte, link_bundle, write_shapes
 from typer.testing import CliRunner
 
 from rrr_edge import __version__
@@ -129,6 +129,24 @@ def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path
     assert sorted(bundle.path.rglob("*")) == before
 
 
+def test_what_the_scan_found_is_told_before_the_training(tmp_path: Path) -> None:
+    photos = write_shapes(tmp_path / "photos", train=4, test=2)
+    (photos / "train" / "circle" / "half.png").write_bytes(b"")
+    shutil.copy(photos / "train" / "cross" / "0.png", photos / "test" / "cross" / "same.png")
+    result = run("compress", photos, "-o", tmp_path / "x.rrr", *SMALL, "--max-bad", "0.1")
+    assert result.code == 0
+    assert "3 classes; photos: 12 train, 7 test; 4 to 4 of a class in train" in result.stderr
+    assert "warning: train/circle/half.png is skipped: it is empty" in result.stderr
+    assert (
+        "warning: duplicates: 1 among the test photos, such as test/cross/same.png = train/cross/0.png" in result.stderr
+    )
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.1", "nan"])
+def test_a_share_of_bad_photos_is_a_share(shapes: Path, tmp_path: Path, share: str) -> None:
+    assert run("compress", shapes, "-o", tmp_path / "x.rrr", *SMALL, "--max-bad", share).code == 2
+
+
 # Refusals: the code, the sentence, and the advice
 
 
@@ -138,6 +156,8 @@ def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path
         ("compile {bundle} -t openvno", 2, "There is no target 'openvno'. Did you mean 'openvino'?"),
         ("compile {bundle} -t openvino --precision int9", 2, "There is no precision 'int9'. Did you mean 'int8'?"),
         ("compile {bundle} -t onnxruntime --precision int8", 4, "The onnxruntime backend runs fp32; int8 was asked."),
+        ("compile {bundle} -t openvino --max-drop nan", 2, "a share between 0 and 1"),
+        ("compile {bundle} -t openvino --max-drop 5 --dry-run", 2, "a share between 0 and 1, such as 0.01, not 5"),
         ("compile {bundle} -t openvino --calib-data digts", 2, "Did you mean 'digits'?"),
         ("compile {tmp}/absent.rrr -t openvino", 5, "There is no bundle {tmp}/absent.rrr."),
         ("compile {shapes} -t openvino", 5, "{shapes} is not a bundle: it has no manifest.json."),
@@ -156,8 +176,6 @@ def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path
         ("compress {shapes} -o {tmp}/x.rrr --depths one", 2, "--depths takes four numbers such as 1,1,1,1"),
         ("compress {shapes} -o {tmp}/x.rrr --depths 1,1,1,4", 2, "conv5_x keeps 4 blocks, but ResNet152 has 1 to 3"),
         ("compress {shapes} -o {tmp}/x.rrr --epochs -1", 2, "epochs: input should be greater than or equal to 0"),
-        ("compile {bundle} -t openvino --max-drop nan", 2, "a share between 0 and 1"),
-        ("compile {bundle} -t openvino --max-drop 5 --dry-run", 2, "a share between 0 and 1, such as 0.01, not 5"),
         ("compress {shapes} -o {tmp}/x.rrr --recipe {tmp}/absent.toml", 5, "absent.toml cannot be read as TOML"),
         ("compress {shapes} -o {bundle} --image-size 32 --weights random", 2, "{bundle} exists."),
     ],
@@ -350,11 +368,6 @@ def test_targets_say_what_runs_here_and_what_to_do_for_what_does_not() -> None:
     assert all(name in table for name in rows)
 
 
-def test_predictions_do_not_depend_on_their_company(compiled: Bundle, photos: Path) -> None:
-    together = {row["image"]: row for row in run("predict", compiled.path, photos, "--json").document["predictions"]}
-    for image, row in together.items():
-        alone = run("predict", compiled.path, image, "--json").document["predictions"][0]
-        assert np.allclose(alone["probability"], row["probability"], atol=1e-6)
 def test_a_broken_target_file_is_a_row_and_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "targets").mkdir()
@@ -377,3 +390,8 @@ def test_torch_without_the_rest_of_the_workshop_profiles_what_is_there(
     assert "resnet152.onnx is missing" in result.document["error"]
 
 
+def test_predictions_do_not_depend_on_their_company(compiled: Bundle, photos: Path) -> None:
+    together = {row["image"]: row for row in run("predict", compiled.path, photos, "--json").document["predictions"]}
+    for image, row in together.items():
+        alone = run("predict", compiled.path, image, "--json").document["predictions"][0]
+        assert np.allclose(alone["probability"], row["probability"], atol=1e-6)

@@ -1,22 +1,30 @@
 """From photos to a bundle: what is kept when a run is stopped, repeated, resumed or refused."""
 
+import csv
+import importlib.metadata
 import json
+import math
 import os
 import shutil
 import signal
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from command import Command
-from conftest import write_shapes
+from conftest import LABELS, write_shapes
 
 from rrr_edge.bundle import Bundle
 from rrr_edge.compress import Run, compress, plan
-from rrr_edge.errors import BadInput, CannotRunHere, UsageError
+from rrr_edge.dataset import Dataset
+from rrr_edge.errors import BadInput, CannotRunHere, MissingLibrary, UsageError
 from rrr_edge.files import sha256
-from rrr_edge.recipe import RRR, Recipe, Training
+from rrr_edge.progress import Step
+from rrr_edge.recipe import RRR, LinearProbe, Recipe, Training
 
 UNTRAINED = RRR(weights="random", image_size=32, branches=1, training=Training(epochs=0))
 SMALL = ("--weights", "random", "--image-size", "32", "--branches", "2", "--json")
@@ -44,6 +52,13 @@ def interrupt(out: Path, recipe: Recipe, data_sha256: str) -> Path:
     work.mkdir()
     (work / "task.json").write_text(json.dumps({"recipe": recipe.model_dump(), "data_sha256": data_sha256}))
     return work
+
+
+def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scan(*_: object, **__: object) -> None:
+        raise AssertionError("the photos were read")
+
+    monkeypatch.setattr("rrr_edge.compress.scan", scan)
 
 
 # Stopped from outside
@@ -99,10 +114,14 @@ def test_a_signal_stops_a_training_that_can_be_resumed(
 # Something is there already
 
 
-def test_what_exists_is_not_overwritten(shapes: Path, out: Path) -> None:
+@pytest.mark.parametrize("verb", [compress, plan])
+def test_what_exists_is_not_overwritten(
+    shapes: Path, out: Path, monkeypatch: pytest.MonkeyPatch, verb: Callable[..., object]
+) -> None:
+    nothing_is_read(monkeypatch)
     before = tree(out)
     with pytest.raises(UsageError, match=r"x\.rrr exists") as caught:
-        compress(shapes, out, recipe=UNTRAINED)
+        verb(shapes, out, recipe=UNTRAINED)
     assert "--force" in caught.value.advice
     assert tree(out) == before
 
@@ -137,28 +156,36 @@ def test_resuming_what_is_finished_returns_it(shapes: Path, out: Path) -> None:
     assert not work.exists()
 
 
-def test_resuming_something_else_over_a_finished_bundle_is_refused(shapes: Path, out: Path) -> None:
+@pytest.mark.parametrize("verb", [compress, plan])
+def test_resuming_something_else_over_a_finished_bundle_is_refused(
+    shapes: Path, out: Path, verb: Callable[..., object]
+) -> None:
     with pytest.raises(UsageError, match="exists"):
-        compress(shapes, out, recipe=UNTRAINED.model_copy(update={"seed": 1}), run=Run(resume=True))
+        verb(shapes, out, recipe=UNTRAINED.model_copy(update={"seed": 1}), run=Run(resume=True))
 
 
-def test_an_interrupted_run_is_not_lost_by_accident(shapes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", [compress, plan])
+def test_an_interrupted_run_is_not_lost_by_accident(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: Callable[..., object]
+) -> None:
+    nothing_is_read(monkeypatch)
     work = interrupt(tmp_path / "x.rrr", UNTRAINED, "0" * 64)
     with pytest.raises(UsageError, match="An interrupted run for .* is kept in") as caught:
-        compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED)
+        verb(shapes, tmp_path / "x.rrr", recipe=UNTRAINED)
     assert caught.value.advice == "Go on with --resume, or start anew with --force."
     assert work.exists()
 
 
+@pytest.mark.parametrize("verb", [compress, plan])
 @pytest.mark.parametrize("other", ["photos", "settings"])
 def test_an_interrupted_run_is_only_resumed_as_the_same(
-    shapes: Path, untrained: Bundle, tmp_path: Path, other: str
+    shapes: Path, untrained: Bundle, tmp_path: Path, other: str, verb: Callable[..., object]
 ) -> None:
     digest = untrained.manifest.provenance.data_sha256
     changed = UNTRAINED.model_copy(update={"seed": 1})
     interrupt(tmp_path / "x.rrr", *((UNTRAINED, "0" * 64) if other == "photos" else (changed, digest)))
     with pytest.raises(UsageError, match=f"had other {other}") as caught:
-        compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED, run=Run(resume=True))
+        verb(shapes, tmp_path / "x.rrr", recipe=UNTRAINED, run=Run(resume=True))
     assert "--force" in caught.value.advice
 
 
@@ -168,7 +195,55 @@ def test_force_starts_an_interrupted_run_anew(shapes: Path, tmp_path: Path) -> N
     assert os.listdir(tmp_path) == ["x.rrr"]
 
 
+def test_force_over_a_bundle_goes_on_with_no_other_task(shapes: Path, out: Path) -> None:
+    interrupt(out, UNTRAINED, "0" * 64)
+    with pytest.raises(UsageError, match="had other photos"):
+        compress(shapes, out, recipe=UNTRAINED, run=Run(resume=True, force=True))
+
+
 # Refused
+
+
+@pytest.mark.parametrize("verb", [compress, plan])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        UNTRAINED.model_copy(update={"training": Training(feature_views=2)}),
+        LinearProbe(weights="random", image_size=32, training=Training(feature_views=2)),
+    ],
+)
+def test_settings_that_cannot_be_trained_leave_nothing_behind(
+    shapes: Path, tmp_path: Path, recipe: Recipe, verb: Callable[..., object]
+) -> None:
+    with pytest.raises(UsageError, match="features of a stump that is still trained"):
+        verb(shapes, tmp_path / "x.rrr", recipe=recipe)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnxscript", "onnxsim", "onnxruntime"])
+def test_a_library_for_the_end_is_missed_at_the_beginning(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    nothing_is_read(monkeypatch)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingLibrary, match=f"needs {library}, which is not installed") as caught:
+        compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED)
+    assert caught.value.advice == "pip install 'rrr-edge[compress]'"
+
+
+def test_a_gpu_that_is_not_there_is_said_before_the_photos_are_read(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing_is_read(monkeypatch)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(CannotRunHere, match="no CUDA GPU"):
+        compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED, run=Run(device="cuda"))
+
+
+def test_a_share_of_bad_photos_is_a_share(shapes: Path, tmp_path: Path) -> None:
+    for share in (-0.1, 1.1, math.nan):
+        with pytest.raises(UsageError, match="between 0 and 1"):
+            plan(shapes, tmp_path / "x.rrr", recipe=UNTRAINED, run=Run(max_bad=share))
 
 
 @pytest.mark.parametrize(
@@ -221,11 +296,55 @@ def test_the_plan_names_what_would_be_made_and_writes_nothing(shapes: Path, untr
     planned = plan(shapes, tmp_path / "x.rrr", recipe=UNTRAINED)
     assert not list(tmp_path.iterdir())
     manifest = untrained.manifest
+    assert planned["photos_per_class"] == {"train": dict.fromkeys(LABELS, 12), "test": dict.fromkeys(LABELS, 8)}
     assert planned["photos"] == manifest.provenance.images
     assert planned["network"] == manifest.spec.model_dump()
     assert planned["cost"] == manifest.cost.model_dump()
     assert planned["recipe"] == manifest.recipe.model_dump()
     assert json.loads(json.dumps(planned))["bundle"] == str(tmp_path / "x.rrr")
+
+
+def test_libraries_under_other_names_have_a_version_too(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name in ("onnxruntime", "pillow"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return importlib.metadata.version(name)
+
+    monkeypatch.setattr("rrr_edge.compress.version", version)
+    versions = compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED).manifest.provenance.versions
+    assert versions["onnxruntime"] == onnxruntime.__version__
+    assert versions["pillow"] == "unknown"
+
+
+def test_what_the_scan_found_is_told_before_the_training(shapes: Path, tmp_path: Path) -> None:
+    found: list[Dataset] = []
+
+    def stop(dataset: Dataset) -> None:
+        found.append(dataset)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED, run=Run(after_scan=stop))
+    assert found[0].counts == {"train": dict.fromkeys(LABELS, 12), "test": dict.fromkeys(LABELS, 8)}
+    assert not list(tmp_path.iterdir())
+
+
+def test_validation_photos_are_judged_and_decide_nothing(shapes: Path, tmp_path: Path) -> None:
+    recipe = UNTRAINED.model_copy(update={"training": Training(epochs=2, batch_size=12)})
+    shutil.copytree(shapes, tmp_path / "photos")
+    shutil.copytree(shapes / "test", tmp_path / "photos" / "val")
+    steps: list[Step] = []
+    judged = compress(tmp_path / "photos", tmp_path / "judged.rrr", recipe=recipe, report=steps.append)
+    rows = list(csv.DictReader((judged.path / "training.csv").open()))
+    accuracy = judged.manifest.accuracy
+    assert accuracy is not None
+    assert rows[0]["validation_accuracy"] == ""
+    assert float(rows[1]["validation_accuracy"]) == pytest.approx(accuracy.accuracy)
+    last = [step for step in steps if step.stage == "train"][-1]
+    assert last.note.endswith(f"validation right {accuracy.accuracy:.1%} after epoch 2")
+    assert sha256(judged.weights) == sha256(compress(shapes, tmp_path / "x.rrr", recipe=recipe).weights)
 
 
 def test_the_same_photos_recipe_and_seed_give_the_same_bytes(shapes: Path, untrained: Bundle, tmp_path: Path) -> None:

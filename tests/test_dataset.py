@@ -240,6 +240,27 @@ class TestRefusals:
         (draw_album(tmp_path) / "info.json").write_text(content)
         assert self.refused(tmp_path).startswith("The Meta-Album folder DATA cannot be read: ")
 
+    @pytest.mark.parametrize("split", ["", "train"])
+    def test_pictures_in_folders_inside_a_class(self, tmp_path, split):
+        (draw_splits if split else draw_classes)(tmp_path)
+        here = tmp_path / split / "cup"
+        (here / "notes" / "empty").mkdir(parents=True)
+        scan(tmp_path, image_size=8)
+        for seed, name in enumerate(["blue/a.png", "blue/dark/b.png", "red/c.png"]):
+            draw(here / name, 7000 + seed)
+        label = os.path.join(split, "cup")
+        said = f"DATA has pictures in folders inside its classes: 2 in {label}/blue/, 1 in {label}/red/."
+        assert self.refused(tmp_path) == said
+
+    @pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "{absolute}"])
+    def test_a_table_that_leaves_its_folder(self, tmp_path, name):
+        data = draw_album(tmp_path / "album")
+        name = name.format(absolute=draw(tmp_path / "album" / "secret.png", 99))
+        with (data / "labels.csv").open("a") as file:
+            file.write(f"{name},bee,insect\n")
+        said = f"Line 10 of {data}/labels.csv names {name}, which lies outside the folder of its pictures."
+        assert self.refused(data) == said.replace(str(data), "DATA")
+
 
 class TestBadFiles:
     @pytest.fixture
@@ -309,6 +330,17 @@ class TestBadFiles:
 
 
 class TestWhatIsRecorded:
+    def test_the_photos_are_counted(self, tmp_path):
+        data = draw_splits(tmp_path)
+        draw(data / "train" / "cup" / "more.png", 99)
+        found = scan(data, image_size=8)
+        assert found.counts == {
+            "train": {"cup": 5, "mug": 4},
+            "val": {"cup": 2, "mug": 2},
+            "test": {"cup": 3, "mug": 3},
+        }
+        assert found.summary == "2 classes; photos: 9 train, 4 val, 6 test; 4 to 5 of a class in train"
+
     def test_the_same_file_in_train_and_test(self, tmp_path):
         draw_splits(tmp_path)
         (tmp_path / "test" / "cup" / "again.png").write_bytes((tmp_path / "train" / "cup" / "002.png").read_bytes())

@@ -4,11 +4,14 @@ import csv
 import io
 import platform
 import shutil
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,22 +37,25 @@ from rrr_edge.compress.recycle import RECYCLE
 from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
 from rrr_edge.compress.weights import check_source
 from rrr_edge.dataset import Dataset, choose_balanced, scan
-from rrr_edge.errors import RRREdgeError, UsageError
+from rrr_edge.errors import MissingLibrary, RRREdgeError, UsageError
 from rrr_edge.export import export_onnx, verify_onnx
 from rrr_edge.files import replace_folder, write_file, writing_to
 from rrr_edge.machine import cpu_info
-from rrr_edge.networks import build
+from rrr_edge.networks import Network, build
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.recipe import RRR, FineTune, LinearProbe, Recipe
 from rrr_edge.record import Record
-from rrr_edge.training import Examples, accuracy, predict
+from rrr_edge.training import Device, Examples, accuracy, check_device, check_training, predict
 from rrr_edge.training import Run as TrainingRun
 
 METHODS: dict[type[Recipe], Method[Any]] = {RRR: RECYCLE, LinearProbe: LINEAR_PROBE, FineTune: FINE_TUNE}
 
+_ANOTHER = "Choose another name, or replace it with --force."
 _FILES = (WEIGHTS, MODEL, REFERENCE, CALIBRATION, TRAINING_LOG)
 REFERENCE_IMAGES = 500
 CALIBRATION_IMAGES = 300
+# What is needed once the training is over.
+_EXPORT = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
 _RECORDED = ("torch", "torchvision", "onnx", "onnxsim", "onnxruntime", "numpy", "pillow")
 
 
@@ -58,13 +64,15 @@ class Run:
     """How a compression is carried out; none of it decides the result.
 
     `max_bad` is the share of unreadable images that is skipped; `resume` goes on with an interrupted run of the same
-    recipe and photos; `force` replaces an existing bundle or an interrupted run.
+    recipe and photos; `force` replaces an existing bundle or an interrupted run. `after_scan` is told what was found in
+    the photos, before anything is trained.
     """
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     max_bad: float = 0.01
     resume: bool = False
     force: bool = False
+    after_scan: Callable[[Dataset], None] | None = None
 
 
 def compress(
@@ -79,18 +87,26 @@ def compress(
 
     Until the bundle is whole, everything is in a hidden folder beside it, which an interruption leaves for `resume`.
 
-    Raises UsageError (something is there already), BadInput (photos, weights), GateFailed (the training diverged, or
-    the exported graph answers differently), Interrupted.
+    Photos in val/ are judged now and then while the training goes on; they decide nothing.
+
+    Raises UsageError (something is there already, settings that contradict each other), BadInput (photos, weights),
+    MissingLibrary, CannotRunHere, GateFailed (the training diverged, or the exported graph answers differently),
+    Interrupted.
     """
     out = Path(out)
-    check_source(recipe.weights)
-    dataset = scan(data, image_size=recipe.image_size, seed=recipe.seed, max_bad=run.max_bad, report=report)
+    recipe, dataset, _ = _prepare(data, out, recipe=recipe, run=run, report=report)
     task = _Task(recipe=recipe, data_sha256=dataset.digest)
     if finished := _finished(out, task, run):
         return finished
     work = _claim(out, task, run)
     preprocess = Preprocess(image_size=recipe.image_size)
-    training = TrainingRun(device=run.device, checkpoints=work / "training", resume=run.resume, report=report)
+    training = TrainingRun(
+        device=run.device,
+        checkpoints=work / "training",
+        resume=run.resume,
+        validation=Examples(dataset.val.images, dataset.val.labels) if dataset.val else None,
+        report=report,
+    )
     try:
         examples = Examples(dataset.train.images, dataset.train.labels)
         made = METHODS[type(recipe)].make(recipe, Material(dataset, examples, preprocess, training))
@@ -117,22 +133,53 @@ def plan(
 
     Where a block selection is to find the depths, `network` and `cost` are those that it starts from.
     """
-    check_source(recipe.weights)
-    dataset = scan(data, image_size=recipe.image_size, seed=recipe.seed, max_bad=run.max_bad, report=report)
-    method = METHODS[type(recipe)]
-    with torch.device("meta"):
-        network = build(method.spec(recipe, len(dataset.labels)))
-    method.freeze(recipe, network)
+    recipe, dataset, network = _prepare(data, Path(out), recipe=recipe, run=run, report=report)
+    _check_task(Path(out), _Task(recipe=recipe, data_sha256=dataset.digest), run)
     return {
         "bundle": str(out),
         "photos": _counts(dataset),
         "classes": len(dataset.labels),
+        "photos_per_class": dataset.counts,
         "unreadable": [f"{bad.path}: {bad.reason}" for bad in dataset.bad],
         "duplicates": [f"{train} = {test}" for train, test in dataset.duplicates],
         "network": network.spec.model_dump(),
         "cost": cost_of(network, recipe.image_size).model_dump(),
         "recipe": recipe.model_dump(),
     }
+
+
+class _Prepared(NamedTuple):
+    """The resolved recipe, the photos, and the network as it will learn, on no device."""
+
+    recipe: Recipe
+    dataset: Dataset
+    network: Network
+
+
+def _prepare(data: str | Path, out: Path, *, recipe: Recipe, run: Run, report: Report) -> _Prepared:
+    """All that can be refused is refused here, what does not need the photos before they are read."""
+    _check_libraries()
+    check_device(run.device)
+    check_source(recipe.weights)
+    method = METHODS[type(recipe)]
+    recipe = method.resolve(recipe)
+    _check_place(out, run)
+    dataset = scan(data, image_size=recipe.image_size, seed=recipe.seed, max_bad=run.max_bad, report=report)
+    if run.after_scan:
+        run.after_scan(dataset)
+    with torch.device("meta"):
+        network = build(method.spec(recipe, len(dataset.labels)))
+    method.freeze(recipe, network)
+    check_training(network, recipe.training)
+    return _Prepared(recipe, dataset, network)
+
+
+def _check_libraries() -> None:
+    for name in _EXPORT:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise MissingLibrary(error.name or name, extra="compress", purpose="Exporting to ONNX") from error
 
 
 class _Task(Record):
@@ -142,51 +189,66 @@ class _Task(Record):
     data_sha256: str
 
 
+def _check_place(out: Path, run: Run) -> None:
+    """Refuse to overwrite a bundle, anything else, or an interrupted run."""
+    if out.exists():
+        if not (run.force or run.resume):
+            raise UsageError(f"{out} exists.", advice=_ANOTHER)
+        if not (out / MANIFEST).is_file():
+            raise UsageError(f"{out} exists and is no bundle: it is not replaced.", advice="Choose another name.")
+    elif _note(out).is_file() and not (run.force or run.resume):
+        raise UsageError(
+            f"An interrupted run for {out} is kept in {_work_folder(out)}.",
+            advice="Go on with --resume, or start anew with --force.",
+        )
+
+
+def _check_task(out: Path, task: _Task, run: Run) -> None:
+    """Refuse to go on with another task than the one that was begun, or finished, at this place."""
+    if not run.resume:
+        return
+    if out.exists() and not run.force:
+        manifest = Bundle.open(out).manifest
+        if _Task(recipe=manifest.recipe, data_sha256=manifest.provenance.data_sha256) != task:
+            raise UsageError(f"{out} exists.", advice=_ANOTHER)
+    elif _note(out).is_file():
+        interrupted = _Task.from_json_file(_note(out))
+        if interrupted != task:
+            what = "photos" if interrupted.recipe == task.recipe else "settings"
+            raise UsageError(
+                f"The interrupted run in {_work_folder(out)} had other {what}.",
+                advice=f"Give the same {what} again, or start anew with --force.",
+            )
+
+
 def _finished(out: Path, task: _Task, run: Run) -> Bundle | None:
-    """The bundle, where the run to be resumed had already ended; refuses to overwrite any other."""
-    if not out.exists():
-        with writing_to(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
+    """The bundle, where the run to be resumed had already ended."""
+    _check_task(out, task, run)
+    if run.force or not out.exists():
         return None
-    if run.resume and not run.force:
-        bundle = Bundle.open(out)
-        if (bundle.manifest.recipe, bundle.manifest.provenance.data_sha256) == (task.recipe, task.data_sha256):
-            shutil.rmtree(_work_folder(out), ignore_errors=True)
-            return bundle
-    if not run.force:
-        raise UsageError(f"{out} exists.", advice="Choose another name, or replace it with --force.")
-    if not (out / MANIFEST).is_file():
-        raise UsageError(f"{out} exists and is no bundle: it is not replaced.", advice="Choose another name.")
-    return None
+    shutil.rmtree(_work_folder(out), ignore_errors=True)
+    return Bundle.open(out)
 
 
 def _claim(out: Path, task: _Task, run: Run) -> Path:
     """The work folder of this task: the interrupted one, or a new one."""
     work = _work_folder(out)
-    note = work / "task.json"
-    if note.is_file() and run.resume:
-        interrupted = _Task.from_json_file(note)
-        if interrupted != task:
-            what = "photos" if interrupted.recipe == task.recipe else "settings"
-            raise UsageError(
-                f"The interrupted run in {work} had other {what}.",
-                advice=f"Give the same {what} again, or start anew with --force.",
-            )
-    elif note.is_file() and not run.force:
-        raise UsageError(
-            f"An interrupted run for {out} is kept in {work}.",
-            advice="Go on with --resume, or start anew with --force.",
-        )
-    else:
+    if not (run.resume and _note(out).is_file()):
         with writing_to(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-        write_file(note, task.to_json())
+        write_file(_note(out), task.to_json())
     return work
 
 
 def _work_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.work")
+
+
+def _note(out: Path) -> Path:
+    """What an interrupted run was about."""
+    return _work_folder(out) / "task.json"
 
 
 def _write(
@@ -250,14 +312,20 @@ def _provenance(dataset: Dataset, made: Made) -> Provenance:
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         duration_s=round(made.earlier_s + sum(row.seconds for row in made.trained.history), 1),
         machine=f"{cpu_info()[0]}, trained on {made.trained.device} in {made.trained.precision}",
-        versions={"python": platform.python_version(), "rrr-edge": __version__} | {p: version(p) for p in _RECORDED},
+        versions={"python": platform.python_version(), "rrr-edge": __version__} | {p: _version(p) for p in _RECORDED},
         notes=tuple(notes),
     )
 
 
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # installed under another name, such as onnxruntime-gpu, or not by pip
+        return str(getattr(sys.modules.get(library), "__version__", "unknown"))
+
+
 def _counts(dataset: Dataset) -> dict[str, int]:
-    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
-    return {name: len(split.files) for name, split in splits.items() if split is not None}
+    return {split: sum(classes.values()) for split, classes in dataset.counts.items()}
 
 
 def _log(made: Made) -> str:

@@ -48,8 +48,13 @@ class Made:
 
 
 class Method(NamedTuple, Generic[R]):
-    """`spec` is the network for a number of classes, `freeze` keeps what must not learn, `make` does it all."""
+    """`spec` is the network for a number of classes, `freeze` keeps what must not learn, `make` does it all.
 
+    `resolve` writes into a recipe what follows from its other settings; `make` takes none but resolved ones. It raises
+    UsageError where they contradict each other, and MissingLibrary.
+    """
+
+    resolve: Callable[[R], R]
     spec: Callable[[R, int], ResNetSpec]
     freeze: Callable[[R, Network], None]
     make: Callable[[R, Material], Made]

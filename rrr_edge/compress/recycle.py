@@ -6,8 +6,9 @@ from functools import partial
 from rrr_edge.compress.ensembles import train_ensemble
 from rrr_edge.compress.method import Made, Material, Method, begin, learn
 from rrr_edge.compress.rrr import branch_widths, split
-from rrr_edge.compress.selection import select_depths
+from rrr_edge.compress.selection import require_matplotlib, select_depths
 from rrr_edge.compress.weights import WeightsInfo
+from rrr_edge.errors import UsageError
 from rrr_edge.networks import Network, ResNetSpec
 from rrr_edge.recipe import RANDOM, RRR
 from rrr_edge.spec import SMALLEST_DEPTHS
@@ -17,6 +18,22 @@ _FROM_SCRATCH = (
     "The weights are random, so the whole network was trained from scratch, on shared batches. "
     "The method reuses ImageNet's: with --weights imagenet fewer photos go further."
 )
+
+
+def _resolve(recipe: RRR) -> RRR:
+    """Where random weights let several branches train one stump, they share each batch."""
+    if recipe.depths == "auto":
+        require_matplotlib()
+    training = recipe.training
+    if recipe.weights != RANDOM or recipe.branches == 1 or training.shared_batches:
+        return recipe
+    if "shared_batches" in training.model_fields_set:
+        raise UsageError(
+            f"With random weights the {recipe.branches} branches train the stump that they share, so they cannot each "
+            "have their own batches.",
+            advice="Set shared_batches = true, or give --weights imagenet.",
+        )
+    return recipe.model_copy(update={"training": training.model_copy(update={"shared_batches": True})})
 
 
 def _spec_of(recipe: RRR, num_classes: int) -> ResNetSpec:
@@ -55,13 +72,12 @@ def _make(recipe: RRR, material: Material) -> Made:
 def _recycle(recipe: RRR, material: Material) -> Made:
     """The stump keeps its weights, with batch statistics of the photos; the branches learn.
 
-    Deviation where the weights are random: everything learns, and so all branches share each batch.
+    Deviation where the weights are random: everything learns, and so `_resolve` lets all branches share each batch.
     """
     spec = _spec_of(recipe, len(material.dataset.labels))
     if recipe.weights == RANDOM:
         network, info = begin(recipe, spec, material, fill=dict)
-        shared = recipe.model_copy(update={"training": recipe.training.model_copy(update={"shared_batches": True})})
-        return Made(network, info, learn(network, shared, material), (_FROM_SCRATCH,))
+        return Made(network, info, learn(network, recipe, material), (_FROM_SCRATCH,))
 
     def start(spec: ResNetSpec) -> tuple[Network, WeightsInfo]:
         fill = partial(split, spec=spec, seed=recipe.seed, how=recipe.split)
@@ -79,4 +95,4 @@ def _recycle(recipe: RRR, material: Material) -> Made:
     return train_ensemble(recipe, spec, material, start=start)
 
 
-RECYCLE: Method[RRR] = Method(_spec_of, _freeze, _make)
+RECYCLE: Method[RRR] = Method(_resolve, _spec_of, _freeze, _make)

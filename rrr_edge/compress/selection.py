@@ -80,7 +80,7 @@ def select_depths(recipe: RRR, material: Material) -> Selected:
     Raises MissingLibrary (matplotlib), BadInput (too few photos to hold any out), CorruptArtifact, and what `train`
     raises.
     """
-    _require_matplotlib()
+    require_matplotlib()
     selection = recipe.selection or Selection()
     learned_from, judged_by = validation_split(material.dataset, seed=recipe.seed)
     whose = "training photos held out" if material.dataset.val is None else "validation photos"
@@ -249,7 +249,7 @@ class _Trials:
 
 def draw_selection(rows: Sequence[Row], *, chosen: str) -> str:
     """An SVG like Fig. 4: the error against the number of blocks, and the control's after as many epochs."""
-    _require_matplotlib()
+    require_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -303,7 +303,7 @@ def _name(depths: Depths) -> str:
     return "_".join(map(str, depths))
 
 
-def _require_matplotlib() -> None:
-    """Before the trainings, not after them."""
+def require_matplotlib() -> None:
+    """Raise MissingLibrary before the trainings, not after them."""
     if find_spec("matplotlib") is None:
         raise MissingLibrary("matplotlib", extra="report", purpose="The picture of a block selection")

@@ -20,6 +20,10 @@ _CHANCE = "The weights are random, so the classifier reads features of chance. W
 _FROM_SCRATCH = "The weights are random, so the whole network was trained from scratch."
 
 
+def _as_it_is(recipe: R) -> R:
+    return recipe
+
+
 def _spec_of(recipe: R, num_classes: int) -> ResNetSpec:
     return ResNetSpec(depths=recipe.depths, num_classes=num_classes)
 
@@ -41,6 +45,8 @@ def _make(freeze: Callable[[R, Network], None], if_random: str, recipe: R, mater
 
 
 LINEAR_PROBE: Method[LinearProbe] = Method(
-    _spec_of, _freeze_all_but_the_head, partial(_make, _freeze_all_but_the_head, _CHANCE)
+    _as_it_is, _spec_of, _freeze_all_but_the_head, partial(_make, _freeze_all_but_the_head, _CHANCE)
 )
-FINE_TUNE: Method[FineTune] = Method(_spec_of, _freeze_nothing, partial(_make, _freeze_nothing, _FROM_SCRATCH))
+FINE_TUNE: Method[FineTune] = Method(
+    _as_it_is, _spec_of, _freeze_nothing, partial(_make, _freeze_nothing, _FROM_SCRATCH)
+)

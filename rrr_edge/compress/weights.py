@@ -218,9 +218,14 @@ def _random(depths: Depths, seed: int) -> tuple[dict[str, Tensor], WeightsInfo]:
 
 
 def _fetch(published: Published, report: Report) -> Path:
-    """The published file in a cache, downloaded into torch's where neither has it."""
+    """The published file in a cache, downloaded into torch's where neither has it. Raises BadInput."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / published.file
     if path.is_file():
+        if not sha256(path).startswith(_expected_digits(published)):
+            raise BadInput(
+                f"{path} is damaged or another file: its SHA-256 does not begin as its name says.",
+                advice="Delete it: it is downloaded again.",
+            )
         return path
     if published.hugging_face:
         cached = try_to_load_from_cache(published.hugging_face, "model.safetensors")

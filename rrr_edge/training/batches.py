@@ -119,7 +119,6 @@ class Batches:
 
     def run(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps `start` to `stop` - 1, counted through all epochs."""
-        self._pixels  # noqa: B018  (made once, before the threads ask for it)
         pending: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="augment")
         try:
@@ -150,7 +149,8 @@ class Batches:
         inputs = []
         for stream, images in zip(self.streams, chosen, strict=True):
             draw = rng(self.seed, _ROLES[self.role][1], step, stream)
-            pixels = self._pixels[images]
+            # Of the batch alone: the photos may be a file's, and more than memory holds.
+            pixels = torch.from_numpy(np.ascontiguousarray(self.examples.images[images].transpose(0, 3, 1, 2)))
             inputs.append(torch.stack([augment(image, draw) for image in pixels]) if self.augment else pixels)
         return torch.stack(inputs, dim=1)
 
@@ -165,10 +165,6 @@ class Batches:
             inputs[:, :, :, place] = views[drawn, images]
         # Channels last, which is how the branches read them.
         return torch.from_numpy(inputs).view(self.views.dtype).flatten(3).permute(0, 3, 1, 2)
-
-    @cached_property
-    def _pixels(self) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.examples.images.transpose(0, 3, 1, 2)))
 
 
 def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:

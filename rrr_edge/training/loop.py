@@ -35,6 +35,8 @@ from rrr_edge.training.signals import stop_requests
 from rrr_edge.training.state import State
 from rrr_edge.training.views import make_views
 
+Device = Literal["auto", "cpu", "cuda"]
+
 STUMP_PASSES = 10
 
 _NATIVE_BF16 = {"avx512_bf16", "amx_bf16"}
@@ -49,7 +51,7 @@ class Run:
     finished steps and of all, before the state is kept; it may look at the network, but not change it.
     """
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
     checkpoints: Path | None = None
     resume: bool = False
@@ -91,7 +93,8 @@ def train(
     Raises UsageError, BadInput (labels, too few images, another training's checkpoint), CorruptArtifact, CannotRunHere,
     GateFailed (the loss is not finite) and, after SIGINT or SIGTERM and with the state kept, Interrupted.
     """
-    _check(network, examples, training)
+    check_training(network, training)
+    _check_labels(network, examples)
     fabric = open_fabric(run)
     share = Share(fabric, network)
     batches = Batches(
@@ -125,9 +128,10 @@ def train(
             state.learn(batch, since=since)
             if run.after_step:
                 run.after_step(state.progress.step, total)
-            report(Step("train", state.progress.step, total, _note(state.progress, training.epochs)))
-            if state.progress.between_epochs:
-                state.progress = state.progress.after_epoch(_validation_accuracy(state, preprocess, run, training))
+            done = state.progress
+            if done.between_epochs:
+                state.progress = done.after_epoch(_validation_accuracy(state, preprocess, run, training))
+            report(Step("train", done.step, total, _note(done, training.epochs, state.progress.history)))
             signal = share.most(stop.signal)
             if run.checkpoints and (state.progress.between_epochs or signal):
                 state.keep(run.checkpoints)
@@ -165,7 +169,8 @@ def reestimate_stump(
     network.freeze_stump()
 
 
-def _check(network: Network, examples: Examples, training: Training) -> None:
+def check_training(network: Network, training: Training) -> None:
+    """Raise UsageError where a network, frozen as this one is, cannot be trained so."""
     spec = network.spec
     if spec.branches > 1 and not (network.stump_frozen or training.shared_batches):
         raise UsageError(
@@ -177,9 +182,13 @@ def _check(network: Network, examples: Examples, training: Training) -> None:
             "The features of a stump that is still trained cannot be kept.",
             advice="Set feature_views = 0, or freeze the stump.",
         )
-    wrong = sorted(set(np.unique(examples.labels).tolist()) - set(range(spec.num_classes)))
+
+
+def _check_labels(network: Network, examples: Examples) -> None:
+    classes = network.spec.num_classes
+    wrong = sorted(set(np.unique(examples.labels).tolist()) - set(range(classes)))
     if wrong:
-        raise BadInput(f"Labels {wrong[:5]} do not lie between 0 and {spec.num_classes - 1}.")
+        raise BadInput(f"Labels {wrong[:5]} do not lie between 0 and {classes - 1}.")
 
 
 def keep_views(state: State, batches: Batches, run: Run) -> Tensor:
@@ -191,9 +200,14 @@ def keep_views(state: State, batches: Batches, run: Run) -> Tensor:
     return make_views(state.features, alone, state.training.feature_views, dtype=dtype, report=run.report)
 
 
-def open_fabric(run: Run) -> Fabric:
-    if run.device == "cuda" and not torch.cuda.is_available():
+def check_device(device: Device) -> None:
+    """Raise CannotRunHere where torch cannot train on `device`."""
+    if device == "cuda" and not torch.cuda.is_available():
         raise CannotRunHere("torch finds no CUDA GPU on this machine.", advice="Use --device cpu.")
+
+
+def open_fabric(run: Run) -> Fabric:
+    check_device(run.device)
     device = "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     precision = precision_of(run, torch.device(device))
@@ -247,10 +261,13 @@ def _validation_accuracy(state: State, preprocess: Preprocess, run: Run, trainin
     return float(np.mean(outputs.probabilities.argmax(1) == run.validation.labels))
 
 
-def _note(progress: Progress, epochs: int) -> str:
+def _note(progress: Progress, epochs: int, history: tuple[EpochRow, ...]) -> str:
+    """The epoch so far, and the last judgement of the validation photos among the finished epochs."""
     epoch = (progress.step - 1) // progress.steps_per_epoch + 1
     loss, right = progress.loss_sum / progress.images, progress.right_sum / progress.images
-    return f"epoch {epoch} of {epochs}, loss {loss:.3f}, branches right {right:.1%}"
+    judged = [row for row in history if row.validation_accuracy is not None]
+    validation = [f"validation right {row.validation_accuracy:.1%} after epoch {row.epoch}" for row in judged[-1:]]
+    return ", ".join([f"epoch {epoch} of {epochs}, loss {loss:.3f}, branches right {right:.1%}", *validation])
 
 
 def _interrupted(run: Run, progress: Progress, signal: int) -> Interrupted:

@@ -64,7 +64,8 @@ def dataset() -> Dataset:
 
 def make(recipe: Recipe, dataset: Dataset) -> Made:
     material = Material(dataset, Examples(dataset.train.images, dataset.train.labels), Preprocess(image_size=32), Run())
-    return METHODS[type(recipe)].make(recipe, material)
+    method = METHODS[type(recipe)]
+    return method.make(method.resolve(recipe), material)
 
 
 def outline(recipe: Recipe, classes: int = 20) -> Network:
@@ -174,6 +175,18 @@ def test_random_weights_are_drawn_once_and_train_everything(monkeypatch: pytest.
     assert "random" in made.notes[0]
 
 
+def test_random_weights_share_batches_and_the_recipe_says_so(shapes: Path, tmp_path: Path) -> None:
+    recipe = RRR(weights="random", image_size=32, branches=2, training=SHORT)
+    assert not recipe.training.shared_batches
+    made = compress(shapes, tmp_path / "x.rrr", recipe=recipe).manifest.recipe
+    assert made == recipe.model_copy(update={"training": SHORT.model_copy(update={"shared_batches": True})})
+    own = recipe.model_copy(update={"training": Training(shared_batches=False)})
+    with pytest.raises(UsageError, match="the 2 branches train the stump that they share"):
+        plan(shapes, tmp_path / "y.rrr", recipe=own)
+    alone = own.model_copy(update={"branches": 1})
+    assert not plan(shapes, tmp_path / "y.rrr", recipe=alone)["recipe"]["training"]["shared_batches"]
+
+
 def test_a_plan_counts_what_will_learn(shapes: Path, tmp_path: Path) -> None:
     found = plan(shapes, tmp_path / "x.rrr", recipe=LinearProbe(weights="random", image_size=32))
     assert found["cost"]["trainable_params"] == 2048 * CLASSES + CLASSES
@@ -266,7 +279,11 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
         ("--method finetune --epochs 2", FineTune(training=Training(epochs=2))),
     ],
 )
-def test_the_command_line_says_all_of_it(shapes: Path, tmp_path: Path, flags: str, expected: Recipe) -> None:
+def test_the_command_line_says_all_of_it(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: Recipe
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("some.pth").touch()
     command = ["compress", str(shapes), "-o", str(tmp_path / "x.rrr"), "--dry-run", "--json", "-q", *flags.split()]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output

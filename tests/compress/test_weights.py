@@ -249,10 +249,21 @@ def refuse_all_connections(*args, **kwargs):
 def test_a_file_in_torchs_cache_needs_no_network(caches, monkeypatch, good):
     monkeypatch.setattr(weights.urllib.request, "urlopen", refuse_all_connections)
     caches.mkdir(parents=True)
-    torch.save(good, caches / "resnet152-394f9c45.pth")
+    torch.save(good, caches / "unnamed.pth")
+    digest = hashlib.sha256((caches / "unnamed.pth").read_bytes()).hexdigest()
+    cached = (caches / "unnamed.pth").rename(caches / f"resnet152-{digest[:8]}.pth")
+    monkeypatch.setitem(PUBLISHED, "imagenet", Published("http://127.0.0.1:9/", cached.name))
     found, info = load_weights("imagenet", depths=ONES)
     assert same(found, good)
-    assert info.name == "imagenet"
+    assert info == ("imagenet", digest)
+
+
+def test_a_cached_file_that_is_not_what_its_name_says_is_refused(caches, good):
+    caches.mkdir(parents=True)
+    torch.save(good, caches / PUBLISHED["imagenet"].file)
+    with pytest.raises(BadInput, match=rf"{PUBLISHED['imagenet'].file} is damaged or another file") as caught:
+        load_weights("imagenet", depths=ONES)
+    assert caught.value.advice.startswith("Delete it")
 
 
 def test_a_file_in_hugging_faces_cache_needs_no_network(tmp_path, monkeypatch, good):

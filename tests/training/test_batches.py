@@ -1,3 +1,6 @@
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +51,17 @@ def test_channels_keep_their_places(examples: Examples) -> None:
     (batch,) = batches.run(0, 1)
     shown = {image.permute(1, 2, 0).numpy().tobytes() for image in batch.inputs[:, 0]}
     assert shown == {image.tobytes() for image in examples.images}
+
+
+def test_photos_on_the_disk_are_read_batch_by_batch(tmp_path: Path) -> None:
+    shape = 64, 64, 64, 3
+    on_disk = Examples(np.memmap(tmp_path / "photos", np.uint8, "w+", shape=shape), np.zeros(64, np.int64))
+    batches = Batches(on_disk, seed=0, batch_size=2, augment=False)
+    tracemalloc.start()
+    next(batches.run(0, 1))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < on_disk.images.nbytes / 2
 
 
 @pytest.mark.parametrize("start", [1, 4, 7])
