@@ -17,6 +17,7 @@ from rrr_edge.errors import Interrupted, RRREdgeError, UsageError, choose
 from rrr_edge.progress import Step
 
 if TYPE_CHECKING:
+    from rrr_edge.dataset import Dataset
     from rrr_edge.profile import Profile
     from rrr_edge.target import Target
 
@@ -28,6 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"auto_envvar_prefix": "RRR_EDGE", "help_option_names": ["-h", "--help"]},
 )
+
+# So many unreadable files are named.
+_NAMED = 20
 
 DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Photos: train/CLASS/*, CLASS/*, or Meta-Album.")]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle that `rrr-edge compress` wrote.")]
@@ -142,7 +146,7 @@ def compress(
     ] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="The same settings from a file.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    max_bad: Annotated[float, typer.Option(help="Share of unreadable images that is skipped.")] = 0.01,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable images that is skipped.")] = 0.01,
     with_baseline: Annotated[
         bool, typer.Option("--with-baseline", help="Add ResNet152, to profile torch-free.")
     ] = False,
@@ -171,7 +175,8 @@ def compress(
     options |= {"control": control, "epochs_per_step": epochs_per_step, "feature_views": feature_views}
     resolved = read_recipe(recipe, **options)
     workshop = _workshop()
-    run = workshop.Run(device=device, max_bad=max_bad, resume=resume, force=force)
+    after_scan = functools.partial(_tell, display)
+    run = workshop.Run(device=device, max_bad=max_bad, resume=resume, force=force, after_scan=after_scan)
     with display.progress() as report:
         if dry_run:
             plan = workshop.plan(data, out, recipe=resolved, run=run, report=report)
@@ -398,6 +403,19 @@ def _profile(
             stack.callback(rival.session.close)
         result = profile_bundle(opened, target, against=against, pace=Pace(runs=runs), report=report)
     return result, opened.profile_folder(target.engine_name)
+
+
+def _tell(display: Display, dataset: "Dataset") -> None:
+    """What was found in the photos, while there is time to stop."""
+    display.say(dataset.summary)
+    for bad in dataset.bad[:_NAMED]:
+        display.warn(f"{bad.path} is skipped: {bad.reason}")
+    if len(dataset.bad) > _NAMED:
+        display.warn(f"{len(dataset.bad) - _NAMED} more unreadable files are skipped; --dry-run --json names them all")
+    if dataset.duplicates:
+        train, test = dataset.duplicates[0]
+        count = len(dataset.duplicates)
+        display.warn(f"duplicates: {count} among the test photos, such as {test} = {train}: the accuracy will flatter")
 
 
 def _depths(text: str | None) -> tuple[int, ...] | str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from conftest import LABELS, flip_a_byte, link_bundle
+from conftest import LABELS, flip_a_byte, link_bundle, write_shapes
 from typer.testing import CliRunner
 
 from rrr_edge import __version__
@@ -127,6 +127,24 @@ def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path
     assert result.code == 0
     assert result.document["engine"] == str(bundle.engine_folder("openvino-int8"))
     assert sorted(bundle.path.rglob("*")) == before
+
+
+def test_what_the_scan_found_is_told_before_the_training(tmp_path: Path) -> None:
+    photos = write_shapes(tmp_path / "photos", train=4, test=2)
+    (photos / "train" / "circle" / "half.png").write_bytes(b"")
+    shutil.copy(photos / "train" / "cross" / "0.png", photos / "test" / "cross" / "same.png")
+    result = run("compress", photos, "-o", tmp_path / "x.rrr", *SMALL, "--max-bad", "0.1")
+    assert result.code == 0
+    assert "3 classes; photos: 12 train, 7 test; 4 to 4 of a class in train" in result.stderr
+    assert "warning: train/circle/half.png is skipped: it is empty" in result.stderr
+    assert (
+        "warning: duplicates: 1 among the test photos, such as test/cross/same.png = train/cross/0.png" in result.stderr
+    )
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.1", "nan"])
+def test_a_share_of_bad_photos_is_a_share(shapes: Path, tmp_path: Path, share: str) -> None:
+    assert run("compress", shapes, "-o", tmp_path / "x.rrr", *SMALL, "--max-bad", share).code == 2
 
 
 # Refusals: the code, the sentence, and the advice
