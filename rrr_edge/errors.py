@@ -22,8 +22,6 @@ class RRREdgeError(Exception):
     def __init__(self, message: str, *, advice: str = "") -> None:
         super().__init__(message)
         self.advice = advice
-        if advice:
-            self.add_note(advice)  # an app that prints the traceback shows it too
 
 
 class UsageError(RRREdgeError):
