@@ -340,7 +340,7 @@ def targets(as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = Fa
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="A folder for photos, bundle and pictures.")] = Path("demo"),
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 8,
-    force: Annotated[bool, typer.Option("--force", help="Replace the folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the demo that is in the folder.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -30,7 +30,7 @@ _CELL, _LINE, _COLUMNS = 128, 16, 8
 def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
     """Write photos, compress, compile, profile and predict into the folder `out`; print what came of it.
 
-    Raises UsageError where `out` exists and `force` is not given, and what the three verbs raise.
+    Raises UsageError where `out` is a bundle, or has a demo in it and `force` is not given, and what the verbs raise.
     """
     photos, path, picture = out / "digits", out / "digits.rrr", out / "predictions.png"
     if (out / MANIFEST).exists():
