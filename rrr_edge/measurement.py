@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from rrr_edge.record import Record
 
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
+Granularity = Literal["baseline", "element", "channel", "block"]
 
 CONFIDENCE = 0.95
 UNSTABLE_SPREAD = 0.10
@@ -183,7 +184,11 @@ class Summary(Record):
 
 
 class Subject(Record):
-    """What was run. `size_mb` counts the files that were loaded; unknown values are None."""
+    """What was run. `size_mb` counts the files that were loaded; unknown values are None.
+
+    In a comparison of granularities `sparsity` is the share of ResNet152's parameters that is gone, as achieved, and
+    `sparsity_asked` the one that was asked.
+    """
 
     backend: str
     precision: str
@@ -192,6 +197,13 @@ class Subject(Record):
     macs: int | None = None
     size_mb: float | None = None
     note: str = ""
+    granularity: Granularity | None = None
+    sparsity: float | None = None
+    sparsity_asked: float | None = None
+
+    @property
+    def runtime(self) -> str:
+        return f"{self.backend} {self.precision}"
 
 
 class Measurement(Record):

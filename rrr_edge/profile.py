@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import Field
 
 from rrr_edge import __version__
+from rrr_edge.anatomy import Alternative, Ceiling, LayerTime, Load
 from rrr_edge.backends import Backend, Images, Outputs, Session, backend_of
 from rrr_edge.baseline import LATENCY_ONLY, Against, Baseline, Rival
 from rrr_edge.bundle import MANIFEST, PROFILE, SCHEMA, Accuracy, Bundle, FileEntry, Verification, describe_file
@@ -64,6 +65,10 @@ class Profile(Record):
     verification: Verification
     measurements: tuple[Measurement, ...]
     ratios: tuple[Ratio, ...]
+    alternatives: tuple[Alternative, ...] = ()
+    loads: tuple[Load, ...] = ()
+    layers: tuple[LayerTime, ...] = ()
+    ceiling: Ceiling | None = None
     notes: tuple[str, ...]
     created: str
 
@@ -74,6 +79,11 @@ class Profile(Record):
     @property
     def baselines(self) -> tuple[Measurement, ...]:
         return tuple(m for m in self.measurements if m.name not in (ENGINE, PREDICT, PHOTO, *map(part_name, PARTS)))
+
+    @property
+    def everything(self) -> tuple[Measurement, ...]:
+        """All that was timed, each under a name of its own."""
+        return (*self.measurements, *(part.measurement for part in (*self.alternatives, *self.loads)))
 
     def measurement(self, name: str) -> Measurement:
         return next(m for m in self.measurements if m.name == name)
@@ -93,16 +103,18 @@ class Profile(Record):
         samples = _read_samples(folder / SAMPLES)
         try:
             data = json.loads((folder / PROFILE).read_text("utf-8"))
-            summaries = {m["name"]: m.pop("summary") for m in data["measurements"]}
-            for measurement in data["measurements"]:
+            nested = [m["measurement"] for part in ("alternatives", "loads") for m in data.get(part, ())]
+            stored = [*data["measurements"], *nested]
+            summaries = {m["name"]: m.pop("summary") for m in stored}
+            for measurement in stored:
                 measurement["samples_ms"] = samples.get(measurement["name"], ())
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{folder / PROFILE} cannot be read: {error}.") from error
         profile = cls.parse(data, str(folder / PROFILE))
-        for measurement in profile.measurements:
+        for measurement in profile.everything:
             # Not the bootstrap: another NumPy may draw differently.
-            found, stored = measurement.summary, summaries[measurement.name]
-            if (found.runs, found.median_ms, found.min_ms) != (stored["runs"], stored["median_ms"], stored["min_ms"]):
+            found, said = measurement.summary, summaries[measurement.name]
+            if (found.runs, found.median_ms, found.min_ms) != (said["runs"], said["median_ms"], said["min_ms"]):
                 raise CorruptArtifact(
                     f"The samples of {measurement.name!r} in {folder / SAMPLES} are not those that {PROFILE} sums up.",
                     advice="Run rrr-edge profile again.",
@@ -388,7 +400,7 @@ def _write(profile: Profile, folder: Path) -> None:
         with (stage / SAMPLES).open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(("candidate", "round", "ms"))
-            for m in profile.measurements:
+            for m in profile.everything:
                 rows.writerows((m.name, round_, repr(ms)) for round_, ms in enumerate(m.samples_ms))
         (stage / PLOT).write_text(_plot(profile), "utf-8")
         (stage / PROFILE).write_text(profile.to_json(), "utf-8")

@@ -7,7 +7,19 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "rrr_edge"
-DATA = {"errors", "record", "files", "machine", "progress", "spec", "recipe", "target", "bundle", "measurement"}
+DATA = {
+    "errors",
+    "record",
+    "files",
+    "machine",
+    "progress",
+    "spec",
+    "recipe",
+    "target",
+    "bundle",
+    "measurement",
+    "anatomy",
+}
 PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas"}
 DEVICE = {"compile", "profile", "runtime", "doctor", "plots"}
 WORKSHOP = {"networks", "training", "export", "compress"}
