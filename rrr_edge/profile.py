@@ -83,7 +83,11 @@ class Profile(Record):
     @property
     def everything(self) -> tuple[Measurement, ...]:
         """All that was timed, each under a name of its own."""
-        return (*self.measurements, *(part.measurement for part in (*self.alternatives, *self.loads)))
+        alternatives, loads = (
+            (part.measurement for part in self.alternatives),
+            (part.measurement for part in self.loads),
+        )
+        return (*self.measurements, *alternatives, *loads)
 
     def measurement(self, name: str) -> Measurement:
         return next(m for m in self.measurements if m.name == name)
