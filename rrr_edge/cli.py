@@ -18,7 +18,7 @@ from rrr_edge.progress import Step
 
 if TYPE_CHECKING:
     from rrr_edge.dataset import Dataset
-    from rrr_edge.profile import Profile
+    from rrr_edge.measured import Profile
     from rrr_edge.target import Target
 
 app = typer.Typer(

@@ -15,7 +15,8 @@ from rrr_edge.digits import write_digits
 from rrr_edge.display import Display
 from rrr_edge.errors import BadInput, CannotRunHere, UsageError
 from rrr_edge.machine import usable_cores
-from rrr_edge.profile import Profile, profile_bundle
+from rrr_edge.measured import Profile
+from rrr_edge.profile import profile_bundle
 from rrr_edge.progress import Report, Step
 from rrr_edge.recipe import RRR, Training
 from rrr_edge.runtime import Classifier, Prediction

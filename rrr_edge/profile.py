@@ -1,31 +1,28 @@
 """VERB 3: engines -> how long they take here, beside what else could have been run, in one process and in turns."""
 
-import csv
 import io
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
 
 from rrr_edge import __version__
-from rrr_edge.anatomy import Alternative, Ceiling, LayerTime, Load
 from rrr_edge.backends import Backend, Images, Outputs, Session, backend_of
 from rrr_edge.baseline import LATENCY_ONLY, Against, Baseline, Rival
-from rrr_edge.bundle import MANIFEST, PROFILE, SCHEMA, Accuracy, Bundle, FileEntry, Verification, describe_file
-from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact
+from rrr_edge.bundle import MANIFEST, Bundle, FileEntry, describe_file
+from rrr_edge.errors import CannotRunHere
 from rrr_edge.files import sha256, staged_folder
 from rrr_edge.images import load
 from rrr_edge.machine import cpu_quota, governor, usable_cores
-from rrr_edge.measurement import Environment, Measurement, Pace, Ratio, Subject, interleave, ratio
+from rrr_edge.measured import ENGINE, PARTS, PHOTO, PREDICT, Profile, part_name
+from rrr_edge.measurement import Environment, Measurement, Pace, Subject, interleave, ratio
 from rrr_edge.plots import draw_latency
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.record import Record
@@ -33,97 +30,12 @@ from rrr_edge.runtime import Classifier
 from rrr_edge.target import Precision, Target
 from rrr_edge.verification import demand_precision
 
-SAMPLES = "samples.csv"
 PLOT = "latency.svg"
-
-ENGINE = "engine"
-PREDICT = "Classifier.predict"
-PHOTO = "photo to answer"
-PARTS = ("decode", "resize", "inference", "post")
 
 _PHOTO_SIZE = (1280, 720)
 _PHOTO_QUALITY = 90
 _PHOTOS = 16
 _CALIBRATION_IMAGES = 32
-
-
-class Profile(Record):
-    """How long an engine takes on one machine, and beside what; `ratios` are of each baseline to the engine.
-
-    The measurement "engine" is `Session.run` of one image; "Classifier.predict" the same with a ready frame; "photo
-    to answer" starts from a JPEG of 1280x720, and its parts are those of the very same runs.
-    """
-
-    schema_version: int = Field(default=SCHEMA, alias="schema")
-    kind: Literal["rrr-edge profile"] = "rrr-edge profile"
-    bundle: str
-    manifest_sha256: str
-    target: Target
-    environment: Environment
-    precision_found: dict[str, float]
-    accuracy: Accuracy | None
-    verification: Verification
-    measurements: tuple[Measurement, ...]
-    ratios: tuple[Ratio, ...]
-    alternatives: tuple[Alternative, ...] = ()
-    loads: tuple[Load, ...] = ()
-    layers: tuple[LayerTime, ...] = ()
-    ceiling: Ceiling | None = None
-    notes: tuple[str, ...]
-    created: str
-
-    @property
-    def engine(self) -> Measurement:
-        return self.measurement(ENGINE)
-
-    @property
-    def baselines(self) -> tuple[Measurement, ...]:
-        return tuple(m for m in self.measurements if m.name not in (ENGINE, PREDICT, PHOTO, *map(part_name, PARTS)))
-
-    @property
-    def everything(self) -> tuple[Measurement, ...]:
-        """All that was timed, each under a name of its own."""
-        alternatives, loads = (
-            (part.measurement for part in self.alternatives),
-            (part.measurement for part in self.loads),
-        )
-        return (*self.measurements, *alternatives, *loads)
-
-    def measurement(self, name: str) -> Measurement:
-        return next(m for m in self.measurements if m.name == name)
-
-    def table(self) -> tuple[tuple[str, ...], ...]:
-        """A header and a row for each measurement, as words to be printed."""
-        ratios = {r.of: f"{r.value:.1f}  {r.interval[0]:.1f} to {r.interval[1]:.1f}" for r in self.ratios}
-        accuracy = f"{self.verification.accuracy:.1%}" if self.accuracy else ""
-        return (
-            _HEADER,
-            *(_row(m, ratios.get(m.name, ""), accuracy if m.name == ENGINE else "") for m in self.measurements),
-        )
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Load what `profile_bundle` wrote, samples included. Raises BadInput or CorruptArtifact."""
-        samples = _read_samples(folder / SAMPLES)
-        try:
-            data = json.loads((folder / PROFILE).read_text("utf-8"))
-            nested = [m["measurement"] for part in ("alternatives", "loads") for m in data.get(part, ())]
-            stored = [*data["measurements"], *nested]
-            summaries = {m["name"]: m.pop("summary") for m in stored}
-            for measurement in stored:
-                measurement["samples_ms"] = samples.get(measurement["name"], ())
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{folder / PROFILE} cannot be read: {error}.") from error
-        profile = cls.parse(data, str(folder / PROFILE))
-        for measurement in profile.everything:
-            # Not the bootstrap: another NumPy may draw differently.
-            found, said = measurement.summary, summaries[measurement.name]
-            if (found.runs, found.median_ms, found.min_ms) != (said["runs"], said["median_ms"], said["min_ms"]):
-                raise CorruptArtifact(
-                    f"The samples of {measurement.name!r} in {folder / SAMPLES} are not those that {PROFILE} sums up.",
-                    advice="Run rrr-edge profile again.",
-                )
-        return profile
 
 
 def profile_bundle(
@@ -198,10 +110,6 @@ def demand_machine(target: Target, here: Environment) -> None:
             f"The target {target.name!r} is a {target.gpu!r} GPU; this machine has {gpus}.",
             advice="Profile it on such a machine, or choose a target for this one: rrr-edge targets",
         )
-
-
-def part_name(part: str) -> str:
-    return f"{PHOTO}: {part}"
 
 
 def _targets(target: Target) -> list[Target]:
@@ -375,39 +283,10 @@ def _doubts(measurements: tuple[Measurement, ...], restless: tuple[str, ...]) ->
     return tuple(doubts)
 
 
-_HEADER = ("", "median ms", "95 % interval", "times the engine's", "photos/s", "MB", "params", "MACs", "accuracy")
-
-
-def _row(measurement: Measurement, times: str, accuracy: str) -> tuple[str, ...]:
-    """Parts are indented and have times alone; a tilde marks what was unstable."""
-    subject, summary = measurement.subject, measurement.summary
-    low, high = summary.median_interval_ms
-    median = f"{'~' if summary.unstable else ''}{summary.median_ms:.3f}"
-    interval = f"{low:.3f} to {high:.3f}"
-    if measurement.name in map(part_name, PARTS):
-        return (f"  {measurement.name.removeprefix(PHOTO + ': ')}", median, interval, *("",) * 6)
-    return (
-        f"{ENGINE}, {subject.backend} {subject.precision}" if measurement.name == ENGINE else measurement.name,
-        median,
-        interval,
-        times,
-        f"{measurement.images_per_second:,.0f}",
-        f"{subject.size_mb:.1f}" if subject.size_mb is not None else "",
-        f"{subject.params / 1e6:.2f} M" if subject.params is not None else "",
-        f"{subject.macs / 1e6:,.0f} M" if subject.macs is not None else "",
-        accuracy,
-    )
-
-
 def _write(profile: Profile, folder: Path) -> None:
     with staged_folder(folder) as stage:
-        with (stage / SAMPLES).open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(("candidate", "round", "ms"))
-            for m in profile.everything:
-                rows.writerows((m.name, round_, repr(ms)) for round_, ms in enumerate(m.samples_ms))
+        profile.write(stage)
         (stage / PLOT).write_text(_plot(profile), "utf-8")
-        (stage / PROFILE).write_text(profile.to_json(), "utf-8")
 
 
 def _plot(profile: Profile) -> str:
@@ -419,17 +298,6 @@ def _plot(profile: Profile) -> str:
         engine=ENGINE,
         remarks={r.of: f"({r.value:.1f} x)" for r in profile.ratios},
     )
-
-
-def _read_samples(path: Path) -> dict[str, tuple[float, ...]]:
-    samples: dict[str, list[float]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                samples.setdefault(row["candidate"], []).append(float(row["ms"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} cannot be read: {error}.") from error
-    return {name: tuple(values) for name, values in samples.items()}
 
 
 def _versions() -> dict[str, str]:

@@ -19,6 +19,7 @@ DATA = {
     "bundle",
     "measurement",
     "anatomy",
+    "measured",
 }
 PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas"}
 DEVICE = {"compile", "profile", "runtime", "doctor", "plots"}

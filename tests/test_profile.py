@@ -15,8 +15,9 @@ from rrr_edge.backends.fake import ENGINE_FILE, Fake
 from rrr_edge.baseline import Against, Baseline, Rival, card_of
 from rrr_edge.bundle import Bundle, describe_file
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, UsageError
+from rrr_edge.measured import ENGINE, PARTS, PHOTO, PREDICT, Profile, part_name
 from rrr_edge.measurement import GPU, Environment, Pace, Subject
-from rrr_edge.profile import ENGINE, PARTS, PHOTO, PREDICT, Profile, demand_machine, part_name, profile_bundle
+from rrr_edge.profile import demand_machine, profile_bundle
 from rrr_edge.target import Target
 
 TARGET = Target(name="test", backend="fake", precision="int8", threads=3)
