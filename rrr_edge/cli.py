@@ -2,9 +2,11 @@
 
 import functools
 import json
+import platform
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -12,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from rrr_edge import __version__
+from rrr_edge.arguments import Command, Commands
 from rrr_edge.display import Display
-from rrr_edge.errors import Interrupted, RRREdgeError, UsageError, choose
+from rrr_edge.errors import BadInput, Interrupted, RRREdgeError, UsageError, choose
 from rrr_edge.progress import Step
 
 if TYPE_CHECKING:
@@ -24,14 +27,18 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="rrr-edge",
     help="Compress a ResNet152 for a small task, compile it for the box it must run on, prove what was gained.",
-    no_args_is_help=True,
+    cls=Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"auto_envvar_prefix": "RRR_EDGE", "help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 # So many unreadable files are named.
 _NAMED = 20
+# What is told of the versions.
+_LIBRARIES = ("numpy", "pillow", "torch", "openvino", "nncf", "onnxruntime")
+# What to do after an interruption.
+_AGAIN = {"compress": "Go on with --resume.", "demo": "Start it anew with --force."}
 
 DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Photos: train/CLASS/*, CLASS/*, or Meta-Album.")]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle that `rrr-edge compress` wrote.")]
@@ -41,7 +48,7 @@ PrecisionName = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: choices made, causes of errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: versions, settings, causes of errors.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 
 
@@ -60,29 +67,46 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(**options: Any) -> None:
         display = Display(as_json=options["as_json"], quiet=options["quiet"], verbose=options["verbose"])
+        display.detail(_particulars(options))
         try:
             function(**options)
-        except KeyboardInterrupt:
-            _fail(display, Interrupted("Interrupted.", advice="Run it again; compress goes on with --resume."))
-        except SystemExit as stop:  # a signal that came while no training was there to finish its step
-            error = Interrupted("Terminated.", advice="Run it again; compress goes on with --resume.")
-            error.exit_code = int(stop.code or 0)
-            _fail(display, error)
+        except (KeyboardInterrupt, SystemExit, Interrupted) as stop:
+            _fail(display, _interrupted(stop, function.__name__))
         except RRREdgeError as error:
             _fail(display, error)
 
-    return app.command()(run)
+    return app.command(cls=Command)(run)
 
 
 def _fail(display: Display, error: RRREdgeError) -> NoReturn:
-    display.error(str(error), error.advice, error.__cause__)
-    display.result({"error": str(error), "advice": error.advice, "exit_code": error.exit_code})
+    display.failure(error)
     raise typer.Exit(error.exit_code)
 
 
+def _interrupted(stop: BaseException, command: str) -> Interrupted:
+    """`stop` is a SystemExit where a signal came while no training was there to finish its step."""
+    said = str(stop) if isinstance(stop, Interrupted) else "Interrupted."
+    error = Interrupted(said, advice=_AGAIN.get(command, "Run it again."))
+    error.exit_code = int(getattr(stop, "exit_code", getattr(stop, "code", error.exit_code)))
+    return error
+
+
+def _particulars(options: dict[str, Any]) -> str:
+    """Whose versions decide what happens, and what was asked, from options and environment."""
+    versions = {"rrr-edge": __version__, "Python": platform.python_version()}
+    for library in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[library] = version(library)
+    said = ", ".join(f"{name} {number}" for name, number in versions.items())
+    asked = ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
+    return f"{said}\n{asked}"
+
+
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
         print(__version__)
         raise typer.Exit
 
@@ -151,7 +175,7 @@ def compress(
         bool, typer.Option("--with-baseline", help="Add ResNet152, to profile torch-free.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle, with its engines.")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -174,9 +198,12 @@ def compress(
     options |= {"epsilon": epsilon, "stop": stop, "max_additions": max_additions, "order": order}
     options |= {"control": control, "epochs_per_step": epochs_per_step, "feature_views": feature_views}
     resolved = read_recipe(recipe, **options)
+    display.detail(f"recipe: {resolved.model_dump_json()}")
     workshop = _workshop()
     after_scan = functools.partial(_tell, display)
     run = workshop.Run(device=device, max_bad=max_bad, resume=resume, force=force, after_scan=after_scan)
+    if force:
+        _warn_of_what_goes(out, display)
     with display.progress() as report:
         if dry_run:
             plan = workshop.plan(data, out, recipe=resolved, run=run, report=report)
@@ -227,12 +254,15 @@ def compile(
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     opened, chosen = Bundle.open(bundle), _target(target, precision)
+    display.detail(f"target: {chosen.model_dump_json()}")
     demand_share(max_drop)
+    folder = opened.engine_folder(chosen.engine_name)
+    replaces = folder.exists()
     if dry_run:
         opened.check()
         backend_of(chosen).check(chosen)
-        folder = opened.engine_folder(chosen.engine_name)
-        display.result({"engine": str(folder), "target": chosen.model_dump()}, f"would write {folder}")
+        document = {"engine": str(folder), "replaces": replaces, "target": chosen.model_dump()}
+        display.result(document, f"would {'replace' if replaces else 'write'} {folder}")
         return
     with display.progress() as report:
         engine = compile_bundle(opened, chosen, calib_data=calib_data, max_drop=max_drop, report=report)
@@ -240,7 +270,7 @@ def compile(
     shares = ", ".join(f"{share:.1%} {name}" for name, share in sorted(engine.precision_found.items()))
     display.result(
         engine.model_dump(mode="json", by_alias=True),
-        f"{opened.engine_folder(engine.name)}: {engine.bytes / 1e6:.1f} MB, MACs: {shares}\n"
+        f"{folder}{' (replaced)' if replaces else ''}: {engine.bytes / 1e6:.1f} MB, MACs: {shares}\n"
         f"verified on {proof.images} images: top-1 agrees on {proof.top1_agreement:.2%}, largest difference "
         f"{proof.max_abs_diff:.2g}, accuracy {proof.accuracy_reference:.2%} -> {proof.accuracy:.2%}",
     )
@@ -280,7 +310,7 @@ def predict(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Classify images and folders with a compiled engine."""
+    """Classify images and folders with a compiled engine; an unreadable file that was named makes the exit code 5."""
     from rrr_edge.dataset import image_files
     from rrr_edge.runtime import Classifier
 
@@ -304,8 +334,8 @@ def predict(
     for bad in unreadable:
         display.warn(bad["error"])
     display.result({"predictions": rows, "unreadable": unreadable})
-    if not rows:
-        raise typer.Exit(5)
+    if not rows or {bad["image"] for bad in unreadable} & set(map(str, images)):
+        raise typer.Exit(BadInput.exit_code)
 
 
 @_command
@@ -403,6 +433,15 @@ def _profile(
             stack.callback(rival.session.close)
         result = profile_bundle(opened, target, against=against, pace=Pace(runs=runs), report=report)
     return result, opened.profile_folder(target.engine_name)
+
+
+def _warn_of_what_goes(out: Path, display: Display) -> None:
+    """What --force takes away beside the network."""
+    from rrr_edge.bundle import Bundle
+
+    with suppress(RRREdgeError):
+        if engines := Bundle.open(out).engine_folders():
+            display.warn(f"when {out} is replaced, its engines ({', '.join(engines)}) and profiles go with it")
 
 
 def _tell(display: Display, dataset: "Dataset") -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rrr_edge.errors import RRREdgeError
 from rrr_edge.progress import Report, Step, silent
 
 _PLAIN_EVERY_S = 10.0
@@ -24,6 +25,10 @@ class Display:
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
+    def detail(self, text: str) -> None:
+        if self.verbose:
+            self.say(text)
+
     def warn(self, text: str) -> None:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
@@ -31,6 +36,11 @@ class Display:
         print(f"error: {text}" + (f"\n       {advice}" if advice else ""), file=sys.stderr, flush=True)
         if self.verbose and cause is not None:
             print(f"       caused by {type(cause).__name__}: {cause}", file=sys.stderr, flush=True)
+
+    def failure(self, error: RRREdgeError) -> None:
+        """An expected error: a sentence with its advice, and as the document of programs."""
+        self.error(str(error), error.advice, error.__cause__)
+        self.result({"error": str(error), "advice": error.advice, "exit_code": error.exit_code})
 
     def result(self, document: Any, text: str = "") -> None:
         """Print the command's result: the document for programs, or the text for people."""

@@ -1,6 +1,7 @@
 """The command line as its users meet it: exit codes, one JSON document, and sentences worth reading."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from rrr_edge import __version__
 from rrr_edge.bundle import Bundle
 from rrr_edge.cli import app
+from rrr_edge.errors import Interrupted
 from rrr_edge.runtime import Classifier
 from rrr_edge.target import Target, target_names
 
@@ -79,14 +81,53 @@ def test_a_bug_of_ours_is_a_traceback_and_exit_1(monkeypatch: pytest.MonkeyPatch
     assert isinstance(result.exception, ZeroDivisionError)
 
 
-def test_an_interruption_is_exit_130_and_a_document(compiled: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("command", "place", "stop", "code", "advice"),
+    [
+        ("doctor {bundle}", "rrr_edge.doctor.examine", KeyboardInterrupt(), 130, "Run it again."),
+        ("doctor {bundle}", "rrr_edge.doctor.examine", SystemExit(143), 143, "Run it again."),
+        ("compress {tmp} -o {tmp}/x", "rrr_edge.compress.compress", KeyboardInterrupt(), 130, "Go on with --resume."),
+        ("demo -o {tmp}/demo", "rrr_edge.demo.run_demo", Interrupted("At 3."), 130, "Start it anew with --force."),
+    ],
+)
+def test_an_interruption_tells_how_this_command_goes_on(
+    compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, place: str, stop: BaseException,
+    code: int, advice: str,
+) -> None:  # fmt: skip
+    def stopped(*_: object, **__: object) -> None:
+        raise stop
 
-    monkeypatch.setattr("rrr_edge.doctor.examine", interrupted)
-    result = run("doctor", compiled.path, "--json")
-    assert result.code == 130
-    assert result.document["exit_code"] == 130
+    monkeypatch.setattr(place, stopped)
+    result = run(*command.format(bundle=compiled.path, tmp=tmp_path).split(), "--json")
+    assert result.code == code
+    assert result.document["advice"] == advice
+    assert result.document["exit_code"] == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "see"),
+    [
+        ("compress --epoch 3", "No such option: --epoch", "compress --help"),
+        ("compile", "Missing argument 'BUNDLE'.", "compile --help"),
+        ("compile x", "Missing option '--target'", "compile --help"),
+        ("complie x", "No such command 'complie'.", "--help"),
+        ("profile x -t y --runs many", "Invalid value for '--runs'", "profile --help"),
+    ],
+)
+def test_arguments_that_make_no_sense_end_like_every_other_mistake(arguments: str, said: str, see: str) -> None:
+    result = run(*arguments.split(), "--json")
+    assert result.code == result.document["exit_code"] == 2
+    assert result.document["error"].startswith(said)
+    assert result.document["error"][-1] in ".?"
+    assert result.document["advice"].endswith(see)
+    plain = run(*arguments.split())
+    assert (plain.code, plain.stdout) == (2, "")
+    assert plain.stderr == f"error: {result.document['error']}\n       {result.document['advice']}\n"
+
+
+def test_no_arguments_are_answered_by_the_help() -> None:
+    assert "Usage" in run().stdout
+    assert run().code == 2
 
 
 # Settings
@@ -116,6 +157,15 @@ def test_option_before_environment_before_file_before_default(shapes: Path, tmp_
     assert settings("--recipe", recipe, "--epochs", "9", env=env) == (9, 4, 5)
 
 
+def test_every_option_has_a_variable_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, command in typer.main.get_command(app).commands.items():
+        for option in command.params:
+            if option.param_type_name == "option" and option.name != "help":
+                long = max(option.opts, key=len)
+                assert option.envvar == f"RRR_EDGE_{name}_{long[2:]}".upper().replace("-", "_")
+    assert isinstance(run("targets", env={"RRR_EDGE_TARGETS_JSON": "1"}).document, list)
+
+
 def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path) -> None:
     planned = plan(shapes, tmp_path)
     assert planned["photos"] == {"train": 36, "test": 24}
@@ -126,6 +176,7 @@ def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path
     result = run("compile", bundle.path, "-t", "openvino", "--dry-run", "--json")
     assert result.code == 0
     assert result.document["engine"] == str(bundle.engine_folder("openvino-int8"))
+    assert not result.document["replaces"]
     assert sorted(bundle.path.rglob("*")) == before
 
 
@@ -223,11 +274,28 @@ def test_without_torch_compress_says_what_to_install(shapes: Path, tmp_path: Pat
     assert json.loads(done.stdout)["exit_code"] == 6
 
 
+def test_verbose_tells_versions_and_settings(shapes: Path, tmp_path: Path) -> None:
+    arguments = ("compress", shapes, "-o", tmp_path / "x.rrr", *SMALL)
+    assert "image_size" not in run(*arguments).stderr
+    said = run(*arguments, "-v", env={"RRR_EDGE_COMPRESS_SEED": "7"}).stderr
+    assert f"rrr-edge {__version__}, Python {platform.python_version()}, numpy {np.__version__}" in said
+    assert "image_size=32" in said
+    (recipe,) = [line.removeprefix("recipe: ") for line in said.splitlines() if line.startswith("recipe: ")]
+    assert json.loads(recipe)["seed"] == 7
+
+
 def test_verbose_names_the_cause(tmp_path: Path) -> None:
     (tmp_path / "x.rrr").mkdir()
     (tmp_path / "x.rrr" / "manifest.json").write_text("{")
     assert "caused by" not in run("doctor", tmp_path / "x.rrr").stderr
     assert "caused by JSONDecodeError" in run("doctor", tmp_path / "x.rrr", "-v").stderr
+
+
+def test_force_warns_of_the_engines_that_go_too(compiled: Bundle, tmp_path: Path) -> None:
+    result = run("compress", tmp_path / "absent", "-o", compiled.path, "--force")
+    assert result.code == 5
+    engines = "onnxruntime-fp32, openvino-fp32, openvino-int8"
+    assert f"warning: when {compiled.path} is replaced, its engines ({engines}) and profiles go" in result.stderr
 
 
 # compile
@@ -238,11 +306,13 @@ def test_compile_says_what_it_built_and_proved(compiled: Bundle, tmp_path: Path)
     result = run("compile", bundle.path, "-t", "openvino", "--precision", "fp32")
     assert result.code == 0
     assert "engines/openvino-fp32" in result.stdout
+    assert "(replaced)" not in result.stdout
     assert "100.0% fp32" in result.stdout
     assert "verified on 24 images: top-1 agrees on 100.00%" in result.stdout
     again = run("compile", bundle.path, "-t", "onnxruntime", "--json", "-q")
     assert again.document == json.loads((bundle.engine_folder("onnxruntime-fp32") / "engine.json").read_text())
     assert again.stderr == ""
+    assert "onnxruntime-fp32 (replaced): " in run("compile", bundle.path, "-t", "onnxruntime").stdout
 
 
 # predict
@@ -287,6 +357,12 @@ def test_one_corrupt_photo_among_good_ones_is_named_and_passed_over(compiled: Bu
     assert all(line[1] in LABELS and 0 <= float(line[3]) <= 1 for line in lines)
     (bad,) = run("predict", compiled.path, photos, "--json").document["unreadable"]
     assert bad["image"] == str(photos / "half.png")
+
+
+def test_a_corrupt_photo_that_was_asked_for_is_exit_5_after_the_others(compiled: Bundle, photos: Path) -> None:
+    result = run("predict", compiled.path, photos / "half.png", photos / "cross0.png", "--json")
+    assert result.code == 5
+    assert [row["image"] for row in result.document["predictions"]] == [str(photos / "cross0.png")]
 
 
 def test_nothing_but_corrupt_photos_is_exit_5(compiled: Bundle, photos: Path) -> None:

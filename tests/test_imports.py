@@ -24,7 +24,7 @@ DATA = {
 PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas"}
 DEVICE = {"compile", "profile", "runtime", "doctor", "plots"}
 WORKSHOP = {"networks", "training", "export", "compress"}
-EDGE = {"cli", "display", "demo", "digits", "__main__", "__init__"}
+EDGE = {"cli", "arguments", "display", "demo", "digits", "__main__", "__init__"}
 MAY_IMPORT = {
     "data": DATA,
     "plain": DATA | PLAIN,

@@ -1,0 +1,40 @@
+"""How the command line's words are read: environment variables named like the options, and mistakes as sentences."""
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from rrr_edge.display import Display
+from rrr_edge.errors import UsageError
+
+# Of the click that Typer carries, or in older versions depends on.
+_WrongWords: Any = typer.BadParameter.__bases__[0]
+
+
+class Command(TyperCommand):
+    """A command whose option --such-a-one is also RRR_EDGE_COMMAND_SUCH_A_ONE."""
+
+    def __init__(self, name: str | None, *, params: list[Any], **settings: Any) -> None:
+        for option in params:
+            if isinstance(option, TyperOption):
+                words = "_".join(("rrr-edge", name or "", max(option.opts, key=len).removeprefix("--")))
+                option.envvar = words.replace("-", "_").upper()
+        super().__init__(name, params=params, **settings)
+
+
+class Commands(TyperGroup):
+    """Commands whose misspelt arguments end like every other mistake: a sentence, an advice, a document, exit code."""
+
+    def main(self, args: Any = None, *others: Any, **settings: Any) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            code = super().main(words or ["--help"], *others, **{**settings, "standalone_mode": False})
+        except _WrongWords as wrong:
+            said = wrong.format_message()
+            command = wrong.ctx.command_path if wrong.ctx else "rrr-edge"
+            error = UsageError(said if said.endswith((".", "?")) else f"{said}.", advice=f"See: {command} --help")
+            Display(as_json="--json" in words).failure(error)
+            raise SystemExit(error.exit_code) from None
+        raise SystemExit(code if words else UsageError.exit_code)
