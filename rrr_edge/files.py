@@ -42,13 +42,21 @@ def writing_to(path: Path) -> Iterator[None]:
 
 def write_file(path: Path, data: bytes | str) -> None:
     """Replace `path` by `data` in one step."""
+    with staged_file(path) as stage:
+        stage.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Yield the name of a file that becomes `path`, replacing what was there, only when the block ends well."""
+    stage = _beside(path)
     with writing_to(path):
-        partial = _beside(path)
+        _remove_litter(path)
         try:
-            partial.write_bytes(data.encode() if isinstance(data, str) else data)
-            os.replace(partial, path)
+            yield stage
+            os.replace(stage, path)
         finally:
-            partial.unlink(missing_ok=True)
+            stage.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -94,7 +102,10 @@ def _remove_litter(path: Path) -> None:
     for stage in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
         pid = stage.name.removeprefix(prefix).partition(".")[0]
         if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(stage, ignore_errors=True)
+            if stage.is_dir():
+                shutil.rmtree(stage, ignore_errors=True)
+            else:
+                stage.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:

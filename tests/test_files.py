@@ -7,7 +7,7 @@ import pytest
 
 from rrr_edge import files
 from rrr_edge.errors import CannotRunHere
-from rrr_edge.files import replace_folder, sha256, staged_folder, write_file
+from rrr_edge.files import replace_folder, sha256, staged_file, staged_folder, write_file
 
 
 def test_sha256_of_the_empty_file_is_the_standard_one(tmp_path: Path) -> None:
@@ -23,6 +23,26 @@ def test_a_failed_stage_leaves_the_old_folder_and_no_litter(tmp_path: Path) -> N
         raise RuntimeError("halfway")
     assert (tmp_path / "out" / "a").read_text() == "old"
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_failed_file_leaves_the_old_one_and_the_next_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_file(out, "old")
+    with pytest.raises(RuntimeError, match="halfway"), staged_file(out) as stage:
+        stage.write_text("half")
+        raise RuntimeError("halfway")
+    assert os.listdir(tmp_path) == ["out"]
+    code = (
+        "import os, sys; from pathlib import Path; from rrr_edge.files import staged_file\n"
+        "with staged_file(Path(sys.argv[1])) as stage:\n"
+        "    stage.write_text('half'); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(out)], check=False)
+    assert len(os.listdir(tmp_path)) == 2
+    assert out.read_text() == "old"
+    write_file(out, "new")
+    assert os.listdir(tmp_path) == ["out"]
+    assert out.read_text() == "new"
 
 
 @pytest.mark.parametrize("atomic_exchange", [True, False])

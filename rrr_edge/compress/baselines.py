@@ -12,7 +12,7 @@ from rrr_edge.baseline import LATENCY_ONLY, Against, Baseline, Rival, card_of
 from rrr_edge.bundle import Bundle, Preprocess, describe_file
 from rrr_edge.errors import RRREdgeError
 from rrr_edge.export import export_onnx
-from rrr_edge.files import write_file, writing_to
+from rrr_edge.files import staged_file, write_file, writing_to
 from rrr_edge.measurement import Subject
 from rrr_edge.networks import Network, build, cost
 from rrr_edge.networks.eager import EagerSession
@@ -40,9 +40,8 @@ def write_baseline(bundle: Bundle) -> Path:
     if not _is_there(path, spec, preprocess):
         with writing_to(path):
             path.parent.mkdir(exist_ok=True)
-            partial = path.with_name(f".{path.name}.partial")
-            export_onnx(random_network(spec, preprocess, bundle.calibration), preprocess, partial)
-            partial.replace(path)
+        with staged_file(path) as stage:
+            export_onnx(random_network(spec, preprocess, bundle.calibration), preprocess, stage)
         expense = cost(spec, preprocess.image_size)
         card = Baseline(
             name=NAME,

@@ -1,7 +1,6 @@
 """What a training must remember to go on bit for bit: one safetensors file, with the rest as JSON in its header."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rrr_edge.errors import BadInput, CorruptArtifact
-from rrr_edge.files import writing_to
+from rrr_edge.files import staged_file, writing_to
 from rrr_edge.recipe import Training
 from rrr_edge.record import Record
 
@@ -105,14 +104,12 @@ def write_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    partial = folder / f".{CHECKPOINT}.partial"
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for tensor in stored.values():
-                file.write(tensor.detach().cpu().contiguous().numpy().data)
-        os.replace(partial, folder / CHECKPOINT)
+    with staged_file(folder / CHECKPOINT) as stage, stage.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in stored.values():
+            file.write(tensor.detach().cpu().contiguous().numpy().data)
 
 
 def read_checkpoint(folder: Path, identity: Identity) -> tuple[Progress, dict[str, Tensor]] | None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rrr_edge import files
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.recipe import Training
 from rrr_edge.training.checkpoint import CHECKPOINT, Identity, Progress, read_checkpoint, write_checkpoint
@@ -33,9 +34,12 @@ def test_a_checkpoint_is_a_safetensors_file(tmp_path: Path) -> None:
             assert torch.equal(found[name], tensor), name
 
 
-def test_a_full_disk_is_a_sentence_and_the_old_checkpoint_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_sentence_and_the_old_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_checkpoint(tmp_path, PROGRESS, {"a": torch.ones(4)})
-    (tmp_path / f".{CHECKPOINT}.partial").symlink_to("/dev/full")
+    (tmp_path / "full").symlink_to("/dev/full")
+    monkeypatch.setattr(files, "_beside", lambda path: tmp_path / "full")
     with pytest.raises(CannotRunHere, match="is full"):
         write_checkpoint(tmp_path, PROGRESS, {"a": torch.zeros(4)})
     assert torch.equal(load_file(tmp_path / CHECKPOINT)["a"], torch.ones(4))
