@@ -1,6 +1,9 @@
 """Where an engine's time goes, what this machine could do at best, and how the engine fares under a camera's load."""
 
-from typing import Literal
+import re
+from collections.abc import Sequence
+from math import prod
+from typing import Literal, cast, get_args
 
 from pydantic import Field
 
@@ -8,11 +11,15 @@ from rrr_edge.measurement import Interval, Measurement, Ratio
 from rrr_edge.record import Record
 
 Part = Literal["input", "stump", "conv4", "conv5", "heads", "vote"]
+PARTS: tuple[Part, ...] = get_args(Part)
 LoadKind = Literal["paced", "cold start", "batch", "streams"]
 
 
+_NAMED_PART = re.compile(rf"\b({'|'.join(PARTS)})/|\b(?:branch_)?probabilities\b")
+
+
 class LayerTime(Record):
-    """One layer of the engine as its backend runs it: the median `ms` of its own clock, and the MACs of one image.
+    """One layer of the engine as its backend runs it: its `ms` by the backend's own clock, and the MACs of one image.
 
     `kind` is the backend's word for the layer, `precision` the one that it ran in, `part` where it lies in the network.
     """
@@ -23,6 +30,26 @@ class LayerTime(Record):
     precision: str
     ms: float = Field(ge=0)
     macs: int = Field(ge=0)
+
+
+def part_of(name: str, before: Part = "input") -> Part:
+    """Where a layer lies, by the part that the graph's nodes have in front of their names ("conv4/layer3.0.conv1").
+
+    Backends make longer names of these; the graph's outputs, "probabilities" and "branch_probabilities", are the
+    vote's. A layer of the backend's own, such as a change of the memory's order, lies where the one `before` it lies.
+    """
+    found = _NAMED_PART.search(name)
+    return cast(Part, found[1] or "vote") if found else before
+
+
+def convolution_macs(output: Sequence[int], weights: Sequence[int]) -> int:
+    """MACs of one image: every weight is used once for each place of the `output` [N, C, H, W]."""
+    return prod(output[2:]) * prod(weights)
+
+
+def product_macs(output: Sequence[int], left: Sequence[int]) -> int:
+    """MACs of one image for a matrix product: each number of the `output` [N, ...] sums the `left`'s last axis."""
+    return prod(output[1:]) * left[-1]
 
 
 class Ceiling(Record):

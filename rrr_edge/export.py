@@ -1,17 +1,20 @@
 """nn.Module -> model.onnx: preprocessing, softmax and vote inside, checked against torch before it is kept."""
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rrr_edge.anatomy import Part
 from rrr_edge.backends.protocols import Outputs
 from rrr_edge.bundle import Preprocess, Verification
 from rrr_edge.errors import GateFailed, MissingLibrary
-from rrr_edge.networks import Network
+from rrr_edge.networks import Network, part_of
 from rrr_edge.progress import quiet
 from rrr_edge.spec import Vote
 from rrr_edge.verification import verify
@@ -19,6 +22,9 @@ from rrr_edge.verification import verify
 INPUT = "images"
 OUTPUTS = ("probabilities", "branch_probabilities")
 OPSET = 18
+
+_NETWORK = "network."
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 class Deployed(nn.Module):
@@ -74,13 +80,48 @@ def export_onnx(network: Network, preprocess: Preprocess, path: Path) -> None:
             verbose=False,
         )
         assert program is not None
-        simple, same = onnxsim.simplify(program.model_proto)
+        model = program.model_proto
+        _name_by_part(model)
+        simple, same = onnxsim.simplify(model)
     if not same:
         raise GateFailed(
             "onnxsim changed the network's answers.", advice="Report this with the versions of onnx and onnxsim."
         )
     onnx.checker.check_model(simple)
     onnx.save_model(simple, str(path))
+
+
+def _name_by_part(model: Any) -> None:
+    """Put the part and the module in front of the names of nodes and tensors: "conv4/layer3.0.conv1/...".
+
+    Each backend fuses layers in its own way, but names the result after these.
+    """
+    part: Part = "input"
+    renamed: dict[str, str] = {}
+    kept = {value.name for value in (*model.graph.input, *model.graph.output, *model.graph.initializer)}
+    for node in model.graph.node:
+        module = _module(node)
+        if module:
+            part = part_of(module)
+        elif part != "input":
+            part = "vote"
+        where = "/".join(filter(None, (part, module)))
+        node.name = f"{where}/{node.name.removeprefix('node_')}"
+        renamed |= {output: f"{where}/{output}" for output in node.output if output and output not in kept}
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    for value in model.graph.value_info:
+        value.name = renamed.get(value.name, value.name)
+
+
+def _module(node: Any) -> str:
+    """The network's module to which `node` belongs: the one whose weight it reads, else that which torch noted."""
+    for name in node.input:
+        if name.startswith(_NETWORK) and name.endswith(".weight"):
+            return str(name.removeprefix(_NETWORK).removesuffix(".weight"))
+    noted = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
+    within = [scope for scope in ast.literal_eval(noted) if scope.startswith(_NETWORK)]
+    return within[-1].removeprefix(_NETWORK) if within else ""
 
 
 def verify_onnx(

@@ -115,3 +115,20 @@ def test_a_missing_library_is_named_with_its_pip_line(
     with pytest.raises(MissingLibrary, match=f"needs {library}, which is not installed") as caught:
         export_onnx(network, PREPROCESS, tmp_path / "model.onnx")
     assert caught.value.advice == "pip install 'rrr-edge[compress]'"
+
+
+def test_every_node_says_where_in_the_network_it_lies(model: Path) -> None:
+    graph = onnx.load(model).graph
+    parts = [node.name.partition("/")[0] for node in graph.node]
+    order = ["input", "stump", "conv4", "conv5", "heads", "vote"]
+    convolutions = {node.name.split("/")[1]: node.name.split("/")[0] for node in graph.node if node.op_type == "Conv"}
+    assert set(parts) == set(order)
+    assert len({node.name for node in graph.node}) == len(graph.node)
+    assert [convolutions[name] for name in ("conv1", "layer2.0.conv3", "layer3.0.downsample.0", "layer4.0.conv1")] == [
+        "stump",
+        "stump",
+        "conv4",
+        "conv5",
+    ]
+    softmax = next(node for node in graph.node if node.op_type == "Softmax")
+    assert softmax.name.startswith("vote/")

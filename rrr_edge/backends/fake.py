@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rrr_edge.anatomy import LayerTime
 from rrr_edge.backends.protocols import Images, Outputs
 from rrr_edge.errors import CorruptArtifact
 from rrr_edge.files import sha256
@@ -21,11 +22,13 @@ class Fake:
 
         classifier = Classifier(Fake.always([0.1, 0.9]), manifest)
 
-    `precision` is what the session claims to run in. Every session counts the images it has seen in `seen`.
+    `precision` is what the session claims to run in, `clocked` what its layers are said to take. Every session counts
+    the images it has seen in `seen`.
     """
 
     answer: Callable[[Images], Outputs]
     precision: Mapping[str, float] = field(default_factory=lambda: {"fp32": 1.0})
+    clocked: tuple[LayerTime, ...] = ()
     seen: int = field(default=0, init=False)
     closed: bool = field(default=False, init=False)
 
@@ -55,6 +58,9 @@ class Fake:
             raise CorruptArtifact(f"{folder} holds no fake engine.", advice="Compile it first.")
         return replace(self)
 
+    def open_clocked(self, folder: Path, target: Target) -> "Fake":
+        return self.open(folder, target)
+
     def run(self, images: Images) -> Outputs:
         """Raises what a real engine would: on a closed session, and on anything but uint8 [N, H, W, 3]."""
         if self.closed:
@@ -66,6 +72,9 @@ class Fake:
 
     def precision_found(self) -> dict[str, float]:
         return dict(self.precision)
+
+    def layers(self) -> tuple[LayerTime, ...]:
+        return self.clocked
 
     def close(self) -> None:
         self.closed = True

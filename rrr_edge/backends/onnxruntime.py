@@ -1,12 +1,15 @@
 """ONNX Runtime: the portable backend, FP32 on the CPU; also the witness that judges every exported graph."""
 
+import json
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from rrr_edge.anatomy import PARTS, LayerTime, Part, convolution_macs, part_of, product_macs
 from rrr_edge.backends.protocols import Images, Outputs
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
 from rrr_edge.machine import usable_cores
@@ -14,6 +17,9 @@ from rrr_edge.progress import Report
 from rrr_edge.target import Target
 
 GRAPH = "model.onnx"
+_LAYER, _RUN = "_kernel_time", "model_run"
+_CONVOLUTIONS = ("Conv", "FusedConv")
+_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm")
 _TYPES = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
 
 
@@ -39,9 +45,12 @@ class ONNXRuntime:
     def open(self, folder: Path, target: Target) -> "ONNXRuntimeSession":
         return ONNXRuntimeSession(folder / GRAPH, threads=target.threads)
 
+    def open_clocked(self, folder: Path, target: Target) -> "ONNXRuntimeSession":
+        return ONNXRuntimeSession(folder / GRAPH, threads=target.threads, clocked=True)
+
 
 class ONNXRuntimeSession:
-    def __init__(self, model: Path, *, threads: int = 0) -> None:
+    def __init__(self, model: Path, *, threads: int = 0, clocked: bool = False) -> None:
         onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
@@ -49,6 +58,10 @@ class ONNXRuntimeSession:
         options.log_severity_level = 3
         # Idle workers that spin would disturb whatever else the app, or a measurement beside this one, computes.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._log = TemporaryDirectory(prefix="rrr-edge-") if clocked else None
+        if self._log:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._log.name) / "layers")
         try:
             self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -63,8 +76,45 @@ class ONNXRuntimeSession:
         """The CPU provider computes in the graph's own type, and `compile` copies an FP32 graph."""
         return {self._precision: 1.0}
 
+    def layers(self) -> tuple[LayerTime, ...]:
+        totals: dict[str, LayerTime] = {}
+        runs, part = 0, PARTS[0]
+        with open(self._session.end_profiling(), encoding="utf-8") as log:
+            for line in log:
+                event = json.loads(line.strip("[],\n") or "{}")
+                runs += event.get("name") == _RUN
+                if str(event.get("name")).endswith(_LAYER):
+                    layer = _layer(event, part)
+                    part, before = layer.part, totals.get(layer.name)
+                    ms = layer.ms + (before.ms if before else 0.0)
+                    totals[layer.name] = layer.model_copy(update={"ms": ms})
+        return tuple(layer.model_copy(update={"ms": layer.ms / runs}) for layer in totals.values() if layer.ms)
+
     def close(self) -> None:
-        self.__dict__.clear()
+        log: TemporaryDirectory[str] | None = self.__dict__.get("_log")
+        self.__dict__.clear()  # the session still writes its log when it goes
+        if log:
+            log.cleanup()
+
+
+def _layer(event: dict[str, Any], before: Part) -> LayerTime:
+    """One event of the profiler's log, whose times are in microseconds."""
+    name, about = event["name"].removesuffix(_LAYER), event["args"]
+    (kind, output), *_ = about["output_type_shape"][0].items()
+    inputs = [next(iter(shape.values())) for shape in about["input_type_shape"]]
+    macs = 0
+    if about["op_name"] in _CONVOLUTIONS:
+        macs = convolution_macs(output, inputs[1])
+    elif about["op_name"] in _PRODUCTS:
+        macs = product_macs(output, inputs[0])
+    return LayerTime(
+        name=name,
+        kind=about["op_name"],
+        part=part_of(name, before),
+        precision=_TYPES.get(f"tensor({kind})", kind),
+        ms=event["dur"] / 1000,
+        macs=macs,
+    )
 
 
 def run_model(model: Path, images: Images) -> Outputs:

@@ -5,12 +5,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rrr_edge.anatomy import LayerTime, convolution_macs, part_of, product_macs
 from rrr_edge.backends.protocols import Images, Outputs
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
 from rrr_edge.files import sha256
@@ -25,7 +25,10 @@ _CACHED_BLOBS = 16
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
-_LAYERS_WITH_MACS = ("Convolution", "FullyConnected", "MatMul", "GroupConvolution")
+_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+_PRODUCTS = ("FullyConnected", "MatMul")
+# OpenVINO cuts each run's time, and the mean of them, to whole microseconds.
+_CUT_MS = 0.001
 
 
 class OpenVINO:
@@ -66,11 +69,14 @@ class OpenVINO:
     def open(self, folder: Path, target: Target) -> "OpenVINOSession":
         return OpenVINOSession(folder / GRAPH, target)
 
+    def open_clocked(self, folder: Path, target: Target) -> "OpenVINOSession":
+        return OpenVINOSession(folder / GRAPH, target, clocked=True)
+
 
 class OpenVINOSession:
     """One inference request, one stream: the latency of a single camera."""
 
-    def __init__(self, graph: Path, target: Target) -> None:
+    def __init__(self, graph: Path, target: Target, *, clocked: bool = False) -> None:
         openvino = _openvino()
         self._batch = target.batch
         config = {
@@ -78,6 +84,7 @@ class OpenVINOSession:
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": target.threads or usable_cores(),
             "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
+            "PERF_COUNT": clocked,
         }
         cache = cache_folder()
         try:
@@ -106,11 +113,27 @@ class OpenVINOSession:
     def precision_found(self) -> dict[str, float]:
         macs: Counter[str] = Counter()
         for layer in self._compiled.get_runtime_model().get_ops():
-            info = layer.get_rt_info()
-            if info["layerType"].astype(str) in _LAYERS_WITH_MACS:
-                precision = info["runtimePrecision"].astype(str)
-                macs[_NAMES.get(precision, precision)] += _macs(layer)
-        return {precision: count / macs.total() for precision, count in macs.items()}
+            macs[_precision(layer)] += _macs(layer)
+        return {precision: count / macs.total() for precision, count in macs.items() if count}
+
+    def layers(self) -> tuple[LayerTime, ...]:
+        clocked = {i.node_name: i.real_time.total_seconds() * 1000 for i in self._request.get_profiling_info()}
+        found: list[LayerTime] = []
+        for layer in self._compiled.get_runtime_model().get_ordered_ops():
+            name, info = layer.get_friendly_name(), layer.get_rt_info()
+            if ms := clocked.get(name, 0.0):
+                origin = info["originalLayersNames"].astype(str)
+                found.append(
+                    LayerTime(
+                        name=origin.partition(",")[0] or name,
+                        kind=info["layerType"].astype(str),
+                        part=part_of(origin, found[-1].part if found else "input"),
+                        precision=_precision(layer),
+                        ms=ms + _CUT_MS,
+                        macs=_macs(layer),
+                    )
+                )
+        return tuple(found)
 
     def close(self) -> None:
         self.__dict__.clear()
@@ -179,10 +202,21 @@ def _chunks(images: Images, batch: int) -> Iterator[Images]:
         yield np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), 0)]) if len(chunk) < batch else chunk
 
 
+def _precision(layer: Any) -> str:
+    word: str = layer.get_rt_info()["runtimePrecision"].astype(str)
+    return _NAMES.get(word, word)
+
+
 def _macs(layer: Any) -> int:
-    """Multiply-accumulates of one image: every weight is used once for each place of the output map."""
-    places = prod(int(side) for side in list(layer.output(0).get_partial_shape().to_shape())[2:])
-    return places * prod(int(side) for side in layer.input(1).get_partial_shape().to_shape())
+    """Multiply-accumulates of one image; 0 for layers that have none."""
+    kind = layer.get_rt_info()["layerType"].astype(str)
+    if kind in _CONVOLUTIONS:
+        return convolution_macs(_shape(layer.output(0)), _shape(layer.input(1)))
+    return product_macs(_shape(layer.output(0)), _shape(layer.input(0))) if kind in _PRODUCTS else 0
+
+
+def _shape(port: Any) -> list[int]:
+    return [int(side) for side in port.get_partial_shape().to_shape()]
 
 
 def _last_line(error: Exception) -> str:

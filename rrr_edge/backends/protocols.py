@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rrr_edge.anatomy import LayerTime
 from rrr_edge.progress import Report
 from rrr_edge.target import Target
 
@@ -36,6 +37,17 @@ class Session(Protocol):
         """Free the engine; a second time does nothing."""
 
 
+class ClockedSession(Session, Protocol):
+    """A session whose every layer is clocked by the backend itself, which makes it a little slower."""
+
+    def layers(self) -> tuple[LayerTime, ...]:
+        """The layers in the order in which they run, `ms` the mean over all runs so far.
+
+        Asked once, after at least one run; then the session can only be closed. Layers that were fused away or took
+        no time are left out.
+        """
+
+
 class Backend(Protocol):
     """A way to make engines from `model.onnx` and to run them."""
 
@@ -50,3 +62,6 @@ class Backend(Protocol):
 
     def open(self, folder: Path, target: Target) -> Session:
         """Load what `compile` wrote. The caller has checked the files."""
+
+    def open_clocked(self, folder: Path, target: Target) -> ClockedSession:
+        """The same engine with its layers clocked."""

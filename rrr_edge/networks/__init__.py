@@ -2,10 +2,10 @@
 
 from rrr_edge.bundle import Cost
 from rrr_edge.networks import resnet
-from rrr_edge.networks.resnet import ResNet
+from rrr_edge.networks.resnet import ResNet, part_of
 from rrr_edge.spec import NetworkSpec, ResNetSpec
 
-__all__ = ["Network", "ResNetSpec", "build", "cost"]
+__all__ = ["Network", "ResNetSpec", "build", "cost", "part_of"]
 
 # The union of all modules, as NetworkSpec is of all specs.
 Network = ResNet

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rrr_edge.anatomy import Part
 from rrr_edge.bundle import Cost
 from rrr_edge.spec import ResNetSpec
 
@@ -21,6 +22,7 @@ SKIP = "downsample.0"
 _EXPANSION = 4
 _FLOAT_BYTES = 4
 _STUMP = ("conv1", "bn1", "layer1", "layer2")
+_LATE_PARTS: dict[str, Part] = {"layer3": "conv4", "layer4": "conv5", "avgpool": "heads", "fc": "heads"}
 
 
 class ResNet(nn.Module):
@@ -224,6 +226,11 @@ def layers(spec: ResNetSpec, image_size: int) -> Iterator[Layer]:
 def in_stump(name: str) -> bool:
     """Whether the module or tensor of that name belongs to what all branches share."""
     return name.partition(".")[0] in _STUMP
+
+
+def part_of(name: str) -> Part:
+    """The part of the network in which the module of that name lies."""
+    return _LATE_PARTS.get(name.partition(".")[0], "stump")
 
 
 def cost(spec: ResNetSpec, image_size: int, *, stump_frozen: bool = True) -> Cost:

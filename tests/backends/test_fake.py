@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rrr_edge.anatomy import LayerTime
 from rrr_edge.backends import Backend, Outputs, Session
 from rrr_edge.backends.fake import Fake
 from rrr_edge.errors import CorruptArtifact
@@ -71,6 +72,16 @@ def test_always_gives_every_image_the_same() -> None:
 def test_precision_is_what_it_was_told() -> None:
     assert Fake(by_brightness).precision_found() == {"fp32": 1.0}
     assert Fake(by_brightness, precision={"int8": 0.9, "fp32": 0.1}).precision_found() == {"int8": 0.9, "fp32": 0.1}
+
+
+def test_layers_are_what_it_was_told(tmp_path: Path) -> None:
+    layer = LayerTime(name="stump/conv1", kind="Conv", part="stump", precision="int8", ms=1.5, macs=7)
+    backend = Fake(by_brightness, clocked=(layer,))
+    (tmp_path / "model.onnx").write_bytes(b"a graph")
+    backend.compile(tmp_path / "model.onnx", TARGET, IMAGES, tmp_path, silent)
+    session = backend.open_clocked(tmp_path, TARGET)
+    assert len(session.run(IMAGES).probabilities) == 3
+    assert session.layers() == (layer,)
 
 
 @pytest.mark.parametrize("images", [IMAGES.astype(np.float32), IMAGES[0], IMAGES.transpose(0, 3, 1, 2)])
