@@ -116,7 +116,10 @@ def compress(
     data: DataFolder,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="BUNDLE", help="The bundle to write.")],
     method: Annotated[
-        str | None, typer.Option(help="rrr, or a baseline to compare with: linear-probe, finetune (default: rrr).")
+        str | None,
+        typer.Option(
+            help="rrr, or what to compare with: linear-probe, finetune, element, channel, block (default: rrr)."
+        ),
     ] = None,
     weights: Annotated[
         str | None,
@@ -160,7 +163,11 @@ def compress(
         int | None, typer.Option(help="Blocks that a selection tries at most (default: 46).")
     ] = None,
     order: Annotated[
-        str | None, typer.Option(help="algorithm (phase after phase) or cyclic (phases in turn) (default: algorithm).")
+        str | None,
+        typer.Option(
+            help="auto depths: algorithm (phase after phase) or cyclic (phases in turn) (default: algorithm); block: "
+            "reverse (conv5_x goes first) or forward (conv2_x first) (default: reverse)."
+        ),
     ] = None,
     control: Annotated[
         bool | None, typer.Option(help="Train the smallest network for as many epochs, to compare.")
@@ -168,6 +175,17 @@ def compress(
     epochs_per_step: Annotated[
         int | None, typer.Option(help="Epochs of a step of a selection (default: --epochs).")
     ] = None,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of ResNet152's parameters that goes; of --method element, channel, block (default: 0.5)."
+        ),
+    ] = None,
+    criterion: Annotated[
+        str | None,
+        typer.Option(help="element, channel: random ones go, or the smallest, magnitude (default: random)."),
+    ] = None,
+    round_to: Annotated[int | None, typer.Option(help="channel: widths become multiples of this (default: 1).")] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="The same settings from a file.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable images that is skipped.")] = 0.01,
@@ -197,6 +215,7 @@ def compress(
     options |= {"split": split, "ensemble": ensemble, "dropout": dropout, "dropout_kind": dropout_kind}
     options |= {"epsilon": epsilon, "stop": stop, "max_additions": max_additions, "order": order}
     options |= {"control": control, "epochs_per_step": epochs_per_step, "feature_views": feature_views}
+    options |= {"sparsity": sparsity, "criterion": criterion, "round_to": round_to}
     resolved = read_recipe(recipe, **options)
     display.detail(f"recipe: {resolved.model_dump_json()}")
     workshop = _workshop()

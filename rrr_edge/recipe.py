@@ -13,6 +13,8 @@ from rrr_edge.spec import ADDITIONS, RESNET152_DEPTHS, Depths, DropoutKind
 Split = Literal["paper", "coherent"]
 Ensemble = Literal["naive", "bagging", "snapshot", "fge"]
 Order = Literal["algorithm", "cyclic"]
+Criterion = Literal["random", "magnitude"]
+BlockOrder = Literal["reverse", "forward"]
 
 RANDOM = "random"
 
@@ -152,11 +154,52 @@ class FineTune(_Reused):
     depths: Depths = RESNET152_DEPTHS
 
 
-Recipe: TypeAlias = Annotated[RRR | LinearProbe | FineTune, Field(discriminator="method")]
-METHODS: dict[str, type[RRR] | type[LinearProbe] | type[FineTune]] = {
+class _Pruned(_Reused):
+    """`sparsity` is the share of all parameters of ResNet152 that goes, before everything that is left learns."""
+
+    sparsity: float = Field(default=0.5, ge=0, lt=1)
+
+
+class Element(_Pruned):
+    """Single weights become zero, as large a share in every layer, and stay so; the shapes remain.
+
+    `criterion`: "random", as in Sun et al. 2023 (figure 3), or the smallest by "magnitude".
+    """
+
+    method: Literal["element"] = "element"
+    criterion: Criterion = "random"
+
+
+class Channel(_Pruned):
+    """Whole channels go, as large a share in every layer, and the convolutions really get slimmer.
+
+    `criterion`: "random", as in Sun et al. 2023 (figure 3), or those of the smallest norm over all that they are
+    coupled to ("magnitude"). Widths are multiples of `round_to`.
+    """
+
+    method: Literal["channel"] = "channel"
+    criterion: Criterion = "random"
+    round_to: int = Field(default=1, ge=1)
+
+
+class Block(_Pruned):
+    """Whole blocks go, but the first of a phase: in the "reverse" of Algorithm 1's order, or "forward", conv2_x first.
+
+    Sun et al. 2023 leave open which; the reverse goes through the networks that Algorithm 1 visits.
+    """
+
+    method: Literal["block"] = "block"
+    order: BlockOrder = "reverse"
+
+
+Recipe: TypeAlias = Annotated[RRR | LinearProbe | FineTune | Element | Channel | Block, Field(discriminator="method")]
+METHODS: dict[str, type[RRR | LinearProbe | FineTune | Element | Channel | Block]] = {
     "rrr": RRR,
     "linear-probe": LinearProbe,
     "finetune": FineTune,
+    "element": Element,
+    "channel": Channel,
+    "block": Block,
 }
 # Parts of a recipe whose settings are given on the command line like the recipe's own.
 _PARTS: dict[str, type[Record]] = {"training": Training, "selection": Selection}
@@ -172,7 +215,8 @@ def read_recipe(path: Path | None, **options: Any) -> Recipe:
     recipe = METHODS[choose(options.pop("method", None) or stored.get("method", "rrr"), METHODS, "method")]
     chosen = {name: value for name, value in options.items() if value is not None}
     _check(recipe, chosen)
-    for part, record in _PARTS.items():
+    for part in _PARTS.keys() & recipe.model_fields.keys():
+        record = _PARTS[part]
         moved = {name: chosen.pop(name) for name in list(chosen) if name in record.model_fields}
         if moved:
             chosen[part] = {**stored.get(part, {}), **moved}

@@ -1,6 +1,6 @@
 """What a network is, as data; `rrr_edge.networks.build(spec)` makes the module."""
 
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -50,5 +50,30 @@ class ResNetSpec(Record):
         return self
 
 
-# The union of all families, told apart by `kind`, as soon as there is a second one.
-NetworkSpec = ResNetSpec
+def resnet152(num_classes: int) -> ResNetSpec:
+    """ResNet_3_8_36_3 in one piece: what is compressed, pruned and compared with."""
+    return ResNetSpec(num_classes=num_classes)
+
+
+class PhaseWidths(Record):
+    """Channels that a phase's blocks add to, and those inside each block: its first and its second convolution's."""
+
+    outputs: int = Field(ge=1)
+    blocks: tuple[tuple[int, int], ...] = Field(min_length=1)
+
+
+class ChannelSpec(Record):
+    """A ResNet in one piece whose convolutions each have a width of their own, as channel-wise pruning leaves them."""
+
+    kind: Literal["channel"] = "channel"
+    stem: int = Field(ge=1)
+    phases: tuple[PhaseWidths, PhaseWidths, PhaseWidths, PhaseWidths]
+    num_classes: int = Field(ge=2)
+
+    branches: ClassVar[int] = 1
+    dropout: ClassVar[float] = 0.0
+    vote: ClassVar[Vote] = "probabilities"
+
+
+# The union of all families, told apart by `kind`.
+NetworkSpec: TypeAlias = Annotated[ResNetSpec | ChannelSpec, Field(discriminator="kind")]

@@ -33,6 +33,7 @@ from rrr_edge.bundle import (
     describe_file,
 )
 from rrr_edge.compress.method import Made, Material, Method, cost_of
+from rrr_edge.compress.prune import BLOCK, CHANNEL, ELEMENT
 from rrr_edge.compress.recycle import RECYCLE
 from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
 from rrr_edge.compress.weights import check_source
@@ -43,12 +44,19 @@ from rrr_edge.files import replace_folder, write_file, writing_to
 from rrr_edge.machine import cpu_info
 from rrr_edge.networks import Network, build
 from rrr_edge.progress import Report, Step, silent
-from rrr_edge.recipe import RRR, FineTune, LinearProbe, Recipe
+from rrr_edge.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, Recipe
 from rrr_edge.record import Record
 from rrr_edge.training import Device, Examples, accuracy, check_device, check_training, predict
 from rrr_edge.training import Run as TrainingRun
 
-METHODS: dict[type[Recipe], Method[Any]] = {RRR: RECYCLE, LinearProbe: LINEAR_PROBE, FineTune: FINE_TUNE}
+METHODS: dict[type[Recipe], Method[Any]] = {
+    RRR: RECYCLE,
+    LinearProbe: LINEAR_PROBE,
+    FineTune: FINE_TUNE,
+    Element: ELEMENT,
+    Channel: CHANNEL,
+    Block: BLOCK,
+}
 
 _ANOTHER = "Choose another name, or replace it with --force."
 _FILES = (WEIGHTS, MODEL, REFERENCE, CALIBRATION, TRAINING_LOG)

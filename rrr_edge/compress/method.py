@@ -13,6 +13,7 @@ from rrr_edge.compress.weights import WeightsInfo, load_weights
 from rrr_edge.dataset import Dataset
 from rrr_edge.networks import Network, ResNetSpec, build, cost
 from rrr_edge.recipe import RANDOM, Recipe
+from rrr_edge.spec import NetworkSpec
 from rrr_edge.training import Examples, Run, Trained, train
 
 R = TypeVar("R", bound=Recipe)
@@ -51,11 +52,12 @@ class Method(NamedTuple, Generic[R]):
     """`spec` is the network for a number of classes, `freeze` keeps what must not learn, `make` does it all.
 
     `resolve` writes into a recipe what follows from its other settings; `make` takes none but resolved ones. It raises
-    UsageError where they contradict each other, and MissingLibrary.
+    UsageError where they contradict each other, and MissingLibrary. `spec` raises UsageError where there is no such
+    network.
     """
 
     resolve: Callable[[R], R]
-    spec: Callable[[R, int], ResNetSpec]
+    spec: Callable[[R, int], NetworkSpec]
     freeze: Callable[[R, Network], None]
     make: Callable[[R, Material], Made]
 

@@ -95,9 +95,9 @@ def _split_coherently(state_dict: StateDict, spec: ResNetSpec, rng: np.random.Ge
     stream = np.tile(np.arange(STUMP_CHANNELS), (spec.branches, 1))
     for block in (block for phase in block_shapes(spec)[2:] for block in phase):
         kernels = {part: state_dict[f"{block.name}.{part}.weight"] for part in block.convs}
-        rows1 = _deal(len(kernels["conv1"]), block.planes, spec.branches, rng)
-        rows2 = _deal(len(kernels["conv2"]), block.planes, spec.branches, rng)
-        rows3 = _deal(len(kernels["conv3"]), 4 * block.planes, spec.branches, rng) if block.projects else stream
+        rows1 = _deal(len(kernels["conv1"]), block.planes[0], spec.branches, rng)
+        rows2 = _deal(len(kernels["conv2"]), block.planes[1], spec.branches, rng)
+        rows3 = _deal(len(kernels["conv3"]), block.outputs, spec.branches, rng) if block.projects else stream
         chosen = {"conv1": (rows1, stream), "conv2": (rows2, rows1), "conv3": (rows3, rows2), SKIP: (rows3, stream)}
         for part, kernel in kernels.items():
             result[f"{block.name}.{part}.weight"] = _sub_kernels(kernel, *chosen[part])

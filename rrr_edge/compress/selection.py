@@ -220,8 +220,9 @@ class _Trials:
         return [accuracy for accuracy in judged if accuracy is not None], sum(row.seconds for row in trained.history)
 
     def _begin(self, depths: Depths) -> Network:
-        network = build(ResNetSpec(depths=depths, num_classes=len(self._material.dataset.labels)))
-        network.load_state_dict(reuse(self._published, network.spec, seed=self._recipe.seed))
+        spec = ResNetSpec(depths=depths, num_classes=len(self._material.dataset.labels))
+        network = build(spec)
+        network.load_state_dict(reuse(self._published, spec, seed=self._recipe.seed))
         return network
 
     def _learned(self) -> Mapping[str, Tensor]:
@@ -230,6 +231,7 @@ class _Trials:
         return recall(self._weights_before) if self._weights_before else {}
 
     def _learn(self, network: Network, folder: Path | None, *, epochs: int, run: Run | None = None) -> Trained:
+        assert isinstance(network.spec, ResNetSpec)
         depths = network.spec.depths
         own = self._recipe.training.model_copy(update={"epochs": epochs, "ema_fraction": 0.0, "feature_views": 0})
         recipe = self._recipe.model_copy(update={"training": own, "seed": self._recipe.seed + sum(depths)})

@@ -3,15 +3,15 @@
 from rrr_edge.bundle import Cost
 from rrr_edge.networks import resnet
 from rrr_edge.networks.resnet import ResNet, part_of
-from rrr_edge.spec import NetworkSpec, ResNetSpec
+from rrr_edge.spec import ChannelSpec, NetworkSpec, ResNetSpec
 
-__all__ = ["Network", "ResNetSpec", "build", "cost", "part_of"]
+__all__ = ["ChannelSpec", "Network", "ResNetSpec", "build", "cost", "part_of"]
 
 # The union of all modules, as NetworkSpec is of all specs.
 Network = ResNet
 
-_MODULES = {ResNetSpec: ResNet}
-_COSTS = {ResNetSpec: resnet.cost}
+_MODULES = {ResNetSpec: ResNet, ChannelSpec: ResNet}
+_COSTS = {ResNetSpec: resnet.cost, ChannelSpec: resnet.cost}
 
 
 def build(spec: NetworkSpec) -> Network:

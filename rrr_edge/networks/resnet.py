@@ -1,4 +1,4 @@
-"""Bottleneck ResNets: whole, reduced to leading blocks, or with their last two phases as fused branches.
+"""Bottleneck ResNets: whole, reduced to leading blocks, with slimmer convolutions, or with fused branches at the end.
 
 With one branch the state dict and the arithmetic are torchvision's, bit for bit. Several branches are one grouped
 network (Sun et al. 2023, section 3): the first 1x1 and the skip convolution of conv4_1 read the shared stump as one
@@ -7,14 +7,14 @@ wide convolution, all that follows is grouped, and branch i owns rows i*C .. (i+
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrr_edge.anatomy import Part
 from rrr_edge.bundle import Cost
-from rrr_edge.spec import ResNetSpec
+from rrr_edge.spec import ChannelSpec, NetworkSpec, PhaseWidths
 
 STUMP_CHANNELS = 512
 SKIP = "downsample.0"
@@ -26,13 +26,13 @@ _LATE_PARTS: dict[str, Part] = {"layer3": "conv4", "layer4": "conv5", "avgpool":
 
 
 class ResNet(nn.Module):
-    """The network of a ResNetSpec, initialised as torchvision does, each branch as if it stood alone."""
+    """The network of a spec, initialised as torchvision does, each branch as if it stood alone."""
 
-    def __init__(self, spec: ResNetSpec) -> None:
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
         self.stump_frozen = False
-        self.conv1, self.bn1 = _conv_and_norm(_FIRST)
+        self.conv1, self.bn1 = _conv_and_norm(_stem(spec))
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         phases = block_shapes(spec)
@@ -42,28 +42,29 @@ class ResNet(nn.Module):
             for phase in phases
         )
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = Heads(spec)
+        self.fc = Heads(phases[-1][-1].outputs, spec.branches, spec.num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, B, K] of normalised images [N, 3, H, W]."""
         return self.branches(self.stump(images))
 
     def stump(self, images: Tensor) -> Tensor:
-        """Features [N, 512, h, w] of normalised images [N, 3, H, W]: conv1, conv2_x and conv3_x."""
+        """Features [N, C, h, w] of normalised images [N, 3, H, W]: conv1, conv2_x and conv3_x. Unslimmed, C = 512."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         features: Tensor = self.layer2(self.layer1(x))
         return features
 
     def branches(self, features: Tensor) -> Tensor:
-        """Logits [N, B, K] of features [N, 512, h, w] that all branches share, or of [N, B*512, h, w].
+        """Logits [N, B, K] of features [N, C, h, w] that all branches share, or of [N, B*C, h, w].
 
-        In the second form each branch reads its own 512 channels (branch-major), with the same weights: so branches
+        In the second form each branch reads its own C channels (branch-major), with the same weights: so branches
         that see different batches run in one pass.
         """
-        if features.shape[1] not in (STUMP_CHANNELS, self.spec.branches * STUMP_CHANNELS):
+        shared = cast(Bottleneck, self.layer3[0]).conv1.in_channels
+        if features.shape[1] not in (shared, self.spec.branches * shared):
             raise ValueError(
                 f"features have {features.shape[1]} channels; {self.spec.branches} branches "
-                f"read {STUMP_CHANNELS} shared or {self.spec.branches * STUMP_CHANNELS} of their own"
+                f"read {shared} shared or {self.spec.branches * shared} of their own"
             )
         logits: Tensor = self.fc(self.avgpool(self.layer4(self.layer3(features))))
         return logits
@@ -121,9 +122,9 @@ class Heads(nn.Linear):
     nn.Linear's own initialisation is right for each branch, whose fan-in is F.
     """
 
-    def __init__(self, spec: ResNetSpec) -> None:
-        super().__init__(_EXPANSION * spec.branch_widths[1], spec.branches * spec.num_classes)
-        self.branches = spec.branches
+    def __init__(self, features: int, branches: int, classes: int) -> None:
+        super().__init__(features, branches * classes)
+        self.branches = branches
 
     def forward(self, pooled: Tensor) -> Tensor:
         if self.branches == 1:
@@ -165,7 +166,8 @@ class BlockShape(NamedTuple):
 
     name: str
     inputs: int
-    planes: int
+    planes: tuple[int, int]
+    outputs: int
     stride: int
     branches: int
     shared: bool
@@ -174,14 +176,14 @@ class BlockShape(NamedTuple):
     @property
     def convs(self) -> dict[str, ConvShape]:
         """By the name of the module in the block, in the order of the state dict."""
-        outputs = _EXPANSION * self.planes
+        first, second = self.planes
         convs = {
-            "conv1": ConvShape(self.inputs, self.planes, branches=self.branches, shared=self.shared),
-            "conv2": ConvShape(self.planes, self.planes, 3, self.stride, self.branches),
-            "conv3": ConvShape(self.planes, outputs, branches=self.branches),
+            "conv1": ConvShape(self.inputs, first, branches=self.branches, shared=self.shared),
+            "conv2": ConvShape(first, second, 3, self.stride, self.branches),
+            "conv3": ConvShape(second, self.outputs, branches=self.branches),
         }
         if self.projects:
-            convs[SKIP] = ConvShape(self.inputs, outputs, 1, self.stride, self.branches, self.shared)
+            convs[SKIP] = ConvShape(self.inputs, self.outputs, 1, self.stride, self.branches, self.shared)
         return convs
 
 
@@ -194,26 +196,43 @@ class Layer(NamedTuple):
     size: int
 
 
-def block_shapes(spec: ResNetSpec) -> tuple[tuple[BlockShape, ...], ...]:
+def block_shapes(spec: NetworkSpec) -> tuple[tuple[BlockShape, ...], ...]:
     """The blocks of conv2_x .. conv5_x."""
-    inputs, phases = 64, []
-    for phase, depth in enumerate(spec.depths):
-        planes = (64, 128, *spec.branch_widths)[phase]
+    inputs, phases = _stem(spec).outputs, []
+    for phase, widths in enumerate(_phases(spec)):
         stride = (1, 2, 2, 2)[phase]
         branches = (1, 1, spec.branches, spec.branches)[phase]
-        name = f"layer{phase + 1}"
-        outputs = _EXPANSION * planes
-        first = BlockShape(f"{name}.0", inputs, planes, stride, branches, phase == 2 and branches > 1, True)
-        others = (BlockShape(f"{name}.{i}", outputs, planes, 1, branches, False, False) for i in range(1, depth))
-        phases.append((first, *others))
+        name, outputs = f"layer{phase + 1}", widths.outputs
+        first, *others = widths.blocks
+        shared = phase == 2 and branches > 1
+        phases.append(
+            (
+                BlockShape(f"{name}.0", inputs, first, outputs, stride, branches, shared, True),
+                *(
+                    BlockShape(f"{name}.{i}", outputs, planes, outputs, 1, branches, False, False)
+                    for i, planes in enumerate(others, start=1)
+                ),
+            )
+        )
         inputs = outputs
     return tuple(phases)
 
 
-def layers(spec: ResNetSpec, image_size: int) -> Iterator[Layer]:
+def _stem(spec: NetworkSpec) -> ConvShape:
+    return ConvShape(3, spec.stem if isinstance(spec, ChannelSpec) else _PLANES[0], 7, 2)
+
+
+def _phases(spec: NetworkSpec) -> tuple[PhaseWidths, ...]:
+    if isinstance(spec, ChannelSpec):
+        return spec.phases
+    every = zip((*_PLANES, *spec.branch_widths), spec.depths, strict=True)
+    return tuple(PhaseWidths(outputs=_EXPANSION * w, blocks=((w, w),) * depth) for w, depth in every)
+
+
+def layers(spec: NetworkSpec, image_size: int) -> Iterator[Layer]:
     """All convolutions in the order of the state dict, for square images."""
     size = _halved(image_size)
-    yield Layer("conv1", "bn1", _FIRST, size)
+    yield Layer("conv1", "bn1", _stem(spec), size)
     size = _halved(size)
     for block in (block for phase in block_shapes(spec) for block in phase):
         strided = _halved(size) if block.stride == 2 else size
@@ -233,11 +252,11 @@ def part_of(name: str) -> Part:
     return _LATE_PARTS.get(name.partition(".")[0], "stump")
 
 
-def cost(spec: ResNetSpec, image_size: int, *, stump_frozen: bool = True) -> Cost:
+def cost(spec: NetworkSpec, image_size: int, *, stump_frozen: bool = True) -> Cost:
     """Parameters, MACs of one image and bytes of the state dict, counted on the structure."""
     convs = list(layers(spec, image_size))
     classes = spec.branches * spec.num_classes
-    head_macs = classes * _EXPANSION * spec.branch_widths[1]
+    head_macs = classes * block_shapes(spec)[-1][-1].outputs
     head_params = head_macs + classes
     return Cost(
         params=sum(layer.conv.params for layer in convs) + head_params,
@@ -248,7 +267,8 @@ def cost(spec: ResNetSpec, image_size: int, *, stump_frozen: bool = True) -> Cos
     )
 
 
-_FIRST = ConvShape(3, 64, 7, 2)
+# Of conv2_x and conv3_x; the former are the stem's too.
+_PLANES = (64, 128)
 _DROPOUTS = {"channel": nn.Dropout2d, "plain": nn.Dropout}
 
 
@@ -268,8 +288,10 @@ def _conv_and_norm(shape: ConvShape) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     return conv, nn.BatchNorm2d(shape.outputs * shape.branches)
 
 
-def _dropout(spec: ResNetSpec) -> nn.Module:
-    return _DROPOUTS[spec.dropout_kind](spec.dropout) if spec.dropout else nn.Identity()
+def _dropout(spec: NetworkSpec) -> nn.Module:
+    if isinstance(spec, ChannelSpec) or not spec.dropout:
+        return nn.Identity()
+    return _DROPOUTS[spec.dropout_kind](spec.dropout)
 
 
 def _halved(size: int) -> int:
