@@ -228,7 +228,7 @@ def compress(
             plan = workshop.plan(data, out, recipe=resolved, run=run, report=report)
         else:
             bundle = workshop.compress(data, out, recipe=resolved, run=run, report=report)
-            if with_baseline:
+            if with_baseline and display.is_first:
                 from rrr_edge.compress.baselines import write_baseline
 
                 write_baseline(bundle)

@@ -183,7 +183,7 @@ def read_folder(folder: str | Path, *, image_size: int, limit: int | None = None
 
 def image_files(folder: str | Path) -> list[Path]:
     """The pictures in `folder` and below, unread, sorted. Links to folders are followed, but none is entered twice."""
-    _require_folder(Path(folder))
+    require_folder(Path(folder))
     files: list[Path] = []
     entered: set[str] = set()
     for here, below, _ in os.walk(folder, followlinks=True):
@@ -232,7 +232,7 @@ class _Entry(NamedTuple):
 
 def _find(path: Path) -> tuple[Layout, dict[str, Classes]]:
     """The layout, and the files of each class by split; one split "all" where it is for us to divide them."""
-    _require_folder(path)
+    require_folder(path)
     if (path / "labels.csv").is_file():
         return "meta-album", {"all": _read_album(path)}
     folders = _folders(path)
@@ -431,7 +431,8 @@ def _digest(good: Sequence[_Entry], digests: Sequence[str]) -> str:
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def _require_folder(path: Path) -> None:
+def require_folder(path: Path) -> None:
+    """Raise BadInput unless there is one."""
     if not path.is_dir():
         raise BadInput(f"{path} is not a folder." if path.exists() else f"There is no folder {path}.")
 

@@ -1,6 +1,7 @@
 """What a person or a program sees: results on stdout, everything else on stderr."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +15,15 @@ _PLAIN_EVERY_S = 10.0
 
 
 class Display:
-    """With `as_json` stdout carries exactly one JSON document; `quiet` leaves only results and errors."""
+    """With `as_json` stdout carries exactly one JSON document; `quiet` leaves only results and errors.
+
+    Of several processes that torchrun started, the first one speaks; the others have only errors to tell.
+    """
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self.is_first = os.environ.get("RANK", "0") == "0"
         self.as_json = as_json
-        self.quiet = quiet
+        self.quiet = quiet or not self.is_first
         self.verbose = verbose
 
     def say(self, text: str) -> None:
@@ -30,7 +35,8 @@ class Display:
             self.say(text)
 
     def warn(self, text: str) -> None:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        if self.is_first:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def error(self, text: str, advice: str, cause: BaseException | None) -> None:
         print(f"error: {text}" + (f"\n       {advice}" if advice else ""), file=sys.stderr, flush=True)
@@ -44,6 +50,8 @@ class Display:
 
     def result(self, document: Any, text: str = "") -> None:
         """Print the command's result: the document for programs, or the text for people."""
+        if not self.is_first:
+            return
         if self.as_json:
             print(json.dumps(document, indent=2), flush=True)
         elif text:
@@ -51,7 +59,7 @@ class Display:
 
     def table(self, title: str, rows: Sequence[Mapping[str, str]]) -> None:
         """Print `rows` with their keys as columns, for people only."""
-        if self.as_json:
+        if self.as_json or not self.is_first:
             return
         from rich.box import SIMPLE_HEAD
         from rich.console import Console

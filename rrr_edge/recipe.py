@@ -12,6 +12,7 @@ from rrr_edge.spec import ADDITIONS, RESNET152_DEPTHS, Depths, DropoutKind
 
 Split = Literal["paper", "coherent"]
 Ensemble = Literal["naive", "bagging", "snapshot", "fge"]
+Shape = Literal["constant", "cosine", "triangular"]
 Order = Literal["algorithm", "cyclic"]
 Criterion = Literal["random", "magnitude"]
 BlockOrder = Literal["reverse", "forward"]
@@ -25,7 +26,7 @@ class Schedule(Record):
     The cosine cycles fill the training (Huang et al. 2017); the triangular ones its last fifth (Garipov et al. 2018).
     """
 
-    shape: Literal["constant", "cosine", "triangular"] = "constant"
+    shape: Shape = "constant"
     cycles: int = Field(default=1, ge=1)
 
 

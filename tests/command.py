@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ _WARM.set_forkserver_preload(["rrr_edge.cli", "rrr_edge.compress", "onnxscript",
 class Command:
     """`rrr-edge ARGUMENTS`, begun; what it prints goes to files in `folder`."""
 
-    def __init__(self, folder: Path, *arguments: str | Path) -> None:
+    def __init__(self, folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None) -> None:
         self._files = folder / "stdout.txt", folder / "stderr.txt"
-        self.process = _WARM.Process(target=_run, args=(tuple(map(str, arguments)), self._files), daemon=True)
+        self.process = _WARM.Process(
+            target=_run, args=(tuple(map(str, arguments)), self._files, dict(env or {})), daemon=True
+        )
         self.process.start()
         assert self.process.pid
         self.pid = self.process.pid
@@ -52,10 +54,14 @@ class Command:
         return self.process.exitcode
 
 
-def _run(arguments: tuple[str, ...], files: tuple[Path, Path]) -> None:
+def _run(arguments: tuple[str, ...], files: tuple[Path, Path], env: dict[str, str]) -> None:
+    os.environ.update(env)
     for descriptor, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.argv = ["rrr-edge", *arguments]
+    import torch
+
     from rrr_edge.cli import main
 
+    torch.set_num_threads(1)
     main()

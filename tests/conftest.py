@@ -116,6 +116,37 @@ def write_target(folder: Path, file: str = "mine", **settings: str | int) -> Pat
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Quicker for small networks, most of all where the cores are shared."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The leading blocks of a ResNet152, with normalisations that are not at their start, as a file."""
+    import torch
+    from safetensors.torch import save_file
+    from torch import nn
+
+    from rrr_edge.networks import ResNetSpec, build
+
+    torch.manual_seed(0)
+    network = build(ResNetSpec(depths=(3, 2, 1, 1)))
+    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.5, 1)
+        norm.running_mean.uniform_(-0.1, 0.1)
+    tensors = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("fc.")}
+    path = tmp_path_factory.mktemp("weights") / "original.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MB, which is less than any bundle here; only root can make one."""
     folder = tmp_path / "small-disk"

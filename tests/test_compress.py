@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -15,16 +16,21 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from command import Command
 from conftest import LABELS, write_shapes
+from safetensors.torch import load_file
 
-from rrr_edge.bundle import Bundle
-from rrr_edge.compress import Run, compress, plan
-from rrr_edge.dataset import Dataset
+from rrr_edge.bundle import Bundle, Preprocess
+from rrr_edge.compress import METHODS, Run, compress, plan
+from rrr_edge.compress.method import Material
+from rrr_edge.dataset import Dataset, scan
 from rrr_edge.errors import BadInput, CannotRunHere, MissingLibrary, UsageError
 from rrr_edge.files import sha256
 from rrr_edge.progress import Step
 from rrr_edge.recipe import RRR, LinearProbe, Recipe, Training
+from rrr_edge.training import Examples
+from rrr_edge.training import Run as TrainingRun
 
 UNTRAINED = RRR(weights="random", image_size=32, branches=1, training=Training(epochs=0))
 SMALL = ("--weights", "random", "--image-size", "32", "--branches", "2", "--json")
@@ -287,6 +293,51 @@ def test_a_full_disk_is_said_when_the_bundle_and_when_a_checkpoint_is_written(
         compress(shapes, small_disk / "x.rrr", recipe=recipe)
     assert caught.value.exit_code == 4
     assert not (small_disk / "x.rrr").exists()
+
+
+# Several processes
+
+
+def in_two_processes(folder: Path, *arguments: str | Path) -> tuple[Command, Command]:
+    """As torchrun starts them, without its slow start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+    commands = []
+    for rank in ("0", "1"):
+        (folder / rank).mkdir(parents=True)
+        env = {**common, "RANK": rank, "LOCAL_RANK": rank}
+        commands.append(Command(folder / rank, "compress", *arguments, env=env))
+    return commands[0], commands[1]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_make_the_bundle_of_one(shapes: Path, original: Path, tmp_path: Path) -> None:
+    asked = RRR(
+        weights=str(original), image_size=32, branches=2, training=Training(epochs=2, batch_size=12, learning_rate=1e-4)
+    )
+    (tmp_path / "recipe.toml").write_text("[training]\nbatch_size = 12\nlearning_rate = 1e-4\n")
+    out, settings = tmp_path / "x.rrr", ("--recipe", tmp_path / "recipe.toml", "--weights", original, "--epochs", "2")
+    arguments = (shapes, "-o", out, *settings, "--image-size", "32", "--branches", "2", "--device", "cpu", "--json")
+    first, second = in_two_processes(tmp_path / "made", *arguments)
+    assert [first.end(), second.end()] == [0, 0], first.stderr + second.stderr
+    assert first.document["recipe"] == asked.model_dump(mode="json")
+    assert second.stdout == second.stderr == ""
+    dataset = scan(shapes, image_size=32)
+    examples = Examples(dataset.train.images, dataset.train.labels)
+    alone = METHODS[RRR].make(asked, Material(dataset, examples, Preprocess(image_size=32), TrainingRun(device="cpu")))
+    expected, found = alone.network.state_dict(), load_file(Bundle.open(out).weights)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0)
+
+    first, second = in_two_processes(tmp_path / "refused", *arguments)
+    assert [first.end(), second.end()] == [2, 4]
+    assert first.document["error"] == f"{out} exists."
+    assert second.stdout == ""
+    assert "The first process stopped" in second.stderr
 
 
 # Made

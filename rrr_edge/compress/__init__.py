@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -33,21 +34,23 @@ from rrr_edge.bundle import (
     describe_file,
 )
 from rrr_edge.compress.method import Made, Material, Method, cost_of
+from rrr_edge.compress.place import Place, Task
 from rrr_edge.compress.prune import BLOCK, CHANNEL, ELEMENT
 from rrr_edge.compress.recycle import RECYCLE
 from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
-from rrr_edge.compress.weights import check_source
-from rrr_edge.dataset import Dataset, choose_balanced, scan
-from rrr_edge.errors import MissingLibrary, RRREdgeError, UsageError
+from rrr_edge.compress.weights import check_download, check_source
+from rrr_edge.dataset import Dataset, choose_balanced, require_folder, scan
+from rrr_edge.errors import MissingLibrary
 from rrr_edge.export import export_onnx, verify_onnx
 from rrr_edge.files import replace_folder, write_file, writing_to
 from rrr_edge.machine import cpu_info
 from rrr_edge.networks import Network, build
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, Recipe
-from rrr_edge.record import Record
 from rrr_edge.training import Device, Examples, accuracy, check_device, check_training, predict
 from rrr_edge.training import Run as TrainingRun
+from rrr_edge.training.loop import open_fabric
+from rrr_edge.training.share import first_does
 
 METHODS: dict[type[Recipe], Method[Any]] = {
     RRR: RECYCLE,
@@ -58,7 +61,6 @@ METHODS: dict[type[Recipe], Method[Any]] = {
     Block: BLOCK,
 }
 
-_ANOTHER = "Choose another name, or replace it with --force."
 _FILES = (WEIGHTS, MODEL, REFERENCE, CALIBRATION, TRAINING_LOG)
 REFERENCE_IMAGES = 500
 CALIBRATION_IMAGES = 300
@@ -82,6 +84,9 @@ class Run:
     force: bool = False
     after_scan: Callable[[Dataset], None] | None = None
 
+    def place(self, out: str | Path) -> Place:
+        return Place(Path(out), resume=self.resume, force=self.force)
+
 
 def compress(
     data: str | Path,
@@ -94,6 +99,7 @@ def compress(
     """Turn a ResNet152 into the network that `recipe` describes, trained on the photos in `data`, as the bundle `out`.
 
     Until the bundle is whole, everything is in a hidden folder beside it, which an interruption leaves for `resume`.
+    Where torchrun started several processes, the first one writes, and all train.
 
     Photos in val/ are judged now and then while the training goes on; they decide nothing.
 
@@ -101,32 +107,25 @@ def compress(
     MissingLibrary, CannotRunHere, GateFailed (the training diverged, or the exported graph answers differently),
     Interrupted.
     """
-    out = Path(out)
-    recipe, dataset, _ = _prepare(data, out, recipe=recipe, run=run, report=report)
-    task = _Task(recipe=recipe, data_sha256=dataset.digest)
-    if finished := _finished(out, task, run):
-        return finished
-    work = _claim(out, task, run)
-    preprocess = Preprocess(image_size=recipe.image_size)
+    place = run.place(out)
+    fabric = open_fabric(TrainingRun(device=run.device))
+    first_does(fabric, place.check)
+    recipe, dataset, _ = _prepare(data, recipe=recipe, run=run, report=report)
+    task = Task(recipe=recipe, data_sha256=dataset.digest)
     training = TrainingRun(
         device=run.device,
-        checkpoints=work / "training",
+        checkpoints=place.training,
         resume=run.resume,
         validation=Examples(dataset.val.images, dataset.val.labels) if dataset.val else None,
         report=report,
     )
-    try:
-        examples = Examples(dataset.train.images, dataset.train.labels)
-        made = METHODS[type(recipe)].make(recipe, Material(dataset, examples, preprocess, training))
-    except RRREdgeError:
-        if not (work / "training").exists():
-            shutil.rmtree(work, ignore_errors=True)  # nothing was learned that could be resumed
-        raise
-    _write(work / "bundle", out.stem, dataset, made=made, recipe=recipe, preprocess=preprocess, report=report)
-    with writing_to(out):
-        replace_folder(work / "bundle", out)
-    shutil.rmtree(work, ignore_errors=True)
-    return Bundle.open(out)
+    with ExitStack() as until_end:
+        if first_does(fabric, lambda: place.claim(task, until_end)):
+            examples = Examples(dataset.train.images, dataset.train.labels)
+            material = Material(dataset, examples, Preprocess(image_size=recipe.image_size), training)
+            made = METHODS[type(recipe)].make(recipe, material)
+            first_does(fabric, lambda: _write(place, dataset, made=made, recipe=recipe, report=report))
+    return Bundle.open(place.out)
 
 
 def plan(
@@ -141,8 +140,10 @@ def plan(
 
     Where a block selection is to find the depths, `network` and `cost` are those that it starts from.
     """
-    recipe, dataset, network = _prepare(data, Path(out), recipe=recipe, run=run, report=report)
-    _check_task(Path(out), _Task(recipe=recipe, data_sha256=dataset.digest), run)
+    place = run.place(out)
+    place.check()
+    recipe, dataset, network = _prepare(data, recipe=recipe, run=run, report=report)
+    place.check_task(Task(recipe=recipe, data_sha256=dataset.digest))
     return {
         "bundle": str(out),
         "photos": _counts(dataset),
@@ -164,21 +165,22 @@ class _Prepared(NamedTuple):
     network: Network
 
 
-def _prepare(data: str | Path, out: Path, *, recipe: Recipe, run: Run, report: Report) -> _Prepared:
+def _prepare(data: str | Path, *, recipe: Recipe, run: Run, report: Report) -> _Prepared:
     """All that can be refused is refused here, what does not need the photos before they are read."""
     _check_libraries()
     check_device(run.device)
     check_source(recipe.weights)
     method = METHODS[type(recipe)]
     recipe = method.resolve(recipe)
-    _check_place(out, run)
+    require_folder(Path(data))
+    check_download(recipe.weights)
     dataset = scan(data, image_size=recipe.image_size, seed=recipe.seed, max_bad=run.max_bad, report=report)
     if run.after_scan:
         run.after_scan(dataset)
     with torch.device("meta"):
         network = build(method.spec(recipe, len(dataset.labels)))
     method.freeze(recipe, network)
-    check_training(network, recipe.training)
+    check_training(network, method.training(recipe), images=len(dataset.train.labels))
     return _Prepared(recipe, dataset, network)
 
 
@@ -190,79 +192,9 @@ def _check_libraries() -> None:
             raise MissingLibrary(error.name or name, extra="compress", purpose="Exporting to ONNX") from error
 
 
-class _Task(Record):
-    """What an interrupted run was about: only the same is resumed."""
-
-    recipe: Recipe
-    data_sha256: str
-
-
-def _check_place(out: Path, run: Run) -> None:
-    """Refuse to overwrite a bundle, anything else, or an interrupted run."""
-    if out.exists():
-        if not (run.force or run.resume):
-            raise UsageError(f"{out} exists.", advice=_ANOTHER)
-        if not (out / MANIFEST).is_file():
-            raise UsageError(f"{out} exists and is no bundle: it is not replaced.", advice="Choose another name.")
-    elif _note(out).is_file() and not (run.force or run.resume):
-        raise UsageError(
-            f"An interrupted run for {out} is kept in {_work_folder(out)}.",
-            advice="Go on with --resume, or start anew with --force.",
-        )
-
-
-def _check_task(out: Path, task: _Task, run: Run) -> None:
-    """Refuse to go on with another task than the one that was begun, or finished, at this place."""
-    if not run.resume:
-        return
-    if out.exists() and not run.force:
-        manifest = Bundle.open(out).manifest
-        if _Task(recipe=manifest.recipe, data_sha256=manifest.provenance.data_sha256) != task:
-            raise UsageError(f"{out} exists.", advice=_ANOTHER)
-    elif _note(out).is_file():
-        interrupted = _Task.from_json_file(_note(out))
-        if interrupted != task:
-            what = "photos" if interrupted.recipe == task.recipe else "settings"
-            raise UsageError(
-                f"The interrupted run in {_work_folder(out)} had other {what}.",
-                advice=f"Give the same {what} again, or start anew with --force.",
-            )
-
-
-def _finished(out: Path, task: _Task, run: Run) -> Bundle | None:
-    """The bundle, where the run to be resumed had already ended."""
-    _check_task(out, task, run)
-    if run.force or not out.exists():
-        return None
-    shutil.rmtree(_work_folder(out), ignore_errors=True)
-    return Bundle.open(out)
-
-
-def _claim(out: Path, task: _Task, run: Run) -> Path:
-    """The work folder of this task: the interrupted one, or a new one."""
-    work = _work_folder(out)
-    if not (run.resume and _note(out).is_file()):
-        with writing_to(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir()
-        write_file(_note(out), task.to_json())
-    return work
-
-
-def _work_folder(out: Path) -> Path:
-    return out.with_name(f".{out.name}.work")
-
-
-def _note(out: Path) -> Path:
-    """What an interrupted run was about."""
-    return _work_folder(out) / "task.json"
-
-
-def _write(
-    stage: Path, name: str, dataset: Dataset, *, made: Made, recipe: Recipe, preprocess: Preprocess, report: Report
-) -> None:
-    """Judge the network on the test photos and write the whole bundle into the folder `stage`."""
+def _write(place: Place, dataset: Dataset, *, made: Made, recipe: Recipe, report: Report) -> None:
+    """Judge the network on the test photos and write the whole bundle, which appears in one step."""
+    stage, preprocess = place.stage, Preprocess(image_size=recipe.image_size)
     network = made.network.cpu().eval()
     report(Step("evaluate", 0, 1))
     answers = predict(network, dataset.test.images, preprocess=preprocess)
@@ -286,7 +218,7 @@ def _write(
         verification = verify_onnx(stage / MODEL, images, labels, reference)
         report(Step("export", 1, 1))
         manifest = Manifest(
-            name=name,
+            name=place.out.stem,
             spec=network.spec,
             labels=dataset.labels,
             preprocess=preprocess,
@@ -298,6 +230,9 @@ def _write(
             files=tuple(describe_file(stage / file) for file in (*_FILES, *made.files)),
         )
         write_file(stage / MANIFEST, manifest.to_json())
+    with writing_to(place.out):
+        replace_folder(stage, place.out)
+    shutil.rmtree(place.work, ignore_errors=True)
 
 
 def _provenance(dataset: Dataset, made: Made) -> Provenance:

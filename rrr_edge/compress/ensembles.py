@@ -19,7 +19,7 @@ from rrr_edge.compress.method import Made, Material, learn
 from rrr_edge.compress.weights import WeightsInfo
 from rrr_edge.networks import Network, ResNetSpec, build
 from rrr_edge.networks.resnet import in_stump
-from rrr_edge.recipe import RRR, Ensemble, Schedule
+from rrr_edge.recipe import RRR, Ensemble, Schedule, Shape, Training
 from rrr_edge.training.batches import rng
 from rrr_edge.training.schedule import lowest
 
@@ -50,22 +50,38 @@ def _bagging(recipe: RRR, spec: ResNetSpec, material: Material, start: Start) ->
     return Made(network, info, learn(network, recipe, own))
 
 
-def _snapshot(recipe: RRR, spec: ResNetSpec, material: Material, start: Start) -> Made:
-    """The ends of as many cosine cycles as there are branches."""
-    return _from_one_branch(recipe, spec, material, start, Schedule(shape="cosine", cycles=spec.branches))
+def _from_one_branch(recipe: RRR, spec: ResNetSpec, material: Material, start: Start) -> Made:
+    """The states of a single branch where its learning rate is lowest.
 
-
-def _fge(recipe: RRR, spec: ResNetSpec, material: Material, start: Start) -> Made:
-    """The middles of as many triangular cycles as there are branches, in the last fifth of the training."""
-    return _from_one_branch(recipe, spec, material, start, Schedule(shape="triangular", cycles=spec.branches))
+    "snapshot": the ends of as many cosine cycles as there are branches; "fge": the middles of as many triangular ones,
+    in the last fifth of the training.
+    """
+    training = training_of(recipe)
+    branch, info = start(spec.model_copy(update={"branches": 1}))
+    snapshots = _Snapshots(branch, training.schedule, material.run.checkpoints)
+    watched = replace(material, run=replace(material.run, after_step=snapshots.after_step))
+    trained = learn(branch, recipe.model_copy(update={"training": training}), watched)
+    network = build(spec)
+    network.load_state_dict(fuse(snapshots.all()))
+    network.freeze_stump()
+    return Made(network, info, trained)
 
 
 _STRATEGIES: dict[Ensemble, Callable[[RRR, ResNetSpec, Material, Start], Made]] = {
     "naive": _naive,
     "bagging": _bagging,
-    "snapshot": _snapshot,
-    "fge": _fge,
+    "snapshot": _from_one_branch,
+    "fge": _from_one_branch,
 }
+_SHAPES: dict[Ensemble, Shape] = {"snapshot": "cosine", "fge": "triangular"}
+
+
+def training_of(recipe: RRR) -> Training:
+    """The recipe's training, with the schedule of its ensemble, and then no average: a snapshot is of its moment."""
+    if recipe.ensemble not in _SHAPES:
+        return recipe.training
+    schedule = Schedule(shape=_SHAPES[recipe.ensemble], cycles=recipe.branches)
+    return recipe.training.model_copy(update={"schedule": schedule, "ema_fraction": 0.0})
 
 
 def bootstraps(images: int, branches: int, *, seed: int) -> NDArray[np.int64]:
@@ -82,19 +98,6 @@ def fuse(singles: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         name: tensor if in_stump(name) or not tensor.ndim else torch.cat([single[name] for single in singles])
         for name, tensor in singles[0].items()
     }
-
-
-def _from_one_branch(recipe: RRR, spec: ResNetSpec, material: Material, start: Start, schedule: Schedule) -> Made:
-    """Without an average over the last epochs: a snapshot is the weights of its moment."""
-    branch, info = start(spec.model_copy(update={"branches": 1}))
-    snapshots = _Snapshots(branch, schedule, material.run.checkpoints)
-    training = recipe.training.model_copy(update={"schedule": schedule, "ema_fraction": 0.0})
-    watched = replace(material, run=replace(material.run, after_step=snapshots.after_step))
-    trained = learn(branch, recipe.model_copy(update={"training": training}), watched)
-    network = build(spec)
-    network.load_state_dict(fuse(snapshots.all()))
-    network.freeze_stump()
-    return Made(network, info, trained)
 
 
 class _Snapshots:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from rrr_edge.bundle import Cost, Preprocess
 from rrr_edge.compress.weights import WeightsInfo, load_weights
 from rrr_edge.dataset import Dataset
 from rrr_edge.networks import Network, ResNetSpec, build, cost
-from rrr_edge.recipe import RANDOM, Recipe
+from rrr_edge.recipe import RANDOM, Recipe, Training
 from rrr_edge.spec import NetworkSpec
 from rrr_edge.training import Examples, Run, Trained, train
 
@@ -60,6 +61,7 @@ class Method(NamedTuple, Generic[R]):
     spec: Callable[[R, int], NetworkSpec]
     freeze: Callable[[R, Network], None]
     make: Callable[[R, Material], Made]
+    training: Callable[[R], Training] = attrgetter("training")
 
 
 def begin(

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from rrr_edge.compress.ensembles import train_ensemble
+from rrr_edge.compress.ensembles import train_ensemble, training_of
 from rrr_edge.compress.method import Made, Material, Method, begin, learn
 from rrr_edge.compress.rrr import branch_widths, split
 from rrr_edge.compress.selection import require_matplotlib, select_depths
@@ -95,4 +95,4 @@ def _recycle(recipe: RRR, material: Material) -> Made:
     return train_ensemble(recipe, spec, material, start=start)
 
 
-RECYCLE: Method[RRR] = Method(_resolve, _spec_of, _freeze, _make)
+RECYCLE: Method[RRR] = Method(_resolve, _spec_of, _freeze, _make, training_of)

@@ -10,7 +10,10 @@ import os
 import pickle
 import queue
 import re
+import socket
+import ssl
 import threading
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable
@@ -24,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rrr_edge.errors import BadInput, UsageError
-from rrr_edge.files import sha256, writing_to
+from rrr_edge.files import sha256, staged_file, writing_to
 from rrr_edge.networks import ResNetSpec, build
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.recipe import RANDOM
@@ -39,7 +42,7 @@ class WeightsInfo(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A checkpoint on the net; torchvision's carry the first digits of their SHA-256 in their names."""
+    """A checkpoint on the net, with the first digits of its SHA-256 in its name."""
 
     url: str
     file: str
@@ -50,8 +53,8 @@ PUBLISHED = {
     "imagenet": Published("https://download.pytorch.org/models/resnet152-394f9c45.pth", "resnet152-394f9c45.pth"),
     "imagenet-v2": Published("https://download.pytorch.org/models/resnet152-f82ba261.pth", "resnet152-f82ba261.pth"),
     "timm": Published(
-        "https://huggingface.co/timm/resnet152.a1h_in1k/resolve/main/model.safetensors",
-        "timm-resnet152.a1h_in1k.safetensors",
+        "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-rsb-weights/resnet152_a1h-dc400468.pth",
+        "resnet152_a1h-dc400468.pth",
         "timm/resnet152.a1h_in1k",
     ),
 }
@@ -94,6 +97,13 @@ def check_source(source: str | os.PathLike[str]) -> None:
             f"There are no weights {str(source)!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
             advice=f"Give one of {', '.join(PUBLISHED)}, {RANDOM}, or the path of a file ({', '.join(_READERS)}).",
         )
+
+
+def check_download(source: str | os.PathLike[str]) -> None:
+    """Raise BadInput, within seconds, where published weights are in no cache and cannot be downloaded either."""
+    published = PUBLISHED.get(str(source))
+    if published and not _cached(published):
+        _answer(published).close()
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -219,31 +229,36 @@ def _random(depths: Depths, seed: int) -> tuple[dict[str, Tensor], WeightsInfo]:
 
 def _fetch(published: Published, report: Report) -> Path:
     """The published file in a cache, downloaded into torch's where neither has it. Raises BadInput."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / published.file
-    if path.is_file():
-        if not sha256(path).startswith(_expected_digits(published)):
-            raise BadInput(
-                f"{path} is damaged or another file: its SHA-256 does not begin as its name says.",
-                advice="Delete it: it is downloaded again.",
-            )
-        return path
-    if published.hugging_face:
-        cached = try_to_load_from_cache(published.hugging_face, "model.safetensors")
-        if isinstance(cached, str):
-            return Path(cached)
-    with writing_to(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    _download(published, path, report)
-    return path
+    path, cached = _torchs_copy(published), _cached(published)
+    if not cached:
+        with writing_to(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        _download(published, path, report)
+    elif cached == path and not sha256(path).startswith(_expected_digits(published)):
+        raise BadInput(
+            f"{path} is damaged or another file: its SHA-256 does not begin as its name says.",
+            advice="Delete it: it is downloaded again.",
+        )
+    return cached or path
+
+
+def _torchs_copy(published: Published) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / published.file
+
+
+def _cached(published: Published) -> Path | None:
+    """Where torch's cache or Hugging Face's has the file."""
+    if _torchs_copy(published).is_file():
+        return _torchs_copy(published)
+    copy = published.hugging_face and try_to_load_from_cache(published.hugging_face, "model.safetensors")
+    return Path(copy) if copy and isinstance(copy, str) else None
 
 
 def _download(published: Published, path: Path, report: Report) -> None:
-    """Into a file beside `path` that becomes `path` once it is whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     digest, done = hashlib.sha256(), 0
-    try:
-        with _answer(published) as response, writing_to(partial), partial.open("wb") as file:
-            total = int(response.headers.get("Content-Length") or 0)
+    with _answer(published) as response, staged_file(path) as stage:
+        total = int(response.headers.get("Content-Length") or 0)
+        with stage.open("wb") as file:
             while chunk := _next_chunk(response, published):
                 file.write(chunk)
                 digest.update(chunk)
@@ -251,10 +266,6 @@ def _download(published: Published, path: Path, report: Report) -> None:
                 report(Step("download weights", done, max(done, total), published.file))
         if done < total or not digest.hexdigest().startswith(_expected_digits(published)):
             raise _no_download(published, f"the {done:,} bytes that came are not the whole file")
-        with writing_to(path):
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _answer(published: Published) -> Any:
@@ -274,7 +285,7 @@ def _answer(published: Published) -> Any:
     except queue.Empty:
         raise _no_download(published, f"no answer in {FIRST_ANSWER_S:g} s") from None
     if isinstance(answer, Exception):
-        raise _no_download(published, str(answer)) from answer
+        raise _no_download(published, _plainly(answer)) from answer
     return answer
 
 
@@ -282,8 +293,22 @@ def _next_chunk(response: Any, published: Published) -> bytes:
     try:
         chunk: bytes = response.read(_CHUNK_BYTES)
     except Exception as error:  # a broken connection shows as OSError or as one of http.client's own
-        raise _no_download(published, f"the connection broke: {error}") from error
+        raise _no_download(published, f"the connection broke ({_plainly(error)})") from error
     return chunk
+
+
+def _plainly(error: Exception) -> str:
+    """What urllib wraps, in words."""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answered {error.code} ({error.reason})"
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, socket.gaierror):
+        return "its host is not found, as where there is no network"
+    if isinstance(reason, TimeoutError):
+        return f"no answer in {_STALLED_S:g} s"
+    if isinstance(reason, ssl.SSLError):
+        return "no secure connection can be made"
+    return (reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)).lower()
 
 
 def _expected_digits(published: Published) -> str:

@@ -85,6 +85,12 @@ def rng(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:
     return np.random.default_rng([seed, _PURPOSES.index(purpose), *position])
 
 
+def steps_of(images: int, batch_size: int) -> int:
+    """Batches in an epoch."""
+    whole, rest = divmod(images, batch_size)
+    return max(1, whole + (rest > 1))
+
+
 @dataclass(frozen=True)
 class Batches:
     """Epoch after epoch of shuffled, augmented batches, prepared by threads while the network computes.
@@ -113,9 +119,7 @@ class Batches:
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch."""
-        whole, rest = divmod(len(self.examples), self.batch_size)
-        return max(1, whole + (rest > 1))
+        return steps_of(len(self.examples), self.batch_size)
 
     def run(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps `start` to `stop` - 1, counted through all epochs."""

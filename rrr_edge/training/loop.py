@@ -27,9 +27,10 @@ from rrr_edge.machine import cpu_info, usable_cores
 from rrr_edge.networks import Network
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.recipe import Training
-from rrr_edge.training.batches import Batches, Examples, normalise, rng
+from rrr_edge.training.batches import Batches, Examples, normalise, rng, steps_of
 from rrr_edge.training.checkpoint import EpochRow, Identity, Progress
 from rrr_edge.training.evaluate import predict
+from rrr_edge.training.schedule import cycles
 from rrr_edge.training.share import Share, processes
 from rrr_edge.training.signals import stop_requests
 from rrr_edge.training.state import State
@@ -93,7 +94,7 @@ def train(
     Raises UsageError, BadInput (labels, too few images, another training's checkpoint), CorruptArtifact, CannotRunHere,
     GateFailed (the loss is not finite) and, after SIGINT or SIGTERM and with the state kept, Interrupted.
     """
-    check_training(network, training)
+    check_training(network, training, images=len(examples))
     _check_labels(network, examples)
     fabric = open_fabric(run)
     share = Share(fabric, network)
@@ -169,9 +170,10 @@ def reestimate_stump(
     network.freeze_stump()
 
 
-def check_training(network: Network, training: Training) -> None:
-    """Raise UsageError where a network, frozen as this one is, cannot be trained so."""
+def check_training(network: Network, training: Training, *, images: int) -> None:
+    """Raise UsageError where a network, frozen as this one is, cannot be trained so on that many images."""
     spec = network.spec
+    cycles(training.schedule, training.epochs * steps_of(images, training.batch_size))
     if spec.branches > 1 and not (network.stump_frozen or training.shared_batches):
         raise UsageError(
             f"{spec.branches} branches cannot each have their own batches while they train the stump that they share.",

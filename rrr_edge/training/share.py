@@ -7,22 +7,49 @@ would change the augmentation. A stump that learns too is kept alike by adding u
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from rrr_edge.errors import UsageError
+from rrr_edge.errors import CannotRunHere, UsageError
 from rrr_edge.networks import Network, build
 from rrr_edge.networks.resnet import in_stump
+
+T = TypeVar("T")
 
 
 def processes() -> int:
     """How many of them torchrun, or whoever sets its variables, started for this training."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def first_does(fabric: Fabric, act: Callable[[], T]) -> T:
+    """Let the first process alone `act`, and give its answer, a small one, to all.
+
+    Where that fails all stop: the first process with its error, the others with CannotRunHere.
+    """
+    answer, error = None, None
+    if is_first():
+        try:
+            answer = act()
+        except Exception as caught:  # raised below, once the others know
+            error = caught
+    answer, failed = fabric.broadcast((answer, error is not None))
+    if error:
+        raise error
+    if failed:
+        raise CannotRunHere("The first process stopped; its error says why.")
+    return cast(T, answer)
 
 
 @dataclass(frozen=True)

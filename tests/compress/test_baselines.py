@@ -17,11 +17,7 @@ from rrr_edge.spec import ResNetSpec
 
 SMALL = ResNetSpec(depths=(1, 1, 1, 1), num_classes=3)
 PREPROCESS = Preprocess(image_size=32)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

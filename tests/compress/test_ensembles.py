@@ -1,7 +1,6 @@
 """The strategies, judged by formulas of their papers, by networks that are trained one by one, and by ONNX Runtime."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,12 +9,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rrr_edge import files
 from rrr_edge.bundle import Preprocess
-from rrr_edge.compress import compress
+from rrr_edge.compress import compress, plan
 from rrr_edge.compress.ensembles import bootstraps, fuse
 from rrr_edge.compress.kept import state_of
 from rrr_edge.compress.method import Made, Material
@@ -32,23 +31,7 @@ from rrr_edge.training.schedule import learning_rate, lowest
 
 BRANCHES, CLASSES = 3, 4
 PREPROCESS = Preprocess(image_size=32)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    tensors = build(ResNetSpec(depths=(1, 1, 1, 1))).state_dict()
-    path = tmp_path_factory.mktemp("weights") / "original.safetensors"
-    save_file({name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}, path)
-    return path
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -340,6 +323,16 @@ def test_a_lost_snapshot_is_refused(original: Path, dataset: Dataset, tmp_path: 
 def test_too_few_steps_for_the_snapshots_are_refused(original: Path, dataset: Dataset) -> None:
     with pytest.raises(UsageError, match="3 triangular cycles need more than the 8 steps"):
         make(recipe(original, "fge", epochs=4), dataset)
+
+
+@pytest.mark.parametrize(("ensemble", "enough"), [("snapshot", 1), ("fge", 10)])
+def test_the_plan_foresees_too_few_steps(
+    original: Path, shapes: Path, tmp_path: Path, ensemble: str, enough: int
+) -> None:
+    """36 photos in batches of 12: 3 steps an epoch, for 3 cycles of 1 step or, in the last fifth, of 2."""
+    plan(shapes, tmp_path / "x", recipe=recipe(original, ensemble, epochs=enough, batch_size=12))
+    with pytest.raises(UsageError, match="3 .* cycles need more than the"):
+        plan(shapes, tmp_path / "x", recipe=recipe(original, ensemble, epochs=enough - 1 or 1, batch_size=24))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """What a recipe asks for is what is built, trained and counted; what makes no sense is refused with a sentence."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -29,28 +28,7 @@ from rrr_edge.training import Examples, Run
 ONES = (1, 1, 1, 1)
 CLASSES = 3
 SHORT = Training(epochs=1, batch_size=12, ema_fraction=0)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The beginning of a ResNet152 with normalisations that are not at their start."""
-    torch.manual_seed(0)
-    network = build(ResNetSpec(depths=ONES))
-    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
-        nn.init.uniform_(norm.weight, 0.5, 1)
-        norm.running_mean.uniform_(-0.1, 0.1)
-    tensors = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("fc.")}
-    path = tmp_path_factory.mktemp("weights") / "original.safetensors"
-    save_file(tensors, path)
-    return path
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,11 @@ import csv
 import io
 import random
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rrr_edge import files
@@ -22,31 +20,14 @@ from rrr_edge.compress.method import Material
 from rrr_edge.compress.selection import additions, relative_gain, select_depths, validation_split
 from rrr_edge.dataset import Dataset, Split
 from rrr_edge.errors import BadInput, CorruptArtifact
-from rrr_edge.networks import Network, ResNetSpec, build
+from rrr_edge.networks import Network
 from rrr_edge.progress import Step
 from rrr_edge.recipe import RRR, Selection, Training
 from rrr_edge.training import Examples, Trained
 from rrr_edge.training import Run as TrainingRun
 
 CLASSES = 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The beginning of a ResNet152, as a file."""
-    torch.manual_seed(0)
-    tensors = build(ResNetSpec(depths=(3, 2, 1, 1))).state_dict()
-    path = tmp_path_factory.mktemp("weights") / "original.safetensors"
-    save_file({name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}, path)
-    return path
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def split(count: int, seed: int) -> Split:

@@ -4,10 +4,13 @@ import hashlib
 import http.server
 import pickle
 import socket
+import ssl
 import threading
 import time
+import urllib.error
 import zipfile
 from collections import OrderedDict
+from email.message import Message
 from pathlib import Path
 
 import huggingface_hub
@@ -18,7 +21,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rrr_edge.compress import weights
+from rrr_edge.compress import compress, weights
 from rrr_edge.compress.weights import PUBLISHED, Published, load_weights
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.networks import ResNetSpec, build
@@ -54,7 +57,9 @@ def test_the_published_files_are_torchvisions_and_timms():
     assert PUBLISHED["imagenet-v2"].url == known.IMAGENET1K_V2.url
     config = timm.get_pretrained_cfg("resnet152.a1h_in1k")
     assert config.hf_hub_id == PUBLISHED["timm"].hugging_face == "timm/resnet152.a1h_in1k"
-    assert PUBLISHED["timm"].url == huggingface_hub.hf_hub_url(config.hf_hub_id, "model.safetensors")
+    assert PUBLISHED["timm"].url == config.url
+    assert all(published.url.endswith(published.file) for published in PUBLISHED.values())
+    assert all(weights._expected_digits(published) for published in PUBLISHED.values())
 
 
 def test_timms_resnet152_has_the_names_and_shapes_we_load():
@@ -330,11 +335,16 @@ def test_a_download_that_is_not_the_file_leaves_nothing(caches, server, fault):
 
 
 def fails_soon(source: str) -> BadInput:
-    start = time.monotonic()
-    with pytest.raises(BadInput, match="cannot be downloaded") as caught:
-        load_weights(source)
-    assert time.monotonic() - start < 15
-    assert "--weights random" in caught.value.advice
+    """When they are loaded, and with the same sentence when that is only foreseen."""
+    said = []
+    for act in (load_weights, weights.check_download):
+        start = time.monotonic()
+        with pytest.raises(BadInput, match=r"cannot be downloaded: [^<>\[\]]+\.$") as caught:
+            act(source)
+        assert time.monotonic() - start < 15
+        assert "--weights random" in caught.value.advice
+        said.append(str(caught.value))
+    assert said[0] == said[1]
     return caught.value
 
 
@@ -343,12 +353,37 @@ def test_a_closed_port_a_dead_proxy_and_a_mute_server_are_given_up(monkeypatch):
         mute.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{mute.getsockname()[1]}"
         monkeypatch.setitem(PUBLISHED, "imagenet", Published(f"{closed}/x.pth", "x.pth"))
-        fails_soon("imagenet")
+        assert "cannot be downloaded: connection refused." in str(fails_soon("imagenet"))
         monkeypatch.setenv("https_proxy", closed)
         assert "download.pytorch.org" in str(fails_soon("imagenet-v2"))
         mute.listen()
         monkeypatch.setattr(weights, "_STALLED_S", 0.3)
-        fails_soon("imagenet")
+        assert "no answer in 0.3 s" in str(fails_soon("imagenet"))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (urllib.error.URLError(socket.gaierror(-2, "Name or service not known")), "its host is not found"),
+        (urllib.error.HTTPError("http://x", 404, "Not Found", Message(), None), "the server answered 404 (Not Found)"),
+        (urllib.error.URLError(OSError(101, "Network is unreachable")), "network is unreachable"),
+        (urllib.error.URLError("unknown url type: ftps"), "unknown url type: ftps"),
+        (ssl.SSLCertVerificationError(1, "certificate verify failed"), "no secure connection"),
+    ],
+)
+def test_what_went_wrong_is_said_in_words(monkeypatch, error, said):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(weights.urllib.request, "urlopen", fail)
+    assert said in str(fails_soon("imagenet"))
+
+
+def test_a_dead_network_is_known_before_the_photos_are_read(shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights.urllib.request, "urlopen", refuse_all_connections)
+    monkeypatch.setattr("rrr_edge.compress.scan", None)
+    with pytest.raises(BadInput, match="cannot be downloaded: the network was asked"):
+        compress(shapes, tmp_path / "x.rrr")
 
 
 def test_a_look_up_that_hangs_is_given_up(monkeypatch):
