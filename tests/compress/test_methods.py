@@ -18,7 +18,7 @@ from rrr_edge.cli import app
 from rrr_edge.compress import METHODS, compress, method, plan
 from rrr_edge.compress.kept import state_of
 from rrr_edge.compress.method import Made, Material, cost_of
-from rrr_edge.compress.rrr import split
+from rrr_edge.compress.rrr import reduce, split
 from rrr_edge.dataset import Dataset, Split
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.networks import Network, ResNetSpec, build
@@ -29,6 +29,12 @@ ONES = (1, 1, 1, 1)
 CLASSES = 3
 SHORT = Training(epochs=1, batch_size=12, ema_fraction=0)
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where ImageNet's weights could be downloaded."""
+    monkeypatch.setattr("rrr_edge.compress.check_download", lambda source: None)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +99,7 @@ def test_a_linear_probe_trains_the_classifier_and_lets_statistics_adapt(
     assert manifest.recipe == recipe
     assert manifest.spec == ResNetSpec(depths=ONES, num_classes=CLASSES)
     assert manifest.cost.trainable_params == 2048 * CLASSES + CLASSES
-    before, after = load_file(original), load_file(bundle.weights)
+    before, after = reduce(load_file(original), ONES), load_file(bundle.weights)
     differ = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert differ == {name for name in before if "running" in name or "num_batches" in name}
     assert manifest.provenance.notes == ()
@@ -101,7 +107,7 @@ def test_a_linear_probe_trains_the_classifier_and_lets_statistics_adapt(
 
 def test_finetuning_starts_from_all_that_was_published_and_trains_it(original: Path, dataset: Dataset) -> None:
     still = FineTune(weights=str(original), depths=ONES, training=SHORT.model_copy(update={"epochs": 0}))
-    before = load_file(original)
+    before = reduce(load_file(original), ONES)
     assert changed(make(still, dataset), before) == set()
     made = make(still.model_copy(update={"training": SHORT}), dataset)
     assert changed(made, before) == before.keys()
@@ -113,11 +119,11 @@ def test_rrr_splits_as_it_is_asked(original: Path, dataset: Dataset, how: Any) -
     still = Training(epochs=0, batch_size=12)
     made = make(RRR(weights=str(original), branches=3, split=how, seed=5, training=still), dataset)
     spec = made.network.spec
-    expected = split(load_file(original), spec, seed=5, how=how)
+    expected = split(reduce(load_file(original), ONES), spec, seed=5, how=how)
     parameters = dict(made.network.named_parameters())
     assert len(parameters) > 50
     assert all(torch.equal(parameter, expected[name]) for name, parameter in parameters.items())
-    other = split(load_file(original), spec, seed=5, how={"paper": "coherent", "coherent": "paper"}[how])
+    other = split(reduce(load_file(original), ONES), spec, seed=5, how={"paper": "coherent", "coherent": "paper"}[how])
     assert not torch.equal(parameters["layer4.0.conv2.weight"], other["layer4.0.conv2.weight"])
     assert RRR().split == "coherent"
 
@@ -165,6 +171,7 @@ def test_random_weights_share_batches_and_the_recipe_says_so(shapes: Path, tmp_p
     assert not plan(shapes, tmp_path / "y.rrr", recipe=alone)["recipe"]["training"]["shared_batches"]
 
 
+@pytest.mark.usefixtures("online")
 def test_a_plan_counts_what_will_learn(shapes: Path, tmp_path: Path) -> None:
     found = plan(shapes, tmp_path / "x.rrr", recipe=LinearProbe(weights="random", image_size=32))
     assert found["cost"]["trainable_params"] == 2048 * CLASSES + CLASSES
@@ -236,6 +243,7 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
         read_recipe(path)
 
 
+@pytest.mark.usefixtures("online")
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
