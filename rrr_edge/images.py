@@ -88,32 +88,43 @@ def fit(frame: Pixels, size: int) -> Pixels:
 
 def _box_means(square: Pixels, size: int) -> Pixels:
     side = len(square)
-    k, starts, columns = _boxes(side, size)
+    k, starts, places = _boxes(side, size)
     rows = square.reshape(side, 3 * side)
     count = k * k
     # The smallest type that holds a box's sum and the half that rounds it: uint16 up to k = 16.
-    sums, boxes = _scratch(side, size, k, np.min_scalar_type(255 * count + count // 2))
+    scratch = _scratch(size * 3 * side, np.min_scalar_type(255 * count + count // 2))
+    sums = scratch[0].reshape(size, 3 * side)
     np.add(rows[starts], rows[starts + 1], out=sums, dtype=sums.dtype)
     for i in range(2, k):
         sums += rows[starts + i]
-    # Sums over k neighbours at every column: contiguous, and so faster than at the few columns that are kept.
-    length = boxes.shape[1]
-    np.add(sums[:, :length], sums[:, 3 : 3 + length], out=boxes)
-    for i in range(2, k):
-        boxes += sums[:, 3 * i : 3 * i + length]
-    means = boxes[:, columns]
+    means = _neighbours(scratch, k)[places]
     means += count // 2
     means //= count
     return means.astype(np.uint8).reshape(size, size, 3)
 
 
-def _scratch(side: int, size: int, k: int, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _neighbours(scratch: NDArray[Any], k: int) -> NDArray[Any]:
+    """Of the pixels in scratch[0], three numbers each, the sums over each pixel and the k - 1 to its right.
+
+    By k's binary digits: a sum over 2w pixels is two sums over w, and where a digit is 1 comes one pixel more. It goes
+    across the ends of rows, where no box is, as one long row is twice as fast as many short ones.
+    """
+    pixels, spare, other = scratch
+    sums, width = pixels, 1
+    for digit in f"{k:b}"[1:]:
+        for right, more in ((sums, width), (pixels, 1))[: 1 + int(digit)]:
+            np.add(sums[: -3 * width], right[3 * width :], out=spare[: -3 * width])
+            sums, spare, other = spare, other, spare
+            width += more
+    return sums
+
+
+def _scratch(length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Memory that a thread keeps from frame to frame: fresh pages each time would cost more than the sums."""
-    key = (side, size, k, dtype)
-    if getattr(_kept, "key", None) != key:
-        _kept.key, _kept.memory = key, (np.empty((size, 3 * side), dtype), np.empty((size, 3 * (side - k + 1)), dtype))
-    memory: tuple[NDArray[Any], NDArray[Any]] = _kept.memory
-    return memory
+    kept: NDArray[Any] | None = getattr(_kept, "memory", None)
+    if kept is None or kept.shape[1] != length or kept.dtype != dtype:
+        _kept.memory = kept = np.zeros((3, length), dtype)
+    return kept
 
 
 _kept = threading.local()
@@ -121,10 +132,11 @@ _kept = threading.local()
 
 @lru_cache(maxsize=64)
 def _boxes(side: int, size: int) -> tuple[int, NDArray[np.intp], NDArray[np.intp]]:
-    """The boxes' width k, their first rows [size], and the first columns of each channel [3 * size]."""
+    """The boxes' width k, their first rows [size], and where they begin, by channels, in these rows [size, 3 * size]."""
     k = -(-side // size)
     starts = np.round(np.arange(size) * ((side - k) / max(size - 1, 1))).astype(np.intp)
-    return k, starts, (3 * starts[:, None] + np.arange(3)).ravel()
+    columns = (3 * starts[:, None] + np.arange(3)).ravel()
+    return k, starts, 3 * side * np.arange(size)[:, None] + columns
 
 
 class Undecodable(Exception):
