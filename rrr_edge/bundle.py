@@ -26,11 +26,11 @@ from pydantic import Field, model_validator
 from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
 from rrr_edge.files import sha256, staged_folder
 from rrr_edge.recipe import Recipe
-from rrr_edge.record import Record
+from rrr_edge.record import UNSEALED, Record, Sealed, is_sealed
 from rrr_edge.spec import NetworkSpec
 from rrr_edge.target import Target
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=Sealed)
 
 SCHEMA = 1
 
@@ -112,7 +112,7 @@ class Provenance(Record):
     notes: tuple[str, ...] = ()
 
 
-class Manifest(Record):
+class Manifest(Sealed):
     schema_version: int = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge bundle"] = "rrr-edge bundle"
     name: str
@@ -134,7 +134,7 @@ class Manifest(Record):
         return self
 
 
-class Engine(Record):
+class Engine(Sealed):
     schema_version: int = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge engine"] = "rrr-edge engine"
     target: Target
@@ -286,7 +286,8 @@ def writing_engine(bundle: Bundle, name: str) -> Iterator[Path]:
 
 def _read(path: Path, record: type[R], repair: str) -> R:
     try:
-        data: Any = json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        data: Any = json.loads(text)
     except (ValueError, OSError) as error:
         raise CorruptArtifact(f"{path} cannot be read: {error}.", advice=f"Run: {repair}") from error
     version = data.get("schema") if isinstance(data, dict) else None
@@ -296,9 +297,12 @@ def _read(path: Path, record: type[R], repair: str) -> R:
             advice="Update with: pip install --upgrade rrr-edge",
         )
     try:
-        return record.parse(data, str(path))
+        found = record.parse(data, str(path))
     except BadInput as error:
         raise CorruptArtifact(str(error), advice=f"Run: {repair}") from error
+    if not is_sealed(text, found.seal):
+        raise CorruptArtifact(f"{path} has changed since it was written (its seal differs).", advice=f"Run: {repair}")
+    return found.model_copy(update={"seal": UNSEALED})
 
 
 @contextmanager

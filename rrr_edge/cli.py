@@ -246,7 +246,7 @@ def compress(
         else "no test images, so no accuracy"
     )
     display.result(
-        manifest.model_dump(mode="json", by_alias=True),
+        manifest.document(),
         f"{bundle.path}: {manifest.cost.params:,} parameters, {manifest.cost.macs / 1e6:,.0f} million MACs, {scored}\n"
         f"next: rrr-edge compile {bundle.path} --target openvino",
     )
@@ -288,7 +288,7 @@ def compile(
     proof = engine.verification
     shares = ", ".join(f"{share:.1%} {name}" for name, share in sorted(engine.precision_found.items()))
     display.result(
-        engine.model_dump(mode="json", by_alias=True),
+        engine.document(),
         f"{folder}{' (replaced)' if replaces else ''}: {engine.bytes / 1e6:.1f} MB, MACs: {shares}\n"
         f"verified on {proof.images} images: top-1 agrees on {proof.top1_agreement:.2%}, largest difference "
         f"{proof.max_abs_diff:.2g}, accuracy {proof.accuracy_reference:.2%} -> {proof.accuracy:.2%}",

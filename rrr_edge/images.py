@@ -110,7 +110,8 @@ def _neighbours(scratch: NDArray[Any], k: int) -> NDArray[Any]:
     across the ends of rows, where no box is, as one long row is twice as fast as many short ones.
     """
     pixels, spare, other = scratch
-    sums, width = pixels, 1
+    sums: NDArray[Any] = pixels
+    width = 1
     for digit in f"{k:b}"[1:]:
         for right, more in ((sums, width), (pixels, 1))[: 1 + int(digit)]:
             np.add(sums[: -3 * width], right[3 * width :], out=spare[: -3 * width])
@@ -132,7 +133,7 @@ _kept = threading.local()
 
 @lru_cache(maxsize=64)
 def _boxes(side: int, size: int) -> tuple[int, NDArray[np.intp], NDArray[np.intp]]:
-    """The boxes' width k, their first rows [size], and where they begin, by channels, in these rows [size, 3 * size]."""
+    """Of the boxes: the width k, the first rows [size], and the places of the first pixels in them [size, 3 * size]."""
     k = -(-side // size)
     starts = np.round(np.arange(size) * ((side - k) / max(size - 1, 1))).astype(np.intp)
     columns = (3 * starts[:, None] + np.arange(3)).ravel()

@@ -1,11 +1,12 @@
 """The base of everything that is stored as JSON or TOML: frozen, validated once, unknown keys refused."""
 
+import hashlib
 import json
 import tomllib
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rrr_edge.errors import BadInput
 
@@ -15,6 +16,10 @@ class Record(BaseModel):
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
+    def document(self) -> Any:
+        """What `to_json` says, as Python's own types."""
+        return json.loads(self.to_json())
 
     @classmethod
     def parse(cls, data: Any, where: str) -> Self:
@@ -40,6 +45,32 @@ class Record(BaseModel):
         except (ValueError, OSError) as error:
             raise BadInput(f"{path} cannot be read as TOML: {error}.") from error
         return cls.parse(data, str(path))
+
+
+UNSEALED = 64 * "0"
+
+
+class Sealed(Record):
+    """A record that shows in its file when a byte was changed.
+
+    `seal` is the SHA-256 of the file's text with zeros in the seal's own place. It is no part of the record: `document`
+    and `to_json` make it, and reading puts the zeros back.
+    """
+
+    seal: str = Field(default=UNSEALED, pattern="^[0-9a-f]{64}$")
+
+    def to_json(self) -> str:
+        return sealed(super().to_json())
+
+
+def sealed(text: str) -> str:
+    """The JSON `text` with its first run of 64 zeros, which a Sealed record begins with, replaced by its SHA-256."""
+    return text.replace(UNSEALED, hashlib.sha256(text.encode()).hexdigest(), 1)
+
+
+def is_sealed(text: str, seal: str) -> bool:
+    """Whether `seal` is what `sealed` put into `text`."""
+    return sealed(text.replace(seal, UNSEALED, 1)) == text
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

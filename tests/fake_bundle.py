@@ -1,6 +1,9 @@
 """A bundle on disk whose graph is nothing but a few bytes: enough for a fake backend, and made in no time."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +24,7 @@ from rrr_edge.bundle import (
     describe_file,
 )
 from rrr_edge.recipe import RRR
+from rrr_edge.record import UNSEALED, sealed
 from rrr_edge.spec import ResNetSpec
 from rrr_edge.target import Target
 
@@ -37,6 +41,13 @@ VERIFICATION = Verification(
     accuracy=1,
     passed=True,
 )
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Let `change` edit the JSON of a sealed file, and seal it again."""
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(sealed(json.dumps(data | {"seal": UNSEALED})))
 
 
 def write_bundle(folder: Path, *, image_size: int = 16, images: int = 6) -> Bundle:

@@ -1,14 +1,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import LABELS, flip_a_byte
-from fake_bundle import write_bundle, write_engine
+from fake_bundle import rewrite, write_bundle, write_engine
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -25,12 +25,6 @@ def small(tmp_path: Path) -> Bundle:
     bundle = write_bundle(tmp_path / "small.rrr")
     write_engine(bundle, TARGET, ("model.bin", b"an engine"))
     return bundle
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
 
 
 def test_a_fresh_bundle_holds_what_the_design_says(shared_bundle: Bundle) -> None:
@@ -91,6 +85,21 @@ def test_what_is_no_bundle_is_said(tmp_path: Path, kind: str) -> None:
     assert caught.value.advice == f"Make one with: rrr-edge compress PHOTOS -o {path}"
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "engines/test-fp32/engine.json"])
+def test_no_flipped_byte_of_a_card_goes_unnoticed(small: Bundle, name: str) -> None:
+    file = small.path / name
+    original = file.read_bytes()
+    unnoticed = []
+    for place in range(len(original)):
+        file.write_bytes(original[:place] + bytes([original[place] ^ 1]) + original[place + 1 :])
+        with suppress(CorruptArtifact):
+            Bundle.open(small.path).engine(TARGET)
+            unnoticed.append(place)
+    assert unnoticed == []
+    file.write_bytes(original)
+    assert Bundle.open(small.path).engine(TARGET) == small.engine(TARGET)
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", "\xff"])
 def test_a_manifest_that_is_no_manifest_is_corrupt(small: Bundle, damage: str) -> None:
     (small.path / "manifest.json").write_text(damage, "latin-1")
@@ -109,14 +118,14 @@ def test_a_manifest_that_is_no_manifest_is_corrupt(small: Bundle, damage: str) -
     ],
 )
 def test_an_edited_manifest_is_refused_with_the_wrong_key(small: Bundle, change, said: str) -> None:
-    edit(small.path / "manifest.json", change)
+    rewrite(small.path / "manifest.json", change)
     with pytest.raises(CorruptArtifact, match=said):
         Bundle.open(small.path)
 
 
 def test_a_newer_schema_asks_for_a_newer_rrr_edge(small: Bundle) -> None:
     """Whatever else a later version may have put in."""
-    edit(small.path / "manifest.json", lambda m: m.update(schema=SCHEMA + 1, surprise=1))
+    rewrite(small.path / "manifest.json", lambda m: m.update(schema=SCHEMA + 1, surprise=1))
     with pytest.raises(CorruptArtifact, match=f"schema {SCHEMA + 1}; this rrr-edge reads up to {SCHEMA}") as caught:
         Bundle.open(small.path)
     assert "pip install --upgrade rrr-edge" in caught.value.advice
@@ -149,7 +158,7 @@ def test_arrays_are_read_without_running_code(small: Bundle) -> None:
         entry = next(entry for entry in manifest["files"] if entry["name"] == "calibration.npz")
         entry.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
-    edit(small.path / "manifest.json", vouch)
+    rewrite(small.path / "manifest.json", vouch)
     with pytest.raises(CorruptArtifact, match="cannot be read: Object arrays cannot be loaded"):
         _ = Bundle.open(small.path).calibration
 
@@ -174,7 +183,7 @@ def test_a_damaged_engine_is_refused_with_the_command_that_repairs_it(small: Bun
     ],
 )
 def test_an_engine_that_is_not_this_bundles_is_refused(small: Bundle, change, said: str) -> None:
-    edit(small.engine_folder("test-fp32") / "engine.json", change)
+    rewrite(small.engine_folder("test-fp32") / "engine.json", change)
     with pytest.raises(CorruptArtifact, match=said):
         small.engine(TARGET)
 

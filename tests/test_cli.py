@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import typer
 from conftest import LABELS, flip_a_byte, link_bundle, write_shapes
+from fake_bundle import rewrite
 from typer.testing import CliRunner
 
 from rrr_edge import __version__
@@ -411,8 +412,7 @@ def test_damage_is_refused_with_the_command_that_repairs_it(
 def test_another_machines_engine_is_exit_4(bundle: Bundle, shapes: Path) -> None:
     there = bundle.engine_folder("xeon-gold-6126-int8")
     bundle.engine_folder("openvino-int8").rename(there)
-    card = json.loads((there / "engine.json").read_text())
-    (there / "engine.json").write_text(json.dumps(card | {"target": Target.load("xeon-gold-6126").model_dump()}))
+    rewrite(there / "engine.json", lambda card: card.update(target=Target.load("xeon-gold-6126").model_dump()))
     result = run("predict", bundle.path, shapes / "test/cross/0.png", "-t", "xeon-gold-6126", "--json")
     assert result.code == 4
     assert "'Gold 6126' CPU; this machine is" in result.document["error"]

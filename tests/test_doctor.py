@@ -1,11 +1,10 @@
-import json
 import os
 import time
 from pathlib import Path
 
 import pytest
 from conftest import flip_a_byte, link_bundle
-from fake_bundle import write_bundle, write_engine
+from fake_bundle import rewrite, write_bundle, write_engine
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import Fake
@@ -37,7 +36,7 @@ def engine_finding(bundle: Bundle) -> Finding:
 
 def edit_engine(bundle: Bundle, name: str = "test-fp32", **changes: object) -> None:
     card = bundle.engine_folder(name) / "engine.json"
-    card.write_text(json.dumps(json.loads(card.read_text()) | changes))
+    rewrite(card, lambda engine: engine.update(changes))
 
 
 def test_a_real_bundle_is_sound_in_under_a_second_and_unchanged(compiled: Bundle) -> None:

@@ -1,5 +1,4 @@
 import io
-import json
 import math
 import os
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import LABELS, flip_a_byte, link_bundle, write_target
+from fake_bundle import rewrite
 from PIL import Image
 
 from rrr_edge.backends import BACKENDS, Outputs
@@ -199,9 +199,7 @@ def test_another_machines_engine_is_refused_before_it_is_loaded(bundle: Bundle) 
     folder = bundle.engine_folder("openvino-int8")
     other = bundle.engine_folder("xeon-gold-6126-int8")
     folder.rename(other)
-    card = json.loads((other / "engine.json").read_text())
-    card["target"] = Target.load("xeon-gold-6126").model_dump()
-    (other / "engine.json").write_text(json.dumps(card))
+    rewrite(other / "engine.json", lambda card: card.update(target=Target.load("xeon-gold-6126").model_dump()))
     with pytest.raises(CannotRunHere, match="'Gold 6126' CPU; this machine is"):
         Classifier.open(bundle.path, "xeon-gold-6126")
 
