@@ -300,9 +300,9 @@ def _read(path: Path, record: type[R], repair: str) -> R:
         found = record.parse(data, str(path))
     except BadInput as error:
         raise CorruptArtifact(str(error), advice=f"Run: {repair}") from error
-    if not is_sealed(text, found.seal):
+    if not is_sealed(text, data.get("seal", UNSEALED)):
         raise CorruptArtifact(f"{path} has changed since it was written (its seal differs).", advice=f"Run: {repair}")
-    return found.model_copy(update={"seal": UNSEALED})
+    return found
 
 
 @contextmanager

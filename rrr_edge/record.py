@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rrr_edge.errors import BadInput
 
@@ -59,6 +59,11 @@ class Sealed(Record):
 
     seal: str = Field(default=UNSEALED, pattern="^[0-9a-f]{64}$")
 
+    @field_validator("seal")
+    @classmethod
+    def _is_no_part_of_it(cls, seal: str) -> str:
+        return UNSEALED
+
     def to_json(self) -> str:
         return sealed(super().to_json())
 
@@ -70,7 +75,8 @@ def sealed(text: str) -> str:
 
 def is_sealed(text: str, seal: str) -> bool:
     """Whether `seal` is what `sealed` put into `text`."""
-    return sealed(text.replace(seal, UNSEALED, 1)) == text
+    original = text.replace(seal, UNSEALED, 1)
+    return original != text and sealed(original) == text
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from rrr_edge.bundle import SCHEMA, Bundle, writing_engine
 from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
 from rrr_edge.images import fit, load
+from rrr_edge.record import UNSEALED
 from rrr_edge.target import Target
 
 TARGET = Target(name="test", backend="fake")
@@ -98,6 +99,16 @@ def test_no_flipped_byte_of_a_card_goes_unnoticed(small: Bundle, name: str) -> N
     assert unnoticed == []
     file.write_bytes(original)
     assert Bundle.open(small.path).engine(TARGET) == small.engine(TARGET)
+
+
+@pytest.mark.parametrize("seal", [None, UNSEALED, hashlib.sha256(b"another").hexdigest()])
+def test_a_card_whose_seal_is_gone_or_anothers_is_refused(small: Bundle, seal: str | None) -> None:
+    file = small.path / "manifest.json"
+    data = json.loads(file.read_text())
+    del data["seal"]
+    file.write_text(json.dumps(data if seal is None else {"seal": seal} | data))
+    with pytest.raises(CorruptArtifact, match="its seal differs"):
+        Bundle.open(small.path)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", "\xff"])
