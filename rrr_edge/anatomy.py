@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from math import prod
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ Part = Literal["input", "stump", "conv4", "conv5", "heads", "vote"]
 PARTS: tuple[Part, ...] = get_args(Part)
 LoadKind = Literal["paced", "cold start", "batch", "streams"]
 
+
+BETWEEN, WHOLE = "between layers", "whole run"
 
 _NAMED_PART = re.compile(rf"\b({'|'.join(PARTS)})/|\b(?:branch_)?probabilities\b")
 
@@ -61,18 +63,48 @@ class Ceiling(Record):
     how: str
 
 
+class PartTime(NamedTuple):
+    """What a part of the network takes of a run, and the share of the machine's ceiling at which it computes.
+
+    What is left when the layers are summed up is the part "between layers".
+    """
+
+    part: str
+    ms: float
+    macs: int
+    share: float | None
+
+
+def sum_up(layers: Sequence[LayerTime], run_ms: float, ceiling: Ceiling | None = None) -> tuple[PartTime, ...]:
+    """The parts of a run of `run_ms` in the order in which they run, then what lies between layers, then the whole."""
+    spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+    macs = dict.fromkeys(PARTS, 0)
+    for layer in layers:
+        spent[layer.part] += layer.ms
+        macs[layer.part] += layer.macs
+
+    def part(name: str, ms: float, macs: int) -> PartTime:
+        return PartTime(name, ms, macs, macs / ms / 1e6 / ceiling.gmacs_per_s if ceiling and macs and ms else None)
+
+    parts = (part(name, spent[name], macs[name]) for name in PARTS)
+    return (*parts, part(BETWEEN, run_ms - sum(spent.values()), 0), part(WHOLE, run_ms, sum(macs.values())))
+
+
 class Load(Record):
     """An engine under a load other than one image after the other.
 
     `setting` is the frames a second of a paced load, the images of a batch, the number of streams, and 0 for a cold
     start. The measurement is of one answer: frame to answer, process start to first answer, one batch, one image of a
-    stream. `images_per_second` is the throughput that was seen.
+    stream. `images_per_second` is the throughput that was seen. Of a paced load's frames `late` were answered only
+    after the next had come, and `dropped` were never looked at, for a newer one was there.
     """
 
     kind: LoadKind
     setting: float
     measurement: Measurement
     images_per_second: float
+    late: int = 0
+    dropped: int = 0
 
 
 class Alternative(Record):

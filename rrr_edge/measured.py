@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from rrr_edge.anatomy import Alternative, Ceiling, LayerTime, Load
+from rrr_edge.anatomy import Alternative, Ceiling, LayerTime, Load, PartTime, sum_up
 from rrr_edge.bundle import PROFILE, SCHEMA, Accuracy, Verification
 from rrr_edge.errors import BadInput, CorruptArtifact
 from rrr_edge.measurement import Environment, Measurement, Ratio
@@ -26,7 +26,8 @@ class Profile(Record):
     """How long an engine takes on one machine, and beside what; `ratios` are of each baseline to the engine.
 
     The measurement "engine" is `Session.run` of one image; "Classifier.predict" the same with a ready frame; "photo
-    to answer" starts from a JPEG of 1280x720, and its parts are those of the very same runs.
+    to answer" starts from a JPEG of 1280x720, and its parts are those of the very same runs. `layers` have the shares
+    that the backend clocked of the engine's median; `clocking` is how many times as long a run takes meanwhile.
     """
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
@@ -43,6 +44,7 @@ class Profile(Record):
     alternatives: tuple[Alternative, ...] = ()
     loads: tuple[Load, ...] = ()
     layers: tuple[LayerTime, ...] = ()
+    clocking: Ratio | None = None
     ceiling: Ceiling | None = None
     notes: tuple[str, ...]
     created: str
@@ -63,6 +65,13 @@ class Profile(Record):
             (part.measurement for part in self.loads),
         )
         return (*self.measurements, *alternatives, *loads)
+
+    @property
+    def parts(self) -> tuple[PartTime, ...]:
+        """Where the engine's time goes, and at what share of the ceiling; empty where its layers were not clocked."""
+        work = self.target.batch
+        layers = [layer.model_copy(update={"macs": layer.macs * work}) for layer in self.layers]
+        return sum_up(layers, self.engine.summary.median_ms, self.ceiling) if layers else ()
 
     def measurement(self, name: str) -> Measurement:
         return next(m for m in self.measurements if m.name == name)

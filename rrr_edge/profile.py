@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
@@ -17,9 +18,11 @@ from rrr_edge import __version__
 from rrr_edge.backends import Backend, Images, Outputs, Session, backend_of
 from rrr_edge.baseline import LATENCY_ONLY, Against, Baseline, Rival
 from rrr_edge.bundle import MANIFEST, Bundle, FileEntry, describe_file
+from rrr_edge.dissection import CEILING, LAYERS, dissecting
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.files import sha256, staged_folder
 from rrr_edge.images import load
+from rrr_edge.loads import Bench, Loads, measure_loads
 from rrr_edge.machine import cpu_quota, governor, usable_cores
 from rrr_edge.measured import ENGINE, PARTS, PHOTO, PREDICT, Profile, part_name
 from rrr_edge.measurement import Environment, Measurement, Pace, Subject, interleave, ratio
@@ -38,6 +41,18 @@ _PHOTOS = 16
 _CALIBRATION_IMAGES = 32
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What else is found out.
+
+    For the `anatomy` the engine's layers are clocked, and large convolutions tell what this machine could do at best,
+    in the same rounds as everything else. The `loads` come afterwards, one after the other.
+    """
+
+    anatomy: bool = False
+    loads: Loads = field(default_factory=Loads)
+
+
 def profile_bundle(
     bundle: Bundle,
     target: Target | str,
@@ -45,6 +60,7 @@ def profile_bundle(
     precision: Precision | None = None,
     against: Against | None = None,
     pace: Pace | None = None,
+    extras: Extras | None = None,
     report: Report = silent,
 ) -> Profile:
     """Time the compiled engine of `bundle` and what it is `against`; store and return what was found.
@@ -56,7 +72,7 @@ def profile_bundle(
     Raises UsageError (not compiled), CannotRunHere (another machine than the target's; a baseline is missing),
     CorruptArtifact, MissingLibrary.
     """
-    against, pace = against or Against(), pace or Pace()
+    against, pace, extras = against or Against(), pace or Pace(), extras or Extras()
     target = Target.load(target) if isinstance(target, str) else target
     engine = bundle.engine(target.model_copy(update={"precision": precision or target.precision}))
     target = engine.target.model_copy(update={"threads": target.threads or engine.target.threads or usable_cores()})
@@ -82,8 +98,14 @@ def profile_bundle(
             for rival_target in _targets(target)
         ]
         precision_found = classifier.session.precision_found()
-        measurements, notes = _measure(bundle, classifier, own, (*rivals, *against.rivals), pace, report)
-    found = {m.name: m for m in measurements}
+        folder = bundle.engine_folder(engine.name)
+        dissection = stack.enter_context(dissecting(backend, folder, target, report)) if extras.anatomy else None
+        aside = dissection.rivals if dissection else ()
+        measurements, notes = _measure(bundle, classifier, own, (*rivals, *against.rivals, *aside), pace, report)
+        found = {m.name: m for m in measurements}
+        layers = dissection.layers(found[ENGINE].summary.median_ms) if dissection else ()
+        ceiling = dissection.ceiling(found[CEILING]) if dissection else None
+    loads = measure_loads(Bench(bundle, target, own, pace, report), extras.loads)
     profile = Profile(
         bundle=bundle.manifest.name,
         manifest_sha256=sha256(bundle.path / MANIFEST),
@@ -92,8 +114,12 @@ def profile_bundle(
         precision_found=precision_found,
         accuracy=bundle.manifest.accuracy,
         verification=engine.verification,
-        measurements=measurements,
+        measurements=tuple(m for m in measurements if m.name not in (LAYERS, CEILING)),
         ratios=tuple(ratio(found[rival.name], found[ENGINE]) for rival in (*rivals, *against.rivals)),
+        loads=loads,
+        layers=layers,
+        clocking=ratio(found[LAYERS], found[ENGINE]) if dissection else None,
+        ceiling=ceiling,
         notes=notes,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )

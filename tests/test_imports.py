@@ -18,11 +18,12 @@ DATA = {
     "target",
     "bundle",
     "measurement",
+    "onnxfile",
     "anatomy",
     "measured",
 }
 PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas"}
-DEVICE = {"compile", "profile", "runtime", "doctor", "plots"}
+DEVICE = {"dissection", "loads", "gate", "compile", "profile", "runtime", "doctor", "plots"}
 WORKSHOP = {"networks", "training", "export", "compress"}
 EDGE = {"cli", "arguments", "display", "demo", "digits", "__main__", "__init__"}
 MAY_IMPORT = {

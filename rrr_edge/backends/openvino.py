@@ -79,10 +79,13 @@ class OpenVINOSession:
     def __init__(self, graph: Path, target: Target, *, clocked: bool = False) -> None:
         openvino = _openvino()
         self._batch = target.batch
+        cores = usable_cores()
         config = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": target.threads or usable_cores(),
+            "INFERENCE_NUM_THREADS": target.threads or cores,
+            # Two sessions of one thread each would both be pinned to the first core.
+            "ENABLE_CPU_PINNING": (target.threads or cores) >= cores,
             "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
             "PERF_COUNT": clocked,
         }
