@@ -22,6 +22,7 @@ from rrr_edge.progress import Step
 if TYPE_CHECKING:
     from rrr_edge.dataset import Dataset
     from rrr_edge.measured import Profile
+    from rrr_edge.profile import Extras
     from rrr_edge.target import Target
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_COLD_STARTS = 10
 # So many unreadable files are named.
 _NAMED = 20
 # What is told of the versions.
@@ -304,16 +306,30 @@ def profile(
         str, typer.Option(help="baseline (ResNet152, also in PyTorch where it is), or none.")
     ] = "baseline",
     runs: Annotated[int, typer.Option(min=20, help="Timed runs of each candidate.")] = 200,
+    anatomy: Annotated[
+        bool, typer.Option("--anatomy/--no-anatomy", help="Where the time goes, and what this machine does at best.")
+    ] = True,
+    pace: Annotated[float, typer.Option(min=0, help="Also frames that come so often a second (0: not).")] = 0,
+    cold_start: Annotated[
+        bool, typer.Option("--cold-start", help="Also fresh processes to their first answer.")
+    ] = False,
+    batches: Annotated[str, typer.Option(metavar="1,4,8", help="Also engines for batches of so many images.")] = "",
+    streams: Annotated[str, typer.Option(metavar="1,2", help="Also so many sessions that answer at once.")] = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Measure the engine on this machine, interleaved with the network it came from."""
+    from rrr_edge.loads import Loads
+    from rrr_edge.profile import Extras
+
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     choose(against, ("baseline", "none"), "comparison")
-    result, folder = _profile(bundle, _target(target, precision), against == "baseline", runs, display)
-    header, *rows = result.table()
-    display.table(f"{folder}", [dict(zip(header, row, strict=True)) for row in rows])
+    counts = {"batches": _counts("--batches", batches), "streams": _counts("--streams", streams)}
+    extras = Extras(anatomy, Loads(fps=pace, cold_starts=_COLD_STARTS * cold_start, **counts))
+    result, folder = _profile(bundle, _target(target, precision), against == "baseline", runs, extras, display)
+    for title, (header, *rows) in result.tables():
+        display.table(title or f"{folder}", [dict(zip(header, row, strict=True)) for row in rows])
     for note in result.notes:
         display.say(f"note: {note}")
     display.result({**json.loads((folder / "profile.json").read_text()), "folder": str(folder)})
@@ -423,7 +439,7 @@ def _target(name: str, precision: str | None) -> "Target":
 
 
 def _profile(
-    bundle: Path, target: "Target", against_baseline: bool, runs: int, display: Display
+    bundle: Path, target: "Target", against_baseline: bool, runs: int, extras: "Extras", display: Display
 ) -> tuple["Profile", Path]:
     """Measure; where PyTorch is installed the baseline is written when it is missing, and measured in PyTorch too."""
     from rrr_edge.baseline import Against
@@ -450,7 +466,7 @@ def _profile(
                 report(Step("baseline", 1, 1))
         for rival in against.rivals:
             stack.callback(rival.session.close)
-        result = profile_bundle(opened, target, against=against, pace=Pace(runs=runs), report=report)
+        result = profile_bundle(opened, target, against=against, pace=Pace(runs=runs), extras=extras, report=report)
     return result, opened.profile_folder(target.engine_name)
 
 
@@ -474,6 +490,16 @@ def _tell(display: Display, dataset: "Dataset") -> None:
         train, test = dataset.duplicates[0]
         count = len(dataset.duplicates)
         display.warn(f"duplicates: {count} among the test photos, such as {test} = {train}: the accuracy will flatter")
+
+
+def _counts(option: str, text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(word) for word in text.split(",") if text)
+    except ValueError:
+        counts = (0,)
+    if min(counts, default=1) < 1 or len(set(counts)) < len(counts):
+        raise UsageError(f"{option} takes different whole numbers such as 1,2,4, not {text!r}.")
+    return counts
 
 
 def _depths(text: str | None) -> tuple[int, ...] | str | None:

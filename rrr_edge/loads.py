@@ -228,11 +228,11 @@ def _streams(bench: Bench, counts: Sequence[int]) -> Iterator[Load]:
                 spent_s[count] += took_s
             bench.report(Step("streams", window + 1, _WINDOWS))
     for count in counts:
-        note = f"{count} sessions of {threads[count]} threads at once"
+        note = f"{count} x a session of {threads[count]} threads, at once"
         yield Load(
             kind="streams",
             setting=count,
-            measurement=bench.measurement(f"{count} streams", samples[count], note),
+            measurement=bench.measurement(f"streams: {count}", samples[count], note),
             images_per_second=len(samples[count]) / spent_s[count],
         )
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -85,6 +86,16 @@ class Profile(Record):
             *(_row(m, ratios.get(m.name, ""), accuracy if m.name == ENGINE else "") for m in self.measurements),
         )
 
+    def tables(self) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
+        """A title and a table for each thing that was asked; the first is `table` and has no title."""
+        yield "", self.table()
+        if self.parts:
+            best = f", of {self.ceiling.gmacs_per_s:,.0f} GMAC/s that this machine reaches" if self.ceiling else ""
+            rows = (_part_row(part, self.engine.summary.median_ms) for part in self.parts)
+            yield f"Where the engine's time goes{best}", (_PARTS_HEADER, *rows)
+        if self.loads:
+            yield "Under load", (_LOADS_HEADER, *map(_load_row, self.loads))
+
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Load what `write` wrote, samples included. Raises BadInput or CorruptArtifact."""
@@ -145,6 +156,32 @@ def _row(measurement: Measurement, times: str, accuracy: str) -> tuple[str, ...]
         f"{subject.macs / 1e6:,.0f} M" if subject.macs is not None else "",
         accuracy,
     )
+
+
+_PARTS_HEADER = ("", "ms", "of the run", "MACs", "GMAC/s", "of the ceiling")
+
+
+def _part_row(part: PartTime, run_ms: float) -> tuple[str, ...]:
+    computes = bool(part.macs and part.ms)
+    return (
+        part.part,
+        f"{part.ms:.3f}",
+        f"{part.ms / run_ms:.1%}",
+        f"{part.macs / 1e6:,.1f} M" if computes else "",
+        f"{part.macs / part.ms / 1e6:,.1f}" if computes else "",
+        f"{part.share:.1%}" if part.share is not None else "",
+    )
+
+
+_LOADS_HEADER = ("", "median ms", "p95 ms", "max ms", "images/s", "late", "dropped", "what is timed")
+
+
+def _load_row(load: Load) -> tuple[str, ...]:
+    summary = load.measurement.summary
+    times = (summary.median_ms, summary.p95_ms, max(load.measurement.samples_ms))
+    unmet = (str(load.late), str(load.dropped)) if load.kind == "paced" else ("", "")
+    words = (*(f"{ms:.3f}" for ms in times), f"{load.images_per_second:,.1f}", *unmet, load.measurement.subject.note)
+    return (load.measurement.name, *words)
 
 
 def _read_samples(path: Path) -> dict[str, tuple[float, ...]]:

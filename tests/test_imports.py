@@ -23,7 +23,7 @@ DATA = {
     "measured",
 }
 PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas"}
-DEVICE = {"dissection", "loads", "gate", "compile", "profile", "runtime", "doctor", "plots"}
+DEVICE = {"dissection", "loads", "compile", "profile", "runtime", "doctor", "plots"}
 WORKSHOP = {"networks", "training", "export", "compress"}
 EDGE = {"cli", "arguments", "display", "demo", "digits", "__main__", "__init__"}
 MAY_IMPORT = {

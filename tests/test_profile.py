@@ -2,6 +2,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -10,14 +11,16 @@ from fake_bundle import COST, LABELS, SPEC, write_bundle, write_engine
 from PIL import Image
 
 from rrr_edge import profile as profile_module
+from rrr_edge.anatomy import LayerTime
 from rrr_edge.backends import BACKENDS, Outputs
 from rrr_edge.backends.fake import ENGINE_FILE, Fake
 from rrr_edge.baseline import Against, Baseline, Rival, card_of
 from rrr_edge.bundle import Bundle, describe_file
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, UsageError
+from rrr_edge.loads import Loads
 from rrr_edge.measured import ENGINE, PARTS, PHOTO, PREDICT, Profile, part_name
 from rrr_edge.measurement import GPU, Environment, Pace, Subject
-from rrr_edge.profile import demand_machine, profile_bundle
+from rrr_edge.profile import Extras, demand_machine, profile_bundle
 from rrr_edge.target import Target
 
 TARGET = Target(name="test", backend="fake", precision="int8", threads=3)
@@ -427,3 +430,36 @@ def test_the_gpu_may_be_any_of_those_here() -> None:
     demand_machine(TARGET.model_copy(update={"gpu": "l4"}), here)
     with pytest.raises(CannotRunHere, match="NVIDIA T4, NVIDIA L4"):
         demand_machine(TARGET.model_copy(update={"gpu": "H100"}), here)
+
+
+def test_the_anatomy_and_the_loads_are_measured_stored_and_shown(
+    bundle: Bundle, backend: FakeBackend, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer that takes half of each run; a ceiling of 4 GMAC in a run of 2 ms of which its layer takes all."""
+    half = LayerTime(name="conv4/x", kind="Conv", part="conv4", precision="int8", ms=1, macs=11)
+    whole = LayerTime(name="stump/x", kind="Conv", part="stump", precision="int8", ms=2, macs=4 * 10**9)
+
+    def open_clocked(folder: Path, target: Target) -> Fake:
+        clocked = (half,) if folder.parent.name == "engines" else (whole,)
+        return Fake(clock.engine(2).answer, precision={"int8": 1.0}, clocked=clocked)
+
+    monkeypatch.setattr("rrr_edge.dissection.time", SimpleNamespace(perf_counter_ns=clock))
+
+    backend.open_clocked = open_clocked
+    extras = Extras(anatomy=True, loads=Loads(batches=(1, 4)))
+    profile = profile_bundle(bundle, TARGET, extras=extras, pace=Pace(runs=3, clock=clock))
+    again = Profile.read(bundle.profile_folder("test-int8"))
+    assert again == profile
+    assert {m.name for m in again.measurements} == {ENGINE, PREDICT, PHOTO, *map(part_name, PARTS)}
+    assert [load.measurement.name for load in again.loads] == ["batch of 1", "batch of 4"]
+    parts = {part.part: part for part in again.parts}
+    assert parts["whole run"].ms == pytest.approx(2, abs=1e-4)
+    assert parts["conv4"].ms == pytest.approx(1, abs=1e-4)
+    assert again.ceiling is not None
+    assert again.ceiling.gmacs_per_s == pytest.approx(2000, rel=1e-4)
+    assert parts["conv4"].share == pytest.approx(11 / 1e6 / 2000, rel=1e-3)
+    assert again.clocking.value == pytest.approx(1, rel=1e-3)
+    titles = [title for title, _ in again.tables()]
+    assert [title.partition(",")[0] for title in titles] == ["", "Where the engine's time goes", "Under load"]
+    for _, (header, *rows) in again.tables():
+        assert {len(row) for row in rows} == {len(header)}

@@ -1,0 +1,163 @@
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_bundle import LABELS, write_bundle, write_engine
+
+from rrr_edge.backends import BACKENDS, Outputs
+from rrr_edge.backends.fake import ENGINE_FILE, Fake
+from rrr_edge.bundle import Bundle
+from rrr_edge.errors import CannotRunHere
+from rrr_edge.loads import Bench, Loads, keep_pace, measure_loads
+from rrr_edge.measurement import Pace, Subject
+from rrr_edge.target import Target
+
+TARGET = Target(name="test", backend="fake", threads=2)
+SUBJECT = Subject(backend="fake", precision="fp32", threads=2)
+
+
+class Clock:
+    """Nanoseconds that pass only where a test lets them."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def sleep(self, seconds: float) -> None:
+        self.now_ns += round(seconds * 1e9)
+
+
+class Recorder(Fake):
+    """A backend that notes the batch and the threads of what it compiles and opens."""
+
+    def __init__(self) -> None:
+        super().__init__(Fake.always([1 / len(LABELS)] * len(LABELS)).answer)
+        self.compiled: list[int] = []
+        self.threads: list[int] = []
+        self.sessions: list[Fake] = []
+
+    def compile(self, model, target, calibration, out, report) -> None:
+        self.compiled.append(target.batch)
+        super().compile(model, target, calibration, out, report)
+
+    def open(self, folder, target) -> Fake:
+        self.threads.append(target.threads)
+        assert (folder / ENGINE_FILE).is_file()
+        self.sessions.append(Fake(self.answer))
+        return self.sessions[-1]
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    backend = Recorder()
+    monkeypatch.setitem(BACKENDS, "fake", backend)
+    return backend
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    bundle = write_bundle(tmp_path / "fakes.rrr")
+    write_engine(bundle, TARGET, (ENGINE_FILE, b"x"))
+    return bundle
+
+
+def bench(bundle: Bundle, clock=time.perf_counter_ns, runs: int = 20, target: Target = TARGET) -> Bench:
+    return Bench(bundle, target, SUBJECT, Pace(runs=runs, clock=clock, warm_up_ms=0, warm_up_runs=1))
+
+
+def test_a_fast_engine_answers_every_frame_when_it_comes(bundle: Bundle) -> None:
+    clock, seen = Clock(), []
+
+    def answer(frame: int) -> None:
+        seen.append((frame, clock.now_ns))
+        clock.sleep(0.01)
+
+    answers, dropped = keep_pace(answer, 25, bench(bundle, clock), clock.sleep)
+    assert answers == pytest.approx([10] * 20)
+    assert dropped == 0
+    np.testing.assert_allclose(np.diff([at for _, at in seen]), 40e6)
+    assert [frame for frame, _ in seen] == list(range(20))
+
+
+def test_a_slow_engine_drops_what_is_no_longer_the_newest(bundle: Bundle) -> None:
+    """100 ms a frame, frames each 40 ms: after frame 0 (at 0) comes 2 (came at 80, waited 20), then 5 (at 200), ..."""
+    clock, seen = Clock(), []
+
+    def answer(frame: int) -> None:
+        seen.append(frame)
+        clock.sleep(0.1)
+
+    answers, dropped = keep_pace(answer, 25, bench(bundle, clock, runs=11), clock.sleep)
+    assert seen == [0, 2, 5, 7, 10]
+    assert dropped == 11 - len(seen)
+    assert answers == pytest.approx([100, 120, 100, 120, 100])
+
+
+def test_paced_counts_late_answers_and_throughput(bundle: Bundle, backend: Recorder) -> None:
+    (load,) = measure_loads(bench(bundle, runs=8), Loads(fps=200))
+    assert load.kind == "paced"
+    assert load.setting == 200
+    answered = len(load.measurement.samples_ms)
+    assert answered + load.dropped == 8
+    assert load.late == sum(ms > 5 for ms in load.measurement.samples_ms)
+    assert load.images_per_second == pytest.approx(200 * answered / 8)
+    assert all(session.closed for session in backend.sessions)
+
+
+def test_batches_are_compiled_only_where_the_engine_has_another(bundle: Bundle, backend: Recorder) -> None:
+    loads = measure_loads(bench(bundle, runs=3), Loads(batches=(1, 4)))
+    assert backend.compiled == [4]
+    assert [load.setting for load in loads] == [1, 4]
+    assert ["its time only" in load.measurement.subject.note for load in loads] == [False, True]
+    for load in loads:
+        expected = load.setting * 1000 / load.measurement.summary.median_ms
+        assert load.images_per_second == pytest.approx(expected)
+    one, four = backend.sessions
+    assert four.seen % 4 == 0
+    assert one.closed
+    assert four.closed
+
+
+def test_streams_share_the_threads_and_run_at_once(
+    bundle: Bundle, backend: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sleeping sessions cost no core: three answer three times as much as one."""
+    monkeypatch.setattr("rrr_edge.loads._WINDOW_S", 0.1)
+    answer = backend.answer
+
+    def sleeping(images: np.ndarray) -> Outputs:
+        time.sleep(0.004)
+        return answer(images)
+
+    backend.answer = sleeping
+    target = TARGET.model_copy(update={"threads": 6})
+    one, three = measure_loads(bench(bundle, target=target), Loads(streams=(1, 3)))
+    assert sorted(backend.threads) == [2, 2, 2, 6]
+    assert three.images_per_second > 1.8 * one.images_per_second
+    assert len(three.measurement.samples_ms) > len(one.measurement.samples_ms)
+    assert all(session.closed for session in backend.sessions)
+
+
+def test_a_stream_that_fails_is_not_silent(bundle: Bundle, backend: Recorder) -> None:
+    def broken(images: np.ndarray) -> Outputs:
+        raise RuntimeError("the engine failed")
+
+    backend.answer = broken
+    with pytest.raises(RuntimeError, match="the engine failed"):
+        measure_loads(bench(bundle), Loads(streams=(2,)))
+
+
+def test_cold_starts_are_fresh_processes_with_and_without_a_cache(compiled: Bundle) -> None:
+    target = Target(name="openvino", backend="openvino", precision="fp32", threads=1)
+    loads = measure_loads(bench(compiled, target=target), Loads(cold_starts=2))
+    assert [load.measurement.name for load in loads] == ["cold start, empty cache", "cold start, filled cache"]
+    # No Python with NumPy, Pillow and an engine starts in a twentieth of a second.
+    assert all(ms > 50 for load in loads for ms in load.measurement.samples_ms)
+
+
+def test_a_process_that_gives_no_answer_says_why(bundle: Bundle) -> None:
+    with pytest.raises(CannotRunHere, match="no fake backend"):
+        measure_loads(bench(bundle), Loads(cold_starts=2))
