@@ -3,7 +3,7 @@
     mugs.rrr/  manifest.json  weights.safetensors  model.onnx  reference.npz  calibration.npz  training.csv
                selection.csv  selection.svg         where the depths were chosen automatically
                engines/openvino-int8/   model.xml  model.bin  engine.json
-               profiles/openvino-int8/  profile.json  samples.csv  latency.svg
+               profiles/openvino-int8/  profile.json  samples.csv  *.svg  report.html
                baselines/               resnet152.onnx
 
 Only this file knows the names on disk. A verb adds files and replaces its own; everything is renamed into place.
@@ -225,6 +225,9 @@ class Bundle:
 
     def engine_folder(self, name: str) -> Path:
         return self.path / "engines" / name
+
+    def profile_names(self) -> list[str]:
+        return sorted(file.parent.name for file in (self.path / "profiles").glob(f"[!.]*/{PROFILE}"))
 
     def profile_folder(self, name: str) -> Path:
         return self.path / "profiles" / name

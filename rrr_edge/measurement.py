@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -274,6 +275,15 @@ def student_quantile(p: float, degrees: int) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return sum((term / degrees**power for power, term in enumerate(terms)), 0.0)
+
+
+def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The score interval of a share (Wilson 1927); honest for few trials and for shares of 0 and 1."""
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / trials
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _bootstrap(samples: Floats, statistic: Callable[[Floats], Floats]) -> Interval:

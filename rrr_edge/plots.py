@@ -1,118 +1,270 @@
-"""The picture of a profile: every sample of every candidate on one logarithmic axis, as SVG.
+"""Drawing by hand, as SVG: axes, marks, legends and the frame around them.
 
-Written by hand, so that a device without a plotting library can draw it. The text stays text, the background is
-transparent, the colours follow the reader's light or dark mode, and the engine is told apart by filling, not by colour.
+No plotting library, so a device can draw, and the pictures follow the reader's light or dark mode: everything has
+`currentColor`. Series differ in dashes, markers and hatches; colour only lifts out one's own. Text stays text.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import ceil, floor, log10
+from typing import NamedTuple
 
-import numpy as np
+from rrr_edge.markup import Markup, element, together
 
-from rrr_edge.measurement import Measurement
+WIDTH = 420
+# A plot's sides and its height, and the room for its x axis.
+LEFT, RIGHT, TOP, PLOT, BOTTOM = 36, WIDTH - 12, 30, 220, 50
+_LEGEND_ROW = 19
+_TITLE, _MARGIN = 30, 14
 
-_ROW, _TOP, _BOTTOM, _AXIS = 40, 52, 44, 420
-_CHARACTER = 7.3  # the width reserved for one at 13 px
-_STYLE = """
-.latency text { font: 13px system-ui, 'DejaVu Sans', sans-serif; fill: #1f2328 }
-.latency .title { font-size: 15px; font-weight: 600 }
-.latency .small { font-size: 11.5px; fill: #59636e }
-.latency .strong { font-weight: 700 }
-.latency .grid { stroke: #59636e; stroke-opacity: .25 }
-.latency .samples { stroke: #59636e; stroke-opacity: .45; fill: none }
-.latency .box { fill: none; stroke: #1f2328; stroke-width: 1.3 }
-.latency .engine { fill: #1f2328; fill-opacity: .55 }
-.latency .median { stroke: #1f2328; stroke-width: 2 }
+STYLE = """
+.plot { color-scheme: light dark; color: #1f2328; font: 12px system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif }
+.plot text { fill: currentColor }
+.plot .soft { fill-opacity: .72 }
+.plot .strong { font-weight: 600 }
+.plot .own { color: #0b57d0 }
+.plot .grid { stroke: currentColor; stroke-opacity: .14 }
+.plot .base { stroke: currentColor; stroke-opacity: .6 }
+.plot .line { fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linejoin: round }
+.plot .own.line, .plot .own .line { stroke-width: 2.4 }
+.plot .thin { fill: none; stroke: currentColor; stroke-width: 1.1 }
+.plot .faint { fill: none; stroke: currentColor; stroke-opacity: .45 }
+.plot .full { fill: currentColor; stroke: currentColor; stroke-width: 1.4 }
+.plot .hollow { fill: currentColor; fill-opacity: .12; stroke: currentColor; stroke-width: 1.4 }
 @media (prefers-color-scheme: dark) {
-  .latency text { fill: #e6edf3 }
-  .latency .small { fill: #9da7b1 }
-  .latency .grid, .latency .samples { stroke: #9da7b1 }
-  .latency .box, .latency .median { stroke: #e6edf3 }
-  .latency .engine { fill: #e6edf3 }
+  .plot { color: #e6edf3 }
+  .plot .own { color: #7cb3ff }
 }
 """
 
+# Paths around 0, 0.
+SHAPES = {
+    "circle": "M-3.6,0a3.6,3.6 0 1,0 7.2,0a3.6,3.6 0 1,0 -7.2,0z",
+    "square": "M-3.3,-3.3h6.6v6.6h-6.6z",
+    "triangle": "M0,-4.4L4.2,3.2H-4.2z",
+    "diamond": "M0,-5.6L5.6,0L0,5.6L-5.6,0z",
+}
 
-def draw_latency(
-    measurements: Sequence[Measurement], *, title: str, engine: str, remarks: Mapping[str, str] | None = None
-) -> str:
-    """One row for each of `measurements`: its samples as ticks, their quartiles as a box, the median as a bar.
 
-    The measurement named `engine` has a filled box; `remarks` are said behind the medians.
-    """
-    remarks = remarks or {}
-    words = {m.name: f"{_milliseconds(m.summary.median_ms)} {remarks.get(m.name, '')}".rstrip() for m in measurements}
-    axis = _Axis(measurements, left=24 + _CHARACTER * max(len(m.name) for m in measurements))
-    width = round(axis.right + 24 + _CHARACTER * max(map(len, words.values())))
-    height = _TOP + _ROW * len(measurements) + _BOTTOM
-    rows = [
-        _row(m, axis, _TOP + _ROW * index, words[m.name], filled=m.name == engine)
-        for index, m in enumerate(measurements)
-    ]
-    told = "; ".join(f"{m.name}: median {words[m.name]}" for m in measurements)
-    return "\n".join(
+class Look(NamedTuple):
+    """How a series is told from others: by the dashes of its line and the shape of its marks, if it has them."""
+
+    dash: str | None
+    shape: str | None
+    own: bool = False
+    lined: bool = True
+
+
+LOOKS = (Look(None, "triangle"), Look("7 3", "square"), Look("1.5 3", "circle"), Look("9 3 2 3", "diamond"))
+OWN = Look(None, "diamond", own=True)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From values `low` .. `high` to pixels `start` .. `end`: straight with `step` between ticks, or logarithmic."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    step: float | None = None
+
+    @classmethod
+    def straight(cls, values: Iterable[float], start: float, end: float) -> "Axis":
+        """From tick to tick, with `values` between."""
+        values = list(values)
+        step = _nice_step((max(values) - min(values)) or abs(values[0]) or 1.0)
+        low = floor(min(values) / step + 1e-9) * step
+        return cls(low, max(ceil(max(values) / step - 1e-9) * step, low + step), start, end, step)
+
+    @classmethod
+    def decades(cls, values: Iterable[float], start: float, end: float) -> "Axis":
+        """Logarithmic, from tick to tick, with the positive `values` between."""
+        values = list(values)
+        powers = range(floor(log10(min(values))) - 1, ceil(log10(max(values))) + 2)
+        steps = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+        low = max(step for step in steps if step <= min(values))
+        return cls(low, min(s for s in steps if s >= max(values) and s > low), start, end)
+
+    def __call__(self, value: float) -> float:
+        low, high, value = (v if self.step else log10(v) for v in (self.low, self.high, value))
+        return self.start + (self.end - self.start) * (value - low) / (high - low)
+
+    @property
+    def ticks(self) -> tuple[float, ...]:
+        if self.step:
+            return tuple(self.low + i * self.step for i in range(round((self.high - self.low) / self.step) + 1))
+        powers = range(floor(log10(self.low)), ceil(log10(self.high)) + 1)
+        digits = (1, 2, 5) if self.high / self.low < 1000 else (1,)
+        steps = (digit * 10.0**power for power in powers for digit in digits)
+        return tuple(step for step in steps if self.low * 0.999 <= step <= self.high * 1.001)
+
+
+def _nice_step(span: float) -> float:
+    """1, 2 or 5 times a power of ten: four to nine of them fill the span."""
+    rough = span / 5
+    power = 10.0 ** floor(log10(rough))
+    return min((digit * power for digit in (1, 2, 5, 10)), key=lambda step: abs(log10(step / rough)))
+
+
+class Picture(NamedTuple):
+    """A drawing `width` x `height` large, the `title` above it, and what it shows `told` for who cannot see it."""
+
+    name: str
+    title: str
+    told: str
+    body: Markup
+    height: float
+    width: float = WIDTH
+
+    def inline(self, title: str | None = None) -> Markup:
+        """The `svg` element for a page that has STYLE, and a heading of its own."""
+        return element(
+            "svg",
+            element("title", title or self.title),
+            element("desc", self.told),
+            self.body,
+            class_="plot",
+            viewBox=f"0 0 {self.width:g} {self.height:g}",
+            role="img",
+        )
+
+    def alone(self) -> str:
+        """A file of its own, with the title in the picture."""
+        width, height = self.width + 2 * _MARGIN, self.height + _TITLE + 2 * _MARGIN
+        drawing = element(
+            "svg",
+            element("title", self.title),
+            element("desc", self.told),
+            element("style", Markup(STYLE)),
+            element("text", self.title, class_="strong", x=0, y=8, font_size=14),
+            element("g", self.body, transform=f"translate(0,{_TITLE})"),
+            xmlns="http://www.w3.org/2000/svg",
+            class_="plot",
+            role="img",
+            width=width,
+            height=height,
+            viewBox=f"{-_MARGIN} {-_MARGIN} {width:g} {height:g}",
+        )
+        return f"{drawing}\n"
+
+
+def beside(pictures: Sequence[Picture], *, name: str, title: str) -> Picture:
+    """One picture of several, left to right, each under its own title."""
+    panels, x = [], 0.0
+    for picture in pictures:
+        heading = text(picture.title, 0, 14, look="strong")
+        panels.append(
+            element(
+                "g",
+                heading,
+                element("g", picture.body, transform="translate(0,22)"),
+                transform=f"translate({x:g},0)",
+            )
+        )
+        x += picture.width + 2 * _MARGIN
+    told = " ".join(f"{picture.title}: {picture.told}" for picture in pictures)
+    return Picture(name, title, told, together(panels), max(p.height for p in pictures) + 22, x - 2 * _MARGIN)
+
+
+def frame(x: Axis, y: Axis, *, x_label: str, y_label: str) -> Markup:
+    """Grid, ticks and labels; the y axis' label lies above it, so that nothing is read sideways."""
+    bottom, top = y.start, y.end
+    return together(
         (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-            'class="latency" role="img">',
-            f"<title>{escape(title)}</title>",
-            f"<desc>Latency of one image on a logarithmic axis. {escape(told)}.</desc>",
-            f"<style>{_STYLE}</style>",
-            f'<text class="title" x="12" y="26">{escape(title)}</text>',
-            *axis.lines(_TOP - 4, height - _BOTTOM + 4),
-            *rows,
-            f'<text class="small" x="{axis.left:.0f}" y="{height - 8}">ms for one image, logarithmic; '
-            "tick: one run, box: the middle half, bar: the median</text>",
-            "</svg>",
-            "",
+            *(element("path", class_="grid", d=f"M{x.start:g},{y(tick):.2f}H{x.end:g}") for tick in y.ticks),
+            *(text(f"{tick:g}", x.start - 8, y(tick) + 4, look="soft y", anchor="end") for tick in y.ticks),
+            axis_below(x, bottom),
+            text(x_label, (x.start + x.end) / 2, bottom + 34, look="soft", anchor="middle"),
+            text(y_label, 0, top - 14, look="soft"),
         )
     )
 
 
-class _Axis:
-    """From milliseconds to the picture's x, logarithmically, over all samples and the ticks 1, 2 and 5 around them."""
-
-    def __init__(self, measurements: Iterable[Measurement], left: float) -> None:
-        everything = np.concatenate([m.samples_ms for m in measurements])
-        low, high = float(everything.min()), float(everything.max())
-        decades = range(floor(log10(low)) - 1, ceil(log10(high)) + 1)
-        steps = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-        first = max(step for step in steps if step <= low)
-        last = min((step for step in steps if step >= high), default=10.0 * steps[-1])
-        self.ticks = [step for step in steps if first <= step <= last]
-        self.left, self.right = left, left + _AXIS
-        self._low, self._decades = log10(first), log10(last / first) or 1.0
-
-    def x(self, ms: float) -> float:
-        return self.left + _AXIS * (log10(ms) - self._low) / self._decades
-
-    def lines(self, top: float, bottom: float) -> Iterable[str]:
-        every = 1 if len(self.ticks) <= 10 else 3
-        for index, tick in enumerate(self.ticks):
-            x = f"{self.x(tick):.1f}"
-            yield f'<line class="grid" x1="{x}" x2="{x}" y1="{top}" y2="{bottom}"/>'
-            if index % every == 0:
-                yield f'<text class="small" x="{x}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>'
+def row_of(x: Axis, words: str, top: float, height: float, *, own: bool) -> Markup:
+    """A row of a chart that has no y axis: what it is, and below that the grid, which leaves the words alone."""
+    grid = "".join(f"M{x(tick):.2f},{top + 18:g}v{height:g}" for tick in x.ticks)
+    return together((text(words, 0, top + 12, look="strong" if own else None), element("path", class_="grid", d=grid)))
 
 
-def _row(measurement: Measurement, axis: _Axis, top: float, words: str, *, filled: bool) -> str:
-    middle = top + _ROW / 2
-    q1, median, q3 = (axis.x(float(q)) for q in np.quantile(measurement.samples_ms, [0.25, 0.5, 0.75]))
-    places = sorted({round(2 * axis.x(ms)) / 2 for ms in measurement.samples_ms})
-    ticks = "".join(f"M{place:g},{middle - 6:g}v12" for place in places)
-    strong = ' class="strong"' if filled else ""
-    return "\n".join(
+def axis_below(x: Axis, bottom: float) -> Markup:
+    """The line, its ticks and their numbers."""
+    marks = "".join(f"M{x(tick):.2f},{bottom:g}v4" for tick in x.ticks)
+    labels = (text(f"{tick:g}", x(tick), bottom + 17, look="soft x", anchor="middle") for tick in x.ticks)
+    return together((element("path", class_="base", d=f"M{x.start:g},{bottom:g}H{x.end:g}{marks}"), *labels))
+
+
+def text(words: str, x: float, y: float, *, look: str | None = None, anchor: str | None = None) -> Markup:
+    """`look` is a class of STYLE; `anchor` is middle or end where (x, y) is not where the words begin."""
+    return element("text", words, x=x, y=y, class_=look, text_anchor=anchor)
+
+
+def line(points: Iterable[tuple[float, float]], look: Look) -> Markup:
+    path = "L".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return element("path", class_="line own" if look.own else "line", d=f"M{path}", stroke_dasharray=look.dash)
+
+
+def mark(x: float, y: float, look: Look, *, tip: str) -> Markup:
+    """`tip` is shown by browsers where the pointer rests on the mark."""
+    return element(
+        "path",
+        element("title", tip),
+        class_="mark full own" if look.own else "mark hollow",
+        d=SHAPES[look.shape or "circle"],
+        transform=f"translate({x:.2f},{y:.2f})",
+    )
+
+
+def error_bar(x: float, low: float, high: float, look: Look) -> Markup:
+    return element(
+        "path",
+        class_="bar thin own" if look.own else "bar thin",
+        d=f"M{x - 3:.2f},{low:.2f}h6M{x:.2f},{low:.2f}V{high:.2f}M{x - 3:.2f},{high:.2f}h6",
+    )
+
+
+def texture(kind: int, x: float, y: float, width: float, height: float) -> Markup:
+    """A rectangle in one of six fillings that differ without colour."""
+    opacity, down, across = _TEXTURES[kind % len(_TEXTURES)]
+    columns = "".join(f"M{x + 3 + 6 * i:.1f},{y:g}v{height:g}" for i in range(int((width + 2) // 6)) if down)
+    rows = "".join(f"M{x:.1f},{y + 3 + 6 * i:g}h{width:.1f}" for i in range(int((height + 2) // 6)) if across)
+    box = {"x": x, "y": y, "width": width, "height": height}
+    return together(
         (
-            f'<text x="{axis.left - 12:.0f}" y="{middle + 4.5:g}" text-anchor="end"{strong}>'
-            f"{escape(measurement.name)}</text>",
-            f'<path class="samples" d="{ticks}"/>',
-            f'<rect class="box{" engine" if filled else ""}" x="{q1:.1f}" y="{middle - 10:g}" '
-            f'width="{max(q3 - q1, 1.5):.1f}" height="20"/>',
-            f'<line class="median" x1="{median:.1f}" x2="{median:.1f}" y1="{middle - 13:g}" y2="{middle + 13:g}"/>',
-            f'<text x="{axis.right + 12:.0f}" y="{middle + 4.5:g}"{strong}>{escape(words)}</text>',
+            element("rect", class_="segment base", fill="currentColor", fill_opacity=opacity, **box),
+            *([element("path", class_="base", d=columns + rows)] if columns + rows else []),
         )
     )
 
 
-def _milliseconds(ms: float) -> str:
-    return f"{ms:.3g} ms" if ms < 100 else f"{ms:.0f} ms"
+# How dark, and whether there are lines down and across.
+_TEXTURES = (
+    (0.8, False, False),
+    (0, True, False),
+    (0.35, False, False),
+    (0, False, True),
+    (0, True, True),
+    (0, False, False),
+)
+
+
+def legend(entries: Sequence[tuple[Look, str]], top: float, *, left: float = 0) -> Markup:
+    """A row for each entry; `legend_height` says how much room they take."""
+    rows = []
+    for index, (look, words) in enumerate(entries):
+        y = top + _LEGEND_ROW * index + 8
+        rows += [
+            *([line(((left, y), (left + 30, y)), look)] if look.lined else []),
+            *([mark(left + 15, y, look, tip=words)] if look.shape else []),
+            text(shorten(words), left + 40, y + 4, look="strong" if look.own else None),
+        ]
+    return together(rows)
+
+
+def legend_height(entries: Sequence[object]) -> float:
+    return _LEGEND_ROW * len(entries) + 6
+
+
+def shorten(words: str, most: int = 50) -> str:
+    """For names that their givers made longer than a picture is wide."""
+    return words if len(words) <= most else f"{words[: most - 1].rstrip()}…"

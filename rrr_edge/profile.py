@@ -26,14 +26,12 @@ from rrr_edge.loads import Bench, Loads, measure_loads
 from rrr_edge.machine import cpu_quota, governor, usable_cores
 from rrr_edge.measured import ENGINE, PARTS, PHOTO, PREDICT, Profile, part_name
 from rrr_edge.measurement import Environment, Measurement, Pace, Subject, interleave, ratio
-from rrr_edge.plots import draw_latency
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.record import Record
+from rrr_edge.report import files_of
 from rrr_edge.runtime import Classifier
 from rrr_edge.target import Precision, Target
 from rrr_edge.verification import demand_precision
-
-PLOT = "latency.svg"
 
 _PHOTO_SIZE = (1280, 720)
 _PHOTO_QUALITY = 90
@@ -123,7 +121,7 @@ def profile_bundle(
         notes=notes,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    _write(profile, bundle.profile_folder(engine.name))
+    _write(profile, bundle)
     return profile
 
 
@@ -309,21 +307,11 @@ def _doubts(measurements: tuple[Measurement, ...], restless: tuple[str, ...]) ->
     return tuple(doubts)
 
 
-def _write(profile: Profile, folder: Path) -> None:
-    with staged_folder(folder) as stage:
+def _write(profile: Profile, bundle: Bundle) -> None:
+    with staged_folder(bundle.profile_folder(profile.target.engine_name)) as stage:
         profile.write(stage)
-        (stage / PLOT).write_text(_plot(profile), "utf-8")
-
-
-def _plot(profile: Profile) -> str:
-    shown = [profile.engine, profile.measurement(PREDICT), profile.measurement(PHOTO), *profile.baselines]
-    target, here = profile.target, profile.environment
-    return draw_latency(
-        shown,
-        title=f"{profile.bundle}, {target.name} {target.precision}, {target.threads} threads, {here.cpu}",
-        engine=ENGINE,
-        remarks={r.of: f"({r.value:.1f} x)" for r in profile.ratios},
-    )
+        for name, text in files_of(bundle, profile).items():
+            (stage / name).write_text(text, "utf-8")
 
 
 def _versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ from rrr_edge.errors import Interrupted
 from rrr_edge.runtime import Classifier
 from rrr_edge.target import Target, target_names
 
-COMMANDS = ("compress", "compile", "profile", "predict", "targets", "demo", "doctor")
+COMMANDS = ("compress", "compile", "profile", "report", "predict", "targets", "demo", "doctor")
 
 
 class Result:

@@ -22,8 +22,8 @@ DATA = {
     "anatomy",
     "measured",
 }
-PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas"}
-DEVICE = {"dissection", "loads", "compile", "profile", "runtime", "doctor", "plots"}
+PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas", "markup", "plots"}
+DEVICE = {"dissection", "loads", "compile", "profile", "report", "runtime", "doctor"}
 WORKSHOP = {"networks", "training", "export", "compress"}
 EDGE = {"cli", "arguments", "display", "demo", "digits", "__main__", "__init__"}
 MAY_IMPORT = {

@@ -276,7 +276,16 @@ def test_own_sessions_are_closed_and_those_of_the_caller_are_not(
 def test_what_is_written_reads_back_the_same(bundle: Bundle, backend: FakeBackend, baseline: Path) -> None:
     profile = profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=5, warm_up_limit_ms=0))
     folder = bundle.profile_folder("test-int8")
-    assert sorted(file.name for file in folder.iterdir()) == ["latency.svg", "profile.json", "samples.csv"]
+    files = {file.name for file in folder.iterdir()}
+    assert files == {
+        "distribution.svg",
+        "latency.svg",
+        "parts.svg",
+        "profile.json",
+        "report.html",
+        "samples.csv",
+        "spider.svg",
+    }
     again = Profile.read(folder)
     assert again == profile
     assert again.measurements == profile.measurements
@@ -377,18 +386,15 @@ def test_table_has_a_header_and_equally_long_rows(
     assert cells["times the engine's"].startswith("20.0  ")
 
 
-def test_the_picture_is_svg_with_text_and_a_description(
+def test_pictures_and_page_show_what_was_measured(
     bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path
 ) -> None:
     profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=4, clock=clock))
-    svg = ElementTree.parse(bundle.profile_folder("test-int8") / "latency.svg").getroot()
-    space = "{http://www.w3.org/2000/svg}"
-    texts = ["".join(text.itertext()) for text in svg.iter(f"{space}text")]
-    assert {ENGINE, PREDICT, PHOTO, "ResNet152, fake fp32", "40 ms (20.0 x)"} <= set(texts)
-    assert "engine: median 2 ms" in svg.findtext(f"{space}desc")
-    assert svg.findtext(f"{space}title").startswith("fakes, test int8")
-    boxes = {rect.get("class"): rect for rect in svg.iter(f"{space}rect")}
-    assert set(boxes) == {"box", "box engine"}
+    folder = bundle.profile_folder("test-int8")
+    svg = ElementTree.parse(folder / "latency.svg").getroot()
+    texts = ["".join(text.itertext()) for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"engine: 2 ms", "ResNet152, fake fp32: 40 ms, 20 times the engine's"} <= set(texts)
+    assert "fakes answers one image in 2 ms with test int8 on 3 threads" in (folder / "report.html").read_text()
 
 
 def test_without_the_engine_it_is_a_usage_error(bundle: Bundle, backend: FakeBackend) -> None:

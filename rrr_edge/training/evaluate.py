@@ -1,8 +1,5 @@
 """What a network answers and how often that is right."""
 
-import math
-from statistics import NormalDist
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +9,7 @@ from rrr_edge.backends.protocols import Floats, Images, Outputs
 from rrr_edge.bundle import Accuracy, Preprocess
 from rrr_edge.errors import BadInput
 from rrr_edge.export import Deployed
+from rrr_edge.measurement import wilson_interval
 from rrr_edge.networks import Network
 
 CALIBRATION_BINS = 15
@@ -66,12 +64,3 @@ def accuracy(probabilities: Floats, labels: NDArray[np.int64], class_names: tupl
             name: float(right[labels == index].mean()) for index, name in enumerate(class_names) if index in labels
         },
     )
-
-
-def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The score interval of a share (Wilson 1927); honest for few trials and for shares of 0 and 1."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = successes / trials
-    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,45 @@
+"""What was measured, as a page for people: one self-contained HTML file, and Markdown for a pull request."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rrr_edge.bundle import Bundle
+from rrr_edge.errors import UsageError
+from rrr_edge.files import write_file
+from rrr_edge.measured import Profile
+from rrr_edge.report.candidate import Candidate, candidates_of
+from rrr_edge.report.figures import figures_of
+from rrr_edge.report.markdown import MARK, markdown_of
+from rrr_edge.report.page import GENERATOR, page_of
+from rrr_edge.report.verdict import verdict
+
+REPORT = "report.html"
+
+
+def write_report(
+    bundles: Sequence[Path], out: Path, *, markdown: Path | None = None, allow_cross_machine: bool = False
+) -> str:
+    """Report on every profile of `bundles`, the first bundle's fastest engine before all; return the verdict.
+
+    Earlier reports are replaced, other files are not. Raises UsageError (such a file; nothing profiled; profiles of
+    several machines, unless allowed), BadInput, CorruptArtifact, CannotRunHere (unwritable).
+    """
+    candidates = candidates_of(bundles, allow_cross_machine=allow_cross_machine)
+    _demand_own(out, GENERATOR)
+    if markdown:
+        _demand_own(markdown, MARK)
+        write_file(markdown, markdown_of(candidates))
+    write_file(out, page_of(candidates))
+    return verdict(candidates)
+
+
+def files_of(bundle: Bundle, profile: Profile) -> dict[str, str]:
+    """What belongs beside a profile for people to look at: every figure, and the page."""
+    own = Candidate(bundle, profile)
+    figures = {f"{picture.name}.svg": picture.alone() for picture in figures_of(own)}
+    return {**figures, REPORT: page_of([own])}
+
+
+def _demand_own(path: Path, mark: str) -> None:
+    if path.exists() and mark not in path.read_text("utf-8", errors="replace")[:4000]:
+        raise UsageError(f"{path} exists and is no report of ours.", advice="Remove it, or choose another name.")

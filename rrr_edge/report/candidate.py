@@ -1,0 +1,65 @@
+"""What is reported on: bundles, and what was measured of each of their engines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Literal
+
+from rrr_edge.bundle import MANIFEST, Bundle
+from rrr_edge.errors import CorruptArtifact, UsageError
+from rrr_edge.files import sha256
+from rrr_edge.measured import Profile
+from rrr_edge.spec import RESNET152_DEPTHS
+
+
+@dataclass(frozen=True)
+class Candidate:
+    bundle: Bundle
+    profile: Profile
+
+    @property
+    def device(self) -> Literal["CPU", "GPU"]:
+        return "GPU" if "gpu" in self.profile.target.device.lower() else "CPU"
+
+    @property
+    def median_ms(self) -> float:
+        return self.profile.engine.summary.median_ms
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is ResNet152 in one piece, from which nothing was pruned."""
+        spec = self.bundle.manifest.spec
+        return spec.depths == RESNET152_DEPTHS and spec.branches == 1
+
+
+def candidates_of(paths: Sequence[Path], *, allow_cross_machine: bool) -> list[Candidate]:
+    """Every profile of the bundles at `paths`: bundles in the order given, each bundle's fastest engine first.
+
+    Raises BadInput (no bundle, unreadable profile), UsageError (nothing profiled; several machines, unless allowed)
+    and CorruptArtifact (profiled before the bundle was changed).
+    """
+    found = [candidate for path in dict.fromkeys(paths) for candidate in _profiled(Bundle.open(path))]
+    machines = {c.profile.environment.machine_id: c.profile.environment.cpu for c in found}
+    if len(machines) > 1 and not allow_cross_machine:
+        named = " and ".join(f"{cpu} ({machine_id})" for machine_id, cpu in machines.items())
+        raise UsageError(
+            f"These profiles come from different machines, {named}, and their times cannot share a column.",
+            advice="Profile all on one machine, or say --allow-cross-machine.",
+        )
+    return found
+
+
+def _profiled(bundle: Bundle) -> list[Candidate]:
+    path = quote(str(bundle.path))
+    found = [Candidate(bundle, Profile.read(bundle.profile_folder(name))) for name in bundle.profile_names()]
+    if not found:
+        raise UsageError(f"{bundle.path} has not been profiled.", advice=f"Run: rrr-edge profile {path} --target NAME")
+    for candidate in found:
+        if candidate.profile.manifest_sha256 != sha256(bundle.path / MANIFEST):
+            target = candidate.profile.target
+            raise CorruptArtifact(
+                f"{bundle.path} has changed since its {target.engine_name} engine was profiled.",
+                advice=f"Run: rrr-edge profile {path} --target {target.name} --precision {target.precision}",
+            )
+    return sorted(found, key=lambda candidate: candidate.median_ms)

@@ -1,0 +1,225 @@
+"""The report as one HTML page that asks nobody for anything: styles, script and figures are inside."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rrr_edge import __version__
+from rrr_edge.markup import Markup, element, together
+from rrr_edge.plots import STYLE, Picture
+from rrr_edge.report import tables
+from rrr_edge.report.candidate import Candidate
+from rrr_edge.report.latency import draw_distribution, draw_latency
+from rrr_edge.report.parts import draw_parts, draw_roofline
+from rrr_edge.report.reproduce import RECIPE, commands, recipe_toml
+from rrr_edge.report.sparsity import sparsity_panels
+from rrr_edge.report.tradeoff import draw_pareto, draw_spider
+from rrr_edge.report.verdict import verdict
+from rrr_edge.report.words import count, interval_of, is_figure, milliseconds, title_of
+
+GENERATOR = "rrr-edge report"
+_HERE = Path(__file__).parent
+
+_CAPTIONS = {
+    "latency": "A tick is one run, the box the middle half of them, the bar the median.",
+    "distribution": "The share of runs that took at most so many times the median. A steep curve is a steady engine; "
+    "a long tail means that some images wait.",
+    "parts": "Medians, each share of the sum.",
+    "roofline": "Multiply-accumulates a second over the most that this machine was seen to reach: {how}.",
+    "spider": "Towards the centre is better. Each arm is as long as the larger of the two.",
+    "pareto": "Up and to the left is better.",
+}
+
+
+def page_of(candidates: Sequence[Candidate]) -> str:
+    """A complete document; whatever comes from the user is escaped."""
+    style, script = (
+        Markup(STYLE + (_HERE / "page.css").read_text("utf-8")),
+        Markup((_HERE / "page.js").read_text("utf-8")),
+    )
+    policy = (
+        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    names = ", ".join(dict.fromkeys(c.profile.bundle for c in candidates))
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="generator", content=GENERATOR),
+        element("title", f"{names}: {GENERATOR}"),
+        element("link", rel="icon", href="data:,"),
+        element("style", style),
+    )
+    body = element(
+        "body",
+        element(
+            "header",
+            element("h1", f"{names}, {GENERATOR}"),
+            element("p", verdict(candidates), class_="verdict"),
+            _tiles(candidates[0]),
+            _doubts(candidates),
+        ),
+        element("main", *_comparison(candidates), *(_section(c, candidates) for c in candidates), *_proof(candidates)),
+        element("footer", _footer()),
+        element("script", script),
+    )
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _tiles(own: Candidate) -> Markup:
+    """The numbers that one remembers."""
+    profile, subject = own.profile, own.profile.engine.subject
+    found = [
+        (
+            milliseconds(own.median_ms),
+            f"one image, median; 95 % within {interval_of(profile.engine.summary.median_interval_ms)} ms",
+        )
+    ]
+    if profile.ratios:
+        least = min(profile.ratios, key=lambda r: r.value)
+        found.append((f"{least.value:.3g} times", f"as fast as {least.of}, {interval_of(least.interval)}"))
+    if profile.accuracy:
+        found.append((f"{profile.verification.accuracy:.1%}", f"of {profile.verification.images} test images right"))
+    if subject.params:
+        megabytes = f", {subject.size_mb:.1f} MB" if subject.size_mb is not None else ""
+        macs = f", {count(subject.macs)} MACs" if subject.macs else ""
+        found.append((count(subject.params), f"parameters{macs}{megabytes}"))
+    return element(
+        "dl", *(element("div", element("dt", what), element("dd", value)) for value, what in found), class_="tiles"
+    )
+
+
+def _doubts(candidates: Sequence[Candidate]) -> Markup:
+    notes = [f"{title_of(c.profile)}: {note}" for c in candidates for note in c.profile.notes]
+    notes += [f"{c.bundle.manifest.name}: {note}" for c in candidates for note in c.bundle.manifest.provenance.notes]
+    if len({c.profile.environment.machine_id for c in candidates}) > 1:
+        notes.insert(0, "These times come from different machines; what differs between them may be the machine.")
+    paragraphs = [element("p", note) for note in dict.fromkeys(notes)]
+    return element("aside", *paragraphs, class_="doubts", aria_label="What to doubt") if paragraphs else Markup()
+
+
+def _comparison(candidates: Sequence[Candidate]) -> Iterable[Markup]:
+    if len(candidates) > 1:
+        yield element(
+            "section",
+            element("h2", "Side by side"),
+            _table(tables.engines(candidates)),
+            _figures([draw_pareto(candidates)]),
+        )
+
+
+def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
+    profile = own.profile
+    spider = draw_spider(own, candidates if own is candidates[0] else (own,))
+    how = profile.ceiling.how if profile.ceiling else ""
+    return element(
+        "section",
+        element("h2", title_of(profile)),
+        _table(tables.times(profile)),
+        _figures(
+            [
+                draw_latency(profile),
+                draw_distribution(profile),
+                draw_parts(profile),
+                draw_roofline(profile),
+                spider,
+            ],
+            how=how,
+            panels=sparsity_panels(profile),
+        ),
+        *_folded("Every alternative", tables.alternatives(profile)),
+        *([_table(tables.loads(profile))] if profile.loads else []),
+        *([_table(tables.slowest_layers(profile))] if profile.layers else []),
+    )
+
+
+def _figures(found: Sequence[Picture | None], *, how: str = "", panels: Sequence[Picture] = ()) -> Markup:
+    drawn = [_figure(picture, how) for picture in found if picture]
+    if panels:
+        drawn.insert(0, _figure3(panels))
+    return element("div", *drawn, class_="figures") if drawn else Markup()
+
+
+def _figure(picture: Picture, how: str) -> Markup:
+    caption = element("figcaption", _CAPTIONS[picture.name].format(how=how))
+    heading = element("h3", picture.title.partition(", ")[0])
+    return element("figure", heading, picture.inline(), caption)
+
+
+def _figure3(panels: Sequence[Picture]) -> Markup:
+    title = "Time against sparsity"
+    drawn = (element("div", element("h4", each.title), each.inline(f"{title}, {each.title}")) for each in panels)
+    caption = (
+        "Mean of one image with its 95 % interval, one panel a runtime. At equal sparsity the lower curve is the "
+        "better way to prune."
+    )
+    return element(
+        "figure",
+        element("h3", title),
+        element("div", *drawn, class_="panels"),
+        element("figcaption", caption),
+        class_="all",
+    )
+
+
+def _proof(candidates: Sequence[Candidate]) -> Iterable[Markup]:
+    bundles = {c.bundle.path: c for c in candidates}
+    yield element("h2", "Verification")
+    yield _table(tables.verifications([c.bundle for c in bundles.values()]))
+    for c in bundles.values():
+        yield from _folded(f"{c.bundle.manifest.name}: accuracy by class", tables.per_class(c))
+    yield element("h2", "Environment")
+    places: dict[tuple[str, ...], Markup] = {}
+    for c in candidates:
+        table = tables.environment(c.profile)
+        places.setdefault(tuple(value for name, value in table.rows if name != "measured"), _table(table, head=False))
+    yield from places.values()
+    yield element("h2", "How to reproduce")
+    yield element("pre", commands(candidates))
+    for c in bundles.values():
+        origin = c.bundle.manifest.provenance
+        yield element("h3", f"{RECIPE} of {c.bundle.path.name}")
+        yield element("pre", recipe_toml(c.bundle.manifest.recipe))
+        yield element("p", f"DATA: {origin.data}, SHA-256 {origin.data_sha256}. Weights: {origin.weights}.")
+
+
+def _folded(summary: str, table: tables.Table) -> Iterable[Markup]:
+    if table.rows:
+        yield element("details", element("summary", summary), _table(table))
+
+
+def _table(table: tables.Table, *, head: bool = True) -> Markup:
+    figures = [any(map(is_figure, column)) and head for column in zip(*table.rows, strict=True)]
+    sides = ["figure" if figure else None for figure in figures]
+    header = element(
+        "thead",
+        element(
+            "tr",
+            *(element("th", name, scope="col", class_=side) for name, side in zip(table.header, sides, strict=True)),
+        ),
+    )
+    rows = (
+        element(
+            "tr",
+            element("th", row[0], scope="row", class_="part" if row[0].startswith(" ") else None),
+            *(element("td", cell, class_=side) for cell, side in zip(row[1:], sides[1:], strict=True)),
+        )
+        for row in table.rows
+    )
+    body = element("table", *([header] if head else []), element("tbody", *rows), class_="sortable" if head else None)
+    region = element("div", body, class_="wide", role="region", aria_label=table.caption, tabindex="0")
+    return together((element("p", table.caption, class_="caption"), region))
+
+
+def _footer() -> str:
+    return (
+        f"Made by rrr-edge {__version__}. Method: Sun, Guyon, Mohr and Tabia, RRR-Net, 2023. "
+        "Intervals are at 95 %: of medians and ratios by the bootstrap, of means Student's, of accuracies Wilson's."
+    )

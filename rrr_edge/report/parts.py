@@ -1,0 +1,97 @@
+"""Where the time goes, and how far from the machine's ceiling the arithmetic runs."""
+
+from collections.abc import Mapping
+from itertools import accumulate
+from math import ceil
+from typing import get_args
+
+from rrr_edge.anatomy import Part
+from rrr_edge.markup import Markup, element, together
+from rrr_edge.measured import PARTS, PHOTO, Profile, part_name
+from rrr_edge.plots import RIGHT, Axis, Picture, axis_below, row_of, text, texture
+from rrr_edge.report.words import milliseconds, three_digits, title_of
+
+_BAR = 30
+_COLUMNS = 2
+_RATE = 44
+
+
+def draw_parts(profile: Profile) -> Picture:
+    """From photo to answer, and below it the engine's own share, by part of the network."""
+    photo = {part: profile.measurement(part_name(part)).summary.median_ms for part in PARTS}
+    stacks = {f"From photo to answer: {milliseconds(profile.measurement(PHOTO).summary.median_ms)}": photo}
+    if inside := part_times(profile):
+        stacks[f"Inference, by the engine's own clock: {milliseconds(sum(inside.values()))}"] = inside
+    drawn, top = [], 0.0
+    for title, times in stacks.items():
+        drawn.append(_stack(title, times, top))
+        top += _BAR + 60 + 20 * ceil(len(times) / _COLUMNS)
+    told = " ".join(f"{title}, {_said(times)}." for title, times in stacks.items())
+    return Picture("parts", f"Where the time goes, {title_of(profile)}", told, together(drawn), top - 24)
+
+
+def part_times(profile: Profile) -> dict[str, float]:
+    """The ms of all layers of a part, in the network's order, for the parts that have layers."""
+    found = {part: [layer.ms for layer in profile.layers if layer.part == part] for part in get_args(Part)}
+    return {part: sum(times) for part, times in found.items() if times}
+
+
+def _stack(title: str, times: Mapping[str, float], top: float) -> Markup:
+    """A bar whose segments are as long as their times, and under it what each is."""
+    axis = Axis(0, sum(times.values()), 0, RIGHT, 1)
+    edges = [axis(time) for time in accumulate(times.values(), initial=0)]
+    drawn = [text(title, 0, top + 12, look="strong")]
+    for index, (name, time) in enumerate(times.items()):
+        drawn.append(texture(index, edges[index], top + 24, edges[index + 1] - edges[index], _BAR))
+        x, y = 210 * (index % _COLUMNS), top + _BAR + 46 + 20 * (index // _COLUMNS)
+        drawn.append(texture(index, x, y - 10, 18, 11))
+        share = time / axis.high if axis.high else 0
+        drawn.append(text(f"{name} {milliseconds(time)}, {share:.0%}", x + 25, y))
+    return together(drawn)
+
+
+def _said(times: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {milliseconds(time)}" for name, time in times.items())
+
+
+def draw_roofline(profile: Profile) -> Picture | None:
+    """Multiply-accumulates a second over the ceiling's: of the engine by its median, of its parts by its own clock."""
+    ceiling, rates = profile.ceiling, rates_of(profile)
+    if ceiling is None or not rates:
+        return None
+    shares = {name: 100 * rate / ceiling.gmacs_per_s for name, rate in rates.items()}
+    x = Axis.straight((0, 100, *shares.values()), 2, RIGHT)
+    edges = [x(100 * edge / ceiling.gmacs_per_s) for edge in ceiling.interval]
+    drawn = []
+    for index, (name, share) in enumerate(shares.items()):
+        top, bar = _RATE * index, "rate hollow" if index else "rate full own"
+        words = f"{name}: {three_digits(rates[name])} GMAC/s, {share:.0f} % of the ceiling"
+        band = {"x": edges[0], "y": top + 18, "width": edges[1] - edges[0], "height": 20}
+        drawn += [
+            row_of(x, words, top, 20, own=not index),
+            element("rect", class_=bar, x=x.start, y=top + 22, width=x(share) - x.start, height=12),
+            element("rect", class_="interval", fill="currentColor", fill_opacity=0.25, **band),
+            element("path", class_="ceiling line", d=f"M{x(100):.2f},{top + 18}v20"),
+        ]
+    bottom = _RATE * len(shares) + 2
+    label = f"% of the {three_digits(ceiling.gmacs_per_s)} GMAC/s that this machine reaches in {ceiling.precision}"
+    drawn += [axis_below(x, bottom), text(label, (x.start + x.end) / 2, bottom + 34, look="soft", anchor="middle")]
+    told = ", ".join(f"{name} {share:.0f} %" for name, share in shares.items())
+    return Picture(
+        "roofline",
+        f"Arithmetic against the ceiling, {title_of(profile)}",
+        f"{label}: {told}.",
+        together(drawn),
+        bottom + 42,
+    )
+
+
+def rates_of(profile: Profile) -> dict[str, float]:
+    """10^9 MACs a second: of the whole engine by its median, of each part that multiplies by its layers' clock."""
+    macs = profile.engine.subject.macs
+    rates = {"whole engine": macs / profile.engine.summary.median_ms / 1e6} if macs else {}
+    for part, ms in part_times(profile).items():
+        work = sum(layer.macs for layer in profile.layers if layer.part == part)
+        if work and ms:
+            rates[part] = work / ms / 1e6
+    return rates

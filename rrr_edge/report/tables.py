@@ -1,0 +1,177 @@
+"""The report's tables: a header and rows of words, for HTML and Markdown alike."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rrr_edge.bundle import ENGINE, Bundle, Engine, Verification
+from rrr_edge.measured import Profile
+from rrr_edge.measurement import Environment
+from rrr_edge.report.candidate import Candidate
+from rrr_edge.report.parts import part_times
+from rrr_edge.report.words import interval_of, title_of
+
+_SLOWEST = 12
+
+
+class Table(NamedTuple):
+    caption: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def times(profile: Profile) -> Table:
+    header, *rows = profile.table()
+    runs = profile.engine.summary.runs
+    return Table(f"{runs} interleaved runs of each; ~ marks what was unstable", ("measured", *header[1:]), rows)
+
+
+def engines(candidates: Sequence[Candidate]) -> Table:
+    """The engines' rows of all profiles, with the machine where there are several."""
+    header, machines = candidates[0].profile.table()[0], {c.profile.environment.machine_id for c in candidates}
+    rows = []
+    for candidate in candidates:
+        row = candidate.profile.table()[1]
+        machine = (_machine(candidate.profile.environment),) if len(machines) > 1 else ()
+        rows.append((title_of(candidate.profile), *row[1:3], *row[4:], *machine))
+    names = ("engine", *header[1:3], *header[4:], *(("machine",) if len(machines) > 1 else ()))
+    return Table("Every engine that was profiled", names, rows)
+
+
+def slowest_layers(profile: Profile) -> Table:
+    total = sum(part_times(profile).values())
+    slowest = sorted(profile.layers, key=lambda layer: -layer.ms)[:_SLOWEST]
+    rows = [
+        (
+            layer.name,
+            layer.part,
+            layer.kind,
+            layer.precision,
+            f"{layer.ms:.4f}",
+            f"{layer.ms / total:.1%}" if total else "",
+            f"{layer.macs / layer.ms / 1e6:.1f}" if layer.ms and layer.macs else "",
+        )
+        for layer in slowest
+    ]
+    header = ("layer", "part", "kind", "precision", "ms", "share", "GMAC/s")
+    return Table(f"The {len(rows)} slowest of {len(profile.layers)} layers, by the engine's own clock", header, rows)
+
+
+def loads(profile: Profile) -> Table:
+    units = {"paced": "{:g} frames a second", "batch": "{:g} images", "streams": "{:g}", "cold start": ""}
+    rows = []
+    for load in profile.loads:
+        summary = load.measurement.summary
+        rows.append(
+            (
+                load.kind,
+                units[load.kind].format(load.setting),
+                f"{'~' if summary.unstable else ''}{summary.median_ms:.3f}",
+                f"{summary.p95_ms:.3f}",
+                f"{load.images_per_second:,.1f}",
+                f"{summary.runs}",
+            )
+        )
+    header = ("load", "setting", "median ms", "p95 ms", "images/s", "runs")
+    return Table("The engine under other loads than one image after the other", header, rows)
+
+
+def alternatives(profile: Profile) -> Table:
+    rows = []
+    for measurement, ratio in ((a.measurement, a.ratio) for a in profile.alternatives):
+        subject, summary = measurement.subject, measurement.summary
+        asked = f"{subject.sparsity_asked:.0%}" if subject.sparsity_asked is not None else ""
+        rows.append(
+            (
+                measurement.name,
+                subject.runtime,
+                asked,
+                f"{subject.sparsity or 0:.1%}",
+                f"{'~' if summary.unstable else ''}{summary.mean_ms:.3f}",
+                f"{summary.mean_interval_ms[0]:.3f} to {summary.mean_interval_ms[1]:.3f}",
+                f"{ratio.value:.3f}",
+                interval_of(ratio.interval),
+            )
+        )
+    header = (
+        "alternative",
+        "runtime",
+        "asked",
+        "removed",
+        "mean ms",
+        "95 % interval",
+        "over not pruned",
+        "95 % interval ",
+    )
+    return Table("Every alternative: its time, and its time over that of the network that was not pruned", header, rows)
+
+
+def verifications(bundles: Sequence[Bundle]) -> Table:
+    """Of each bundle the ONNX graph and every engine. Raises CorruptArtifact where a file has changed since."""
+    rows = []
+    for bundle in bundles:
+        rows.append(_verified(f"{bundle.manifest.name}, model.onnx", bundle.manifest.verification, "fp32"))
+        for name in bundle.engine_names():
+            card = Engine.from_json_file(bundle.engine_folder(name) / ENGINE)
+            engine = bundle.engine(card.target)
+            shares = ", ".join(f"{share:.1%} {precision}" for precision, share in engine.precision_found.items())
+            rows.append(_verified(f"{bundle.manifest.name}, {name}", engine.verification, shares))
+    header = (
+        "what",
+        "verdict",
+        "against",
+        "images",
+        "top-1 alike",
+        "largest difference",
+        "accuracy before",
+        "after",
+        "MACs run in",
+    )
+    return Table("Answers compared with those of the step before", header, rows)
+
+
+def _verified(what: str, proof: Verification, precision: str) -> tuple[str, ...]:
+    return (
+        what,
+        "passed" if proof.passed else f"failed: {'; '.join(proof.failures)}",
+        proof.against,
+        f"{proof.images:,}",
+        f"{proof.top1_agreement:.2%}",
+        f"{proof.max_abs_diff:.2g}",
+        f"{proof.accuracy_reference:.2%}",
+        f"{proof.accuracy:.2%}",
+        precision,
+    )
+
+
+def per_class(candidate: Candidate) -> Table:
+    accuracy = candidate.profile.accuracy
+    rows = [(name, f"{share:.1%}") for name, share in accuracy.per_class.items()] if accuracy else []
+    return Table("How often the network is right, by class (before it was compiled)", ("class", "right"), rows)
+
+
+def environment(profile: Profile) -> Table:
+    here = profile.environment
+    rows = [
+        ("machine", here.machine_id),
+        ("CPU", here.cpu),
+        ("cores, threads used", f"{here.cores}, {here.threads}"),
+        ("instruction sets", ", ".join(here.isa)),
+        ("governor", here.governor),
+        ("quota of the container", f"{here.quota:g} cores" if here.quota else "none"),
+        ("GPU", "; ".join(f"{gpu.name}, driver {gpu.driver}" for gpu in here.gpus) or "none"),
+        ("system", here.os),
+        ("Python", here.python),
+        *here.versions.items(),
+        ("measured", profile.created),
+    ]
+    return Table(f"Where {title_of(profile)} was measured", ("", ""), rows)
+
+
+def environment_line(here: Environment) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in here.versions.items())
+    return f"{_machine(here)}, {here.threads} of {here.cores} cores, governor {here.governor}, {here.os}, {versions}"
+
+
+def _machine(here: Environment) -> str:
+    gpus = "".join(f", {gpu.name}" for gpu in here.gpus)
+    return f"{here.cpu}{gpus} ({here.machine_id})"

@@ -1,0 +1,80 @@
+"""The whole report in one sentence, by rules, and as ready to say what is bad as what is good."""
+
+from collections.abc import Iterator, Sequence
+
+from rrr_edge.measurement import Measurement, Ratio
+from rrr_edge.report.candidate import Candidate
+from rrr_edge.report.tradeoff import accuracy_interval
+from rrr_edge.report.words import interval_of, milliseconds, title_of
+
+
+def verdict(candidates: Sequence[Candidate]) -> str:
+    """On the first candidate, and on whatever among the rest and in its own profile is better."""
+    own = candidates[0]
+    target, here = own.profile.target, own.profile.environment
+    threads = f"{target.threads} thread{'s' if target.threads > 1 else ''}"
+    claims = [
+        f"{own.profile.bundle} answers one image in {milliseconds(own.median_ms)} with {target.name} "
+        f"{target.precision} on {threads} of {here.cpu}",
+        *_speed(own),
+        *_accuracy(own),
+    ]
+    doubts = list(_doubts(candidates))
+    return f"{', '.join(claims)}{', but ' if doubts else ''}{'; '.join(doubts)}."
+
+
+def _speed(own: Candidate) -> Iterator[str]:
+    """Over the fastest of the slower baselines, which flatters least, and over the slowest."""
+    slower = sorted((r for r in own.profile.ratios if r.interval[0] > 1), key=lambda r: r.value)
+    if slower:
+        yield f"{_times(slower[0])} as fast as {slower[0].of} (95 % interval {interval_of(slower[0].interval)})"
+    if len(slower) > 1:
+        yield f"{_times(slower[-1])} as fast as {slower[-1].of}"
+
+
+def _accuracy(own: Candidate) -> Iterator[str]:
+    proof = own.profile.verification
+    if own.profile.accuracy:
+        low, high = accuracy_interval(own.profile)
+        yield f"and is right on {proof.accuracy:.1%} of {proof.images} test images ({low:.1%} to {high:.1%})"
+
+
+def _doubts(candidates: Sequence[Candidate]) -> Iterator[str]:
+    own, profile = candidates[0], candidates[0].profile
+    classes = len(own.bundle.manifest.labels)
+    if not profile.verification.passed:
+        yield "it failed its verification"
+    if profile.accuracy is None:
+        yield "how often it is right is not known"
+    elif accuracy_interval(profile)[0] <= 1 / classes:
+        yield f"that is no better than guessing among {classes} classes"
+    if not profile.ratios:
+        yield "nothing was measured beside it"
+    for ratio in profile.ratios:
+        if ratio.interval[1] < 1:
+            yield f"{ratio.of} is faster: it takes {ratio.value:.2f} times as long ({interval_of(ratio.interval)})"
+        elif ratio.interval[0] <= 1:
+            yield f"it cannot be told from {ratio.of} ({_times(ratio)} its time, {interval_of(ratio.interval)})"
+    for alternative in _faster(own, [a.measurement for a in profile.alternatives])[:1]:
+        subject = alternative.subject
+        yield (
+            f"{subject.granularity}-wise pruning by {subject.sparsity or 0:.0%} is faster there "
+            f"({milliseconds(alternative.summary.median_ms)}), its accuracy not known"
+        )
+    for other in candidates[1:]:
+        if other.bundle.path != own.bundle.path and _faster(own, [other.profile.engine]):
+            yield f"{title_of(other.profile)} is faster ({milliseconds(other.median_ms)})"
+    if unstable := [m for m in profile.measurements if m.summary.unstable]:
+        its = f"its own time was unstable (the middle half of the runs spreads by {profile.engine.summary.spread:.0%})"
+        yield its if profile.engine in unstable else f"{len(unstable)} of the times beside it were unstable"
+
+
+def _faster(own: Candidate, others: Sequence[Measurement]) -> list[Measurement]:
+    """Those in the engine's runtime whose median's interval lies below the engine's; the fastest first."""
+    low, subject = own.profile.engine.summary.median_interval_ms[0], own.profile.engine.subject
+    found = [m for m in others if m.subject.backend == subject.backend and m.summary.median_interval_ms[1] < low]
+    return sorted(found, key=lambda m: m.summary.median_ms)
+
+
+def _times(ratio: Ratio) -> str:
+    return f"{ratio.value:.3g} times"

@@ -1,0 +1,34 @@
+"""How figures, tables and sentences name things."""
+
+from rrr_edge.measured import Profile
+from rrr_edge.measurement import Interval
+
+
+def milliseconds(ms: float) -> str:
+    return f"{three_digits(ms)} ms"
+
+
+def three_digits(value: float) -> str:
+    """Three of them, or three decimals, where so many say anything."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.1 else f"{value:.3f}"
+
+
+def count(value: float) -> str:
+    """Parameters and MACs, three digits of them."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.0f}"
+
+
+def title_of(profile: Profile) -> str:
+    return f"{profile.bundle}, {profile.target.name} {profile.target.precision}"
+
+
+def interval_of(interval: Interval) -> str:
+    return f"{three_digits(interval[0])} to {three_digits(interval[1])}"
+
+
+def is_figure(words: str) -> bool:
+    """Whether it is a number, as far as a column's alignment goes."""
+    return words.lstrip("~-+")[:1].isdigit()

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+from made_up import HERE, TARGET, make_bundle, profile, rewrite, store
+
+from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
+from rrr_edge.report.candidate import candidates_of
+
+
+def test_bundles_keep_their_order_and_each_has_its_fastest_engine_first(tmp_path: Path) -> None:
+    slow, fast = (make_bundle(tmp_path / f"{name}.rrr", name=name) for name in ("slow", "fast"))
+    store(slow, profile(slow, ms=5, target=TARGET.model_copy(update={"precision": "fp32"})))
+    store(slow, profile(slow, ms=4))
+    store(fast, profile(fast, ms=1))
+    found = candidates_of([slow.path, fast.path, slow.path], allow_cross_machine=False)
+    assert [(c.profile.bundle, c.profile.target.precision) for c in found] == [
+        ("slow", "int8"),
+        ("slow", "fp32"),
+        ("fast", "int8"),
+    ]
+
+
+def test_machines_share_no_column_unless_allowed(tmp_path: Path) -> None:
+    a, b = (make_bundle(tmp_path / f"{name}.rrr", name=name) for name in "ab")
+    store(a, profile(a))
+    store(b, profile(b, environment=HERE.model_copy(update={"machine_id": "ffffffff", "cpu": "Other 1"})))
+    with pytest.raises(UsageError, match=r"Imaginary 9000 \(0123abcd\) and Other 1 \(ffffffff\)") as caught:
+        candidates_of([a.path, b.path], allow_cross_machine=False)
+    assert "--allow-cross-machine" in caught.value.advice
+    assert len(candidates_of([a.path, b.path], allow_cross_machine=True)) == 2
+
+
+def test_what_was_not_profiled_or_has_changed_since_is_refused(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "a b.rrr")
+    with pytest.raises(UsageError, match="has not been profiled") as caught:
+        candidates_of([bundle.path], allow_cross_machine=False)
+    assert f"rrr-edge profile '{bundle.path}'" in caught.value.advice
+    store(bundle, profile(bundle))
+    rewrite(bundle, bundle.manifest.model_copy(update={"name": "other"}))
+    with pytest.raises(CorruptArtifact, match="changed since its openvino-int8 engine was profiled"):
+        candidates_of([bundle.path], allow_cross_machine=False)
+    with pytest.raises(BadInput, match="no bundle"):
+        candidates_of([tmp_path / "none.rrr"], allow_cross_machine=False)

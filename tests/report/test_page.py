@@ -1,0 +1,257 @@
+"""The page as a file: sound HTML that asks nobody for anything, with the numbers of the samples in it."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from made_up import HERE, TARGET, full_profile, make_bundle, profile, store
+
+from rrr_edge.bundle import ENGINE
+from rrr_edge.errors import CorruptArtifact, UsageError
+from rrr_edge.recipe import RRR, Selection, Training, read_recipe
+from rrr_edge.report import files_of, write_report
+from rrr_edge.report.candidate import Candidate
+from rrr_edge.report.page import page_of
+from rrr_edge.report.reproduce import recipe_toml
+
+ATTACK = "<script>alert('&')</script>"
+VOID = {"meta", "link"}
+
+
+class Page(HTMLParser):
+    """Checks that all that is opened is closed in order, and keeps elements, texts and tables."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.feed(html)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.texts.setdefault(self.open[-1], []).append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.tables[-1][-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def html(full: Candidate) -> str:
+    return page_of([full])
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_it_is_well_formed_complete_and_small(html: str, page: Page) -> None:
+    assert html.startswith("<!DOCTYPE html>\n<html lang=")
+    assert len(html.encode()) < 300_000
+    assert [tag for tag, _ in page.elements[:2]] == ["html", "head"]
+    assert page.all("meta")[0] == {"charset": "utf-8"}
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
+    for name in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        ElementTree.fromstring(name)
+
+
+def test_nothing_is_loaded_and_the_policy_forbids_it(html: str, page: Page) -> None:
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "url(" not in html
+    assert "@import" not in html
+    loading = {"src", "srcset", "href", "xlink:href", "action", "data", "poster", "background", "style"}
+    loaded = [(tag, attributes) for tag, attributes in page.elements if loading & attributes.keys()]
+    assert loaded == [("link", {"rel": "icon", "href": "data:,"})]
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    policy = next(m["content"] or "" for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        (text,) = page.texts[tag]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_every_figure_has_a_heading_a_caption_and_words_for_who_cannot_see(html: str, page: Page) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    assert len(drawings) == 8  # five, and figure 3 has three panels
+    for drawing in drawings:
+        root = ElementTree.fromstring(drawing)
+        assert root.get("role") == "img"
+        assert root[0].tag == "title"
+        assert root[1].tag == "desc"
+        assert len(root[1].text or "") > 40
+    figures = len(page.all("figure"))
+    assert figures == 6
+    assert len(page.texts["figcaption"]) == figures
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_table_has_the_numbers_of_the_samples(full: Candidate, page: Page) -> None:
+    header, *rows = page.tables[0]
+    cells = {row[0].strip(): dict(zip(header, row, strict=True)) for row in rows}
+    assert len(cells) == len(full.profile.measurements)
+    for m in full.profile.measurements:
+        name = m.name.partition(": ")[2] or m.name
+        row = cells["engine, openvino int8" if name == "engine" else name]
+        assert row["median ms"] == f"{np.median(m.samples_ms):.3f}"
+    engine = np.median(full.profile.engine.samples_ms)
+    for m in full.profile.baselines:
+        assert cells[m.name]["times the engine's"].startswith(f"{np.median(m.samples_ms) / engine:.1f}  ")
+
+
+def test_alternatives_loads_and_layers_have_tables(full: Candidate, page: Page) -> None:
+    tables = {table[0][0]: table[1:] for table in page.tables}
+    alternatives = {row[0]: row for row in tables["alternative"]}
+    assert len(alternatives) == len(full.profile.alternatives) == 48
+    for alternative in full.profile.alternatives:
+        m = alternative.measurement
+        row = alternatives[m.name]
+        assert row[3:5] == [f"{m.subject.sparsity:.1%}", f"{np.mean(m.samples_ms):.3f}"]
+        assert row[6] == f"{alternative.ratio.value:.3f}"
+    layers = tables["layer"]
+    times = [float(row[4]) for row in layers]
+    assert times == sorted(times, reverse=True)
+    assert len(times) == 12
+    assert times[0] == round(max(layer.ms for layer in full.profile.layers), 4)
+    assert [row[0] for row in tables["load"]] == ["paced", "cold start", "batch", "streams"]
+
+
+def test_environment_verification_and_commands_are_there(full: Candidate, html: str, page: Page) -> None:
+    cells = [cell for table in page.tables for row in table for cell in row]
+    assert {HERE.cpu, HERE.machine_id, "avx2, avx512_vnni", "openvino", "2026.4.1"} <= set(cells)
+    verified = next(table for table in page.tables if table[0][0] == "what")
+    assert [row[:2] for row in verified[1:]] == [["mugs, model.onnx", "passed"], ["mugs, openvino-int8", "passed"]]
+    commands = page.texts["pre"][0].splitlines()
+    assert commands == [
+        "rrr-edge compress DATA -o mugs.rrr --recipe recipe.toml",
+        "rrr-edge compile mugs.rrr --target openvino --precision int8",
+        *[line for line in commands if line.startswith("rrr-edge profile mugs.rrr --target openvino --precision int8")],
+        "rrr-edge report mugs.rrr -o report.html",
+    ]
+    assert len(commands) == 4
+    assert str(full.bundle.path.parent) not in html
+
+
+def test_names_of_users_stay_words(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "x<b>.rrr", name=ATTACK, labels=(ATTACK, "\"'><img src=x onerror=1>", "c"))
+    attacked = full_profile(bundle, notes=(ATTACK,))
+    layer = attacked.layers[0].model_copy(update={"name": ATTACK, "ms": 9.0})
+    candidate = store(bundle, attacked.model_copy(update={"layers": (layer, *attacked.layers)}))
+    page = Page(page_of([candidate]))
+    assert len(page.all("script")) == 1
+    assert not page.all("img")
+    assert not page.all("b")
+    cells = [cell for table in page.tables for row in table for cell in row]
+    assert {ATTACK, "\"'><img src=x onerror=1>"} <= set(cells)
+
+
+def test_several_engines_stand_side_by_side_with_their_machines_if_these_differ(full: Candidate) -> None:
+    fp32 = TARGET.model_copy(update={"precision": "fp32"})
+    here = Candidate(full.bundle, profile(full.bundle, ms=2, target=fp32))
+    table = Page(page_of([full, here])).tables[0]
+    assert [row[0] for row in table] == ["engine", "mugs, openvino int8", "mugs, openvino fp32"]
+    assert "machine" not in table[0]
+    elsewhere = HERE.model_copy(update={"machine_id": "ffffffff"})
+    there = Candidate(full.bundle, profile(full.bundle, ms=2, target=fp32, environment=elsewhere))
+    page = Page(page_of([full, there]))
+    assert [row[-1] for row in page.tables[0][1:]] == ["Imaginary 9000 (0123abcd)", "Imaginary 9000 (ffffffff)"]
+    assert any("different machines" in text for text in page.texts["p"])
+
+
+def test_a_profile_without_extras_makes_a_page_without_holes(full: Candidate) -> None:
+    bare = Candidate(full.bundle, profile(full.bundle, accuracy=None, rivals={}))
+    page = Page(page_of([bare]))
+    assert len(page.all("figure")) == 3
+    assert all(len(table) > 1 for table in page.tables)
+
+
+def test_ten_profiles_of_a_thousand_runs_stay_under_two_megabytes(full: Candidate) -> None:
+    many = full.profile.model_copy(
+        update={
+            "measurements": tuple(
+                m.model_copy(update={"samples_ms": m.samples_ms * 17}) for m in full.profile.measurements
+            )
+        }
+    )
+    assert 10 * len(page_of([Candidate(full.bundle, many)])) < 2_000_000
+
+
+# Files
+
+
+def test_reports_are_written_again_but_nothing_else_is_replaced(full: Candidate, tmp_path: Path) -> None:
+    out, short = tmp_path / "report.html", tmp_path / "report.md"
+    said = write_report([full.bundle.path], out, markdown=short)
+    again = write_report([full.bundle.path], out, markdown=short)
+    assert said == again
+    assert said in out.read_text()
+    mine = tmp_path / "mine.html"
+    mine.write_text("<html>my own</html>")
+    with pytest.raises(UsageError, match="no report of ours"):
+        write_report([full.bundle.path], mine)
+    short.write_text("notes")
+    with pytest.raises(UsageError, match="no report of ours"):
+        write_report([full.bundle.path], out, markdown=short)
+    assert mine.read_text() == "<html>my own</html>"
+    assert short.read_text() == "notes"
+
+
+def test_a_damaged_engine_is_not_reported_as_verified(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "mugs.rrr")
+    store(bundle, profile(bundle))
+    (bundle.engine_folder("openvino-int8") / "model.xml").write_bytes(b"y")
+    with pytest.raises(CorruptArtifact, match=r"model\.xml"):
+        write_report([bundle.path], tmp_path / "report.html")
+    assert (bundle.engine_folder("openvino-int8") / ENGINE).is_file()
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_beside_a_profile_lie_its_figures_and_the_page(full: Candidate, html: str) -> None:
+    files = files_of(full.bundle, full.profile)
+    figures = ["latency", "distribution", "figure3", "parts", "roofline", "spider"]
+    assert list(files) == [*(f"{name}.svg" for name in figures), "report.html"]
+    assert files["report.html"] == html
+
+
+# How to reproduce
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        RRR(),
+        RRR(depths="auto", selection=Selection(epsilon=0.01), training=Training(epochs=7)),
+        RRR(weights='a "quoted" \\ file', dropout=0.05, dropout_kind="plain"),
+    ],
+)
+def test_the_recipe_reads_back_the_same(recipe: RRR, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(recipe_toml(recipe))
+    assert read_recipe(file) == recipe

@@ -1,0 +1,74 @@
+"""One sentence by rules: every good thing that it says is true, and nothing bad is kept back."""
+
+import re
+
+import numpy as np
+import pytest
+from made_up import TARGET, full_profile, make_bundle, measurement, profile, verification
+from scipy import stats
+
+from rrr_edge.report.candidate import Candidate
+from rrr_edge.report.verdict import verdict
+
+
+def of(full: Candidate, **changes: object) -> str:
+    return verdict([Candidate(full.bundle, profile(full.bundle, **changes))])  # type: ignore[arg-type]
+
+
+def test_it_is_one_sentence_with_the_numbers_of_the_samples(full: Candidate) -> None:
+    said = verdict([full])
+    found = full.profile
+    median = np.median(found.engine.samples_ms)
+    whole = {m.name: np.median(m.samples_ms) / median for m in found.baselines}
+    low, high = stats.binomtest(376, 400).proportion_ci(method="wilson")
+    assert said.startswith(
+        f"mugs answers one image in {median:.3g} ms with openvino int8 on 2 threads of Imaginary 9000"
+    )
+    assert f"{whole['ResNet152, openvino int8']:.3g} times as fast as ResNet152, openvino int8 (95 % interval" in said
+    assert f"{whole['ResNet152, PyTorch']:.3g} times as fast as ResNet152, PyTorch" in said
+    assert f"right on 94.0% of 400 test images ({low:.1%} to {high:.1%})." in said
+    assert "but" not in said
+    assert not re.search(r"\.\s", said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"accuracy": None}, "but how often it is right is not known."),
+        ({"accuracy": 0.35}, "but that is no better than guessing among 3 classes."),
+        ({"rivals": {}}, "but nothing was measured beside it."),
+        ({"spread": 0.5}, "but its own time was unstable (the middle half of the runs spreads by"),
+        ({"rivals": {"MobileNet": 0.5}}, "but MobileNet is faster: it takes 0.59"),
+        ({"rivals": {"itself": 0.8404}}, "but it cannot be told from itself"),
+        ({"verification": verification(0.94, 400).model_copy(update={"passed": False})}, "failed its verification"),
+    ],
+)
+def test_what_is_bad_is_said(changes: dict[str, object], words: str, full: Candidate) -> None:
+    assert words in of(full, **changes)
+
+
+def test_no_speed_is_claimed_over_what_is_faster(full: Candidate) -> None:
+    said = of(full, rivals={"MobileNet": 0.5, "ResNet152": 12.0})
+    assert "as fast as MobileNet" not in said
+    assert "as fast as ResNet152" in said
+
+
+def test_unstable_rivals_are_counted(full: Candidate) -> None:
+    jumpy = measurement("jumpy", 50, spread=0.5)
+    steady = full.profile.model_copy(update={"measurements": (*full.profile.measurements, jumpy)})
+    assert "but 1 of the times beside it were unstable" in verdict([Candidate(full.bundle, steady)])
+
+
+def test_a_faster_way_to_prune_is_named(full: Candidate) -> None:
+    slow = full_profile(full.bundle, ms=2.5)
+    assert "block-wise pruning by 86% is faster there (1.8" in verdict([Candidate(full.bundle, slow)])
+    # In another runtime it is no rival: PyTorch's times lie above, and a slow PyTorch engine has its own.
+    assert "pruning" not in verdict([full])
+
+
+def test_a_faster_bundle_is_named_and_another_engine_of_its_own_is_not(full: Candidate, tmp_path) -> None:
+    cups = make_bundle(tmp_path / "cups.rrr", name="cups")
+    fast = Candidate(cups, profile(cups, ms=0.4))
+    assert verdict([full, fast]).endswith("but cups, openvino int8 is faster (0.4 ms).")
+    fp32 = Candidate(full.bundle, profile(full.bundle, ms=0.4, target=TARGET.model_copy(update={"precision": "fp32"})))
+    assert verdict([full, fp32]) == verdict([full])
