@@ -16,6 +16,7 @@ from PIL import Image
 
 from rrr_edge.bundle import Bundle
 from rrr_edge.recipe import Training
+from rrr_edge.report.candidate import Candidate
 
 COLOURS = {"circle": (190, 60, 60), "cross": (60, 190, 60), "square": (60, 60, 190)}
 LABELS = tuple(COLOURS)
@@ -79,6 +80,15 @@ def compiled(shared_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) ->
     compile_bundle(bundle, "openvino", precision="int8")
     compile_bundle(bundle, "onnxruntime")
     return bundle
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Candidate:
+    """A candidate for a report with everything that a profile can hold, on disk. Do not change it."""
+    from made_up import full_profile, make_bundle, store
+
+    bundle = make_bundle(tmp_path_factory.mktemp("full") / "mugs.rrr")
+    return store(bundle, full_profile(bundle))
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import pytest
 import typer
 from conftest import LABELS, flip_a_byte, link_bundle, write_shapes
 from fake_bundle import rewrite
+from made_up import make_bundle, store
+from made_up import profile as made_up_profile
 from typer.testing import CliRunner
 
 from rrr_edge import __version__
@@ -220,6 +222,8 @@ def test_a_share_of_bad_photos_is_a_share(shapes: Path, tmp_path: Path, share: s
         ("doctor {tmp}", 5, "{tmp} is not a bundle: it has no manifest.json."),
         ("profile {bundle} -t openvino --against basline", 2, "Did you mean 'baseline'?"),
         ("profile {bundle} -t openvino --precision fp16", 2, "has no openvino-fp16 engine"),
+        ("report {bundle} -o {tmp}/x.html", 2, "{bundle} has not been profiled. Run: rrr-edge profile {bundle}"),
+        ("report {tmp}/absent.rrr -o {tmp}/x.html", 5, "There is no bundle {tmp}/absent.rrr."),
         ("compress {tmp}/absent -o {tmp}/x.rrr", 5, "There is no folder {tmp}/absent."),
         ("compress {shapes} -o {tmp}/x.rrr --method rr", 2, "There is no method 'rr'. Did you mean 'rrr'?"),
         ("compress {shapes} -o {tmp}/x.rrr --device cud", 2, "There is no device 'cud'. Did you mean 'cuda'?"),
@@ -238,7 +242,7 @@ def test_a_refusal_is_a_sentence_an_advice_an_exit_code_and_one_document(
     places = {"bundle": compiled.path, "shapes": shapes, "tmp": tmp_path, "photo": shapes / "test/cross/0.png"}
     result = run(*arguments.format(**places).split(), "--json")
     assert result.code == code, result.stderr
-    assert said.format(**places) in result.document["error"] + result.document["advice"]
+    assert said.format(**places) in f"{result.document['error']} {result.document['advice']}"
     assert result.document["exit_code"] == code
     assert f"error: {result.document['error']}" in result.stderr
     assert "Traceback" not in result.stderr
@@ -314,6 +318,21 @@ def test_compile_says_what_it_built_and_proved(compiled: Bundle, tmp_path: Path)
     assert again.document == json.loads((bundle.engine_folder("onnxruntime-fp32") / "engine.json").read_text())
     assert again.stderr == ""
     assert "onnxruntime-fp32 (replaced): " in run("compile", bundle.path, "-t", "onnxruntime").stdout
+
+
+# report
+
+
+def test_report_writes_a_page_and_markdown_and_says_the_verdict(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "mugs.rrr")
+    store(bundle, made_up_profile(bundle))
+    files = tmp_path / "report.html", tmp_path / "report.md"
+    result = run("report", bundle.path, "-o", files[0], "--markdown", files[1], "--json")
+    assert result.code == 0, result.stderr
+    assert result.document["files"] == list(map(str, files))
+    assert result.document["verdict"].startswith("mugs answers one image in 0.8")
+    assert all(result.document["verdict"] in file.read_text() for file in files)
+    assert run("report", bundle.path, "-o", files[0]).stdout.startswith(result.document["verdict"])
 
 
 # predict

@@ -10,7 +10,8 @@ from rrr_edge.bundle import MANIFEST, Bundle
 from rrr_edge.errors import CorruptArtifact, UsageError
 from rrr_edge.files import sha256
 from rrr_edge.measured import Profile
-from rrr_edge.spec import RESNET152_DEPTHS
+from rrr_edge.recipe import FineTune, LinearProbe
+from rrr_edge.spec import resnet152
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,10 @@ class Candidate:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is ResNet152 in one piece, from which nothing was pruned."""
-        spec = self.bundle.manifest.spec
-        return spec.depths == RESNET152_DEPTHS and spec.branches == 1
+        """Whether it is the ResNet152 of the paper's baselines, from which nothing was taken."""
+        manifest = self.bundle.manifest
+        whole = manifest.spec == resnet152(len(manifest.labels))
+        return whole and isinstance(manifest.recipe, FineTune | LinearProbe)
 
 
 def candidates_of(paths: Sequence[Path], *, allow_cross_machine: bool) -> list[Candidate]:

@@ -13,13 +13,14 @@ from rrr_edge.bundle import Bundle
 from rrr_edge.measured import PHOTO, PREDICT
 from rrr_edge.measurement import Measurement
 from rrr_edge.plots import Picture
+from rrr_edge.recipe import FineTune
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.figures import figures_of
 from rrr_edge.report.latency import draw_distribution, draw_latency
 from rrr_edge.report.parts import draw_parts, draw_roofline
 from rrr_edge.report.sparsity import sparsity_panels
 from rrr_edge.report.tradeoff import criteria, draw_pareto, draw_spider
-from rrr_edge.spec import ResNetSpec
+from rrr_edge.spec import resnet152
 
 ATTACK = "<script>alert('&')</script>"
 
@@ -217,7 +218,7 @@ def test_there_is_no_pareto_picture_of_fewer_than_two_accuracies(
 @pytest.fixture
 def whole(full: Candidate, tmp_path) -> Candidate:
     bundle = make_bundle(tmp_path / "whole.rrr", name="whole")
-    manifest = bundle.manifest.model_copy(update={"spec": ResNetSpec(num_classes=3)})
+    manifest = bundle.manifest.model_copy(update={"spec": resnet152(3), "recipe": FineTune()})
     bundle = rewrite(bundle, manifest)
     return Candidate(bundle, profile(bundle, ms=12, accuracy=0.96, rivals={}))
 
