@@ -224,7 +224,7 @@ def error_bar(x: float, low: float, high: float, look: Look) -> Markup:
 
 
 def texture(kind: int, x: float, y: float, width: float, height: float) -> Markup:
-    """A rectangle in one of six fillings that differ without colour."""
+    """A rectangle in one of seven fillings that differ without colour."""
     opacity, down, across = _TEXTURES[kind % len(_TEXTURES)]
     columns = "".join(f"M{x + 3 + 6 * i:.1f},{y:g}v{height:g}" for i in range(int((width + 2) // 6)) if down)
     rows = "".join(f"M{x:.1f},{y + 3 + 6 * i:g}h{width:.1f}" for i in range(int((height + 2) // 6)) if across)
@@ -245,6 +245,7 @@ _TEXTURES = (
     (0, False, True),
     (0, True, True),
     (0, False, False),
+    (0.15, False, True),
 )
 
 

@@ -17,6 +17,7 @@ from rrr_edge.target import Target
 RESNET152 = 58_184_788
 RRR_NET = 8_034_120
 MACS = 546_056_192
+MS = 0.84
 RUNS = 60
 SPARSITIES = (0.1, 0.3, 0.5, 0.7, 0.86)
 TARGET = Target(name="openvino", backend="openvino", precision="int8", threads=2)
@@ -81,7 +82,7 @@ def layers() -> tuple[LayerTime, ...]:
             kind="Convolution" if macs else "Convert",
             part=part,  # type: ignore[arg-type]
             precision="int8",
-            ms=0.8 * share / 3,
+            ms=MS * 0.9 * share / 3,
             macs=macs * MACS // 48,
         )
         for part, share, macs in shares
@@ -119,7 +120,7 @@ def verification(accuracy: float, images: int) -> Verification:
 def profile(
     bundle: Bundle,
     *,
-    ms: float = 0.84,
+    ms: float = MS,
     accuracy: float | None = 0.94,
     spread: float = 0.02,
     rivals: dict[str, float] | None = None,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rrr_edge.report.candidate import Candidate
-from rrr_edge.report.tables import Table, engines, environment_line, times
+from rrr_edge.report.tables import Table, engines, environment_line, measured
 from rrr_edge.report.verdict import verdict
 from rrr_edge.report.words import is_figure
 
@@ -12,7 +12,7 @@ _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]|~#"} | {"<": "&lt;", ">"
 
 
 def markdown_of(candidates: Sequence[Candidate]) -> str:
-    table = times(candidates[0].profile) if len(candidates) == 1 else engines(candidates)
+    table = measured(candidates[0].profile)[0] if len(candidates) == 1 else engines(candidates)
     places = dict.fromkeys(environment_line(c.profile.environment) for c in candidates)
     return "\n".join((MARK, f"**{_plain(verdict(candidates))}**", "", _table(table), "", *map(_plain, places), ""))
 

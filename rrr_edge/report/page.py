@@ -25,7 +25,7 @@ _CAPTIONS = {
     "latency": "A tick is one run, the box the middle half of them, the bar the median.",
     "distribution": "The share of runs that took at most so many times the median. A steep curve is a steady engine; "
     "a long tail means that some images wait.",
-    "parts": "Medians, each share of the sum.",
+    "parts": "Medians, and shares of their sum. The backend's own clock tells which layer takes which share of a run.",
     "roofline": "Multiply-accumulates a second over the most that this machine was seen to reach: {how}.",
     "spider": "Towards the centre is better. Each arm is as long as the larger of the two.",
     "pareto": "Up and to the left is better.",
@@ -119,10 +119,11 @@ def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
     profile = own.profile
     spider = draw_spider(own, candidates if own is candidates[0] else (own,))
     how = profile.ceiling.how if profile.ceiling else ""
+    times, *others = tables.measured(profile)
     return element(
         "section",
         element("h2", title_of(profile)),
-        _table(tables.times(profile)),
+        _table(times),
         _figures(
             [
                 draw_latency(profile),
@@ -135,8 +136,8 @@ def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
             panels=sparsity_panels(profile),
         ),
         *_folded("Every alternative", tables.alternatives(profile)),
-        *([_table(tables.loads(profile))] if profile.loads else []),
-        *([_table(tables.slowest_layers(profile))] if profile.layers else []),
+        *map(_table, others),
+        *_folded("The slowest layers", tables.slowest_layers(profile)),
     )
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from itertools import accumulate
 from math import ceil
-from typing import get_args
 
-from rrr_edge.anatomy import Part
+from rrr_edge.anatomy import WHOLE
 from rrr_edge.markup import Markup, element, together
 from rrr_edge.measured import PARTS, PHOTO, Profile, part_name
 from rrr_edge.plots import RIGHT, Axis, Picture, axis_below, row_of, text, texture
@@ -20,20 +19,14 @@ def draw_parts(profile: Profile) -> Picture:
     """From photo to answer, and below it the engine's own share, by part of the network."""
     photo = {part: profile.measurement(part_name(part)).summary.median_ms for part in PARTS}
     stacks = {f"From photo to answer: {milliseconds(profile.measurement(PHOTO).summary.median_ms)}": photo}
-    if inside := part_times(profile):
-        stacks[f"Inference, by the engine's own clock: {milliseconds(sum(inside.values()))}"] = inside
+    if inside := {part.part: part.ms for part in profile.parts if part.ms > 0 and part.part != WHOLE}:
+        stacks[f"One run of the engine: {milliseconds(profile.engine.summary.median_ms)}"] = inside
     drawn, top = [], 0.0
     for title, times in stacks.items():
         drawn.append(_stack(title, times, top))
         top += _BAR + 60 + 20 * ceil(len(times) / _COLUMNS)
     told = " ".join(f"{title}, {_said(times)}." for title, times in stacks.items())
     return Picture("parts", f"Where the time goes, {title_of(profile)}", told, together(drawn), top - 24)
-
-
-def part_times(profile: Profile) -> dict[str, float]:
-    """The ms of all layers of a part, in the network's order, for the parts that have layers."""
-    found = {part: [layer.ms for layer in profile.layers if layer.part == part] for part in get_args(Part)}
-    return {part: sum(times) for part, times in found.items() if times}
 
 
 def _stack(title: str, times: Mapping[str, float], top: float) -> Markup:
@@ -55,8 +48,9 @@ def _said(times: Mapping[str, float]) -> str:
 
 
 def draw_roofline(profile: Profile) -> Picture | None:
-    """Multiply-accumulates a second over the ceiling's: of the engine by its median, of its parts by its own clock."""
-    ceiling, rates = profile.ceiling, rates_of(profile)
+    """Multiply-accumulates a second over the most that the machine reaches: of the engine, and of each of its parts."""
+    ceiling = profile.ceiling
+    rates = {p.part: p.macs / p.ms / 1e6 for p in sorted(profile.parts, key=lambda p: p.part != WHOLE) if p.share}
     if ceiling is None or not rates:
         return None
     shares = {name: 100 * rate / ceiling.gmacs_per_s for name, rate in rates.items()}
@@ -84,14 +78,3 @@ def draw_roofline(profile: Profile) -> Picture | None:
         together(drawn),
         bottom + 42,
     )
-
-
-def rates_of(profile: Profile) -> dict[str, float]:
-    """10^9 MACs a second: of the whole engine by its median, of each part that multiplies by its layers' clock."""
-    macs = profile.engine.subject.macs
-    rates = {"whole engine": macs / profile.engine.summary.median_ms / 1e6} if macs else {}
-    for part, ms in part_times(profile).items():
-        work = sum(layer.macs for layer in profile.layers if layer.part == part)
-        if work and ms:
-            rates[part] = work / ms / 1e6
-    return rates

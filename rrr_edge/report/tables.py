@@ -7,7 +7,6 @@ from rrr_edge.bundle import ENGINE, Bundle, Engine, Verification
 from rrr_edge.measured import Profile
 from rrr_edge.measurement import Environment
 from rrr_edge.report.candidate import Candidate
-from rrr_edge.report.parts import part_times
 from rrr_edge.report.words import interval_of, title_of
 
 _SLOWEST = 12
@@ -19,10 +18,10 @@ class Table(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
 
-def times(profile: Profile) -> Table:
-    header, *rows = profile.table()
-    runs = profile.engine.summary.runs
-    return Table(f"{runs} interleaved runs of each; ~ marks what was unstable", ("measured", *header[1:]), rows)
+def measured(profile: Profile) -> list[Table]:
+    """The profile's own tables, as the command line prints them; the first has the times of all candidates."""
+    first = f"{profile.engine.summary.runs} interleaved runs of each; ~ marks what was unstable"
+    return [Table(title or first, ("measured", *header[1:]), rows) for title, (header, *rows) in profile.tables()]
 
 
 def engines(candidates: Sequence[Candidate]) -> Table:
@@ -38,7 +37,6 @@ def engines(candidates: Sequence[Candidate]) -> Table:
 
 
 def slowest_layers(profile: Profile) -> Table:
-    total = sum(part_times(profile).values())
     slowest = sorted(profile.layers, key=lambda layer: -layer.ms)[:_SLOWEST]
     rows = [
         (
@@ -47,32 +45,13 @@ def slowest_layers(profile: Profile) -> Table:
             layer.kind,
             layer.precision,
             f"{layer.ms:.4f}",
-            f"{layer.ms / total:.1%}" if total else "",
-            f"{layer.macs / layer.ms / 1e6:.1f}" if layer.ms and layer.macs else "",
+            f"{layer.ms / profile.engine.summary.median_ms:.1%}",
+            f"{profile.target.batch * layer.macs / layer.ms / 1e6:.1f}" if layer.ms and layer.macs else "",
         )
         for layer in slowest
     ]
-    header = ("layer", "part", "kind", "precision", "ms", "share", "GMAC/s")
-    return Table(f"The {len(rows)} slowest of {len(profile.layers)} layers, by the engine's own clock", header, rows)
-
-
-def loads(profile: Profile) -> Table:
-    units = {"paced": "{:g} frames a second", "batch": "{:g} images", "streams": "{:g}", "cold start": ""}
-    rows = []
-    for load in profile.loads:
-        summary = load.measurement.summary
-        rows.append(
-            (
-                load.kind,
-                units[load.kind].format(load.setting),
-                f"{'~' if summary.unstable else ''}{summary.median_ms:.3f}",
-                f"{summary.p95_ms:.3f}",
-                f"{load.images_per_second:,.1f}",
-                f"{summary.runs}",
-            )
-        )
-    header = ("load", "setting", "median ms", "p95 ms", "images/s", "runs")
-    return Table("The engine under other loads than one image after the other", header, rows)
+    header = ("layer", "part", "kind", "precision", "ms", "of the run", "GMAC/s")
+    return Table(f"The {len(rows)} slowest of {len(profile.layers)} layers", header, rows)
 
 
 def alternatives(profile: Profile) -> Table:
