@@ -3,6 +3,7 @@
     mugs.rrr/  manifest.json  weights.safetensors  model.onnx  reference.npz  calibration.npz  training.csv
                selection.csv  selection.svg         where the depths were chosen automatically
                engines/openvino-int8/   model.xml  model.bin  engine.json
+               engines/tensorrt-fp16/   prepared.onnx  prepared.json  and the engine, once it is built
                profiles/openvino-int8/  profile.json  samples.csv  *.svg  report.html
                baselines/               resnet152.onnx
 
@@ -25,10 +26,11 @@ from pydantic import Field, model_validator
 
 from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
 from rrr_edge.files import sha256, staged_folder
+from rrr_edge.measurement import Ratio
 from rrr_edge.recipe import Recipe
 from rrr_edge.record import UNSEALED, Record, Sealed, is_sealed
 from rrr_edge.spec import NetworkSpec
-from rrr_edge.target import Target
+from rrr_edge.target import Lowering, Precision, Target
 
 R = TypeVar("R", bound=Sealed)
 
@@ -43,6 +45,8 @@ TRAINING_LOG = "training.csv"
 SELECTION = "selection.csv"
 SELECTION_PLOT = "selection.svg"
 ENGINE = "engine.json"
+PREPARED = "prepared.onnx"
+PREPARED_CARD = "prepared.json"
 PROFILE = "profile.json"
 
 
@@ -134,7 +138,39 @@ class Manifest(Sealed):
         return self
 
 
+class Origin(Record):
+    """All that a prepared graph follows from; `modelopt` is the version that wrote it, if one did."""
+
+    model_sha256: str
+    precision: Precision
+    lowering: Lowering
+    calibration: str
+    modelopt: str | None
+
+
+class Prepared(Sealed):
+    """The card of a graph with its precision in it, verified before there is an engine.
+
+    `precision_found` are the shares of the MACs, counted on the graph.
+    """
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    kind: Literal["rrr-edge prepared graph"] = "rrr-edge prepared graph"
+    origin: Origin
+    file: FileEntry
+    verification: Verification
+    precision_found: dict[str, float]
+    created: str
+    machine: str
+
+    @property
+    def bytes(self) -> int:
+        return self.file.bytes
+
+
 class Engine(Sealed):
+    """`lowering` is how its branches were written; `lowering_ratios` compare the others, where they were measured."""
+
     schema_version: int = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge engine"] = "rrr-edge engine"
     target: Target
@@ -144,6 +180,8 @@ class Engine(Sealed):
     verification: Verification
     precision_found: dict[str, float]
     calibration: str
+    lowering: Lowering = "grouped"
+    lowering_ratios: tuple[Ratio, ...] = ()
     created: str
     machine: str
 
@@ -253,6 +291,17 @@ class Bundle:
                 advice=f"Run: {repair}",
             )
         return engine
+
+    def prepared(self, target: Target) -> Prepared:
+        """The card of the graph that was prepared for `target`, which is checked.
+
+        Raises CorruptArtifact, also where there is none.
+        """
+        folder = self.engine_folder(target.engine_name)
+        repair = f"rrr-edge compile {quote(str(self.path))} --target {target.name} --prepare-only"
+        card = _read(folder / PREPARED_CARD, Prepared, repair)
+        check_file(folder / PREPARED, card.file, repair)
+        return card
 
     def _entry(self, name: str) -> FileEntry:
         for entry in self.manifest.files:

@@ -263,6 +263,13 @@ def compile(
         str | None, typer.Option(metavar="DIR", help="Images for int8, instead of the bundle's own.")
     ] = None,
     max_drop: Annotated[float, typer.Option(help="Accuracy (absolute) that the engine may lose.")] = 0.01,
+    lowering: Annotated[
+        str | None,
+        typer.Option(help="grouped, split or dense branches, or auto: the fastest here (default: the target's)."),
+    ] = None,
+    prepare_only: Annotated[
+        bool, typer.Option("--prepare-only", help="Make and verify the graph that TensorRT builds from; needs no GPU.")
+    ] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -270,28 +277,36 @@ def compile(
 ) -> None:
     """Build an engine for a target and prove that it answers like the network."""
     from rrr_edge.backends import backend_of
-    from rrr_edge.bundle import Bundle
-    from rrr_edge.compile import compile_bundle, demand_share
+    from rrr_edge.bundle import Bundle, Engine
+    from rrr_edge.compile import compile_bundle, demand_share, prepare_bundle
+    from rrr_edge.target import LOWERINGS
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     opened, chosen = Bundle.open(bundle), _target(target, precision)
+    if lowering:
+        chosen = chosen.model_copy(update={"lowering": choose(lowering, (*LOWERINGS, "auto"), "lowering")})
     display.detail(f"target: {chosen.model_dump_json()}")
     demand_share(max_drop)
     folder = opened.engine_folder(chosen.engine_name)
-    replaces = folder.exists()
+    replaces = chosen.engine_name in opened.engine_names()
     if dry_run:
         opened.check()
-        backend_of(chosen).check(chosen)
+        if not prepare_only:
+            backend_of(chosen).check(chosen)
         document = {"engine": str(folder), "replaces": replaces, "target": chosen.model_dump()}
         display.result(document, f"would {'replace' if replaces else 'write'} {folder}")
         return
     with display.progress() as report:
-        engine = compile_bundle(opened, chosen, calib_data=calib_data, max_drop=max_drop, report=report)
-    proof = engine.verification
-    shares = ", ".join(f"{share:.1%} {name}" for name, share in sorted(engine.precision_found.items()))
+        make = prepare_bundle if prepare_only else compile_bundle
+        made = make(opened, chosen, calib_data=calib_data, max_drop=max_drop, report=report)
+    proof = made.verification
+    shares = ", ".join(f"{share:.1%} {name}" for name, share in sorted(made.precision_found.items()))
+    for ratio in made.lowering_ratios if isinstance(made, Engine) else ():
+        low, high = ratio.interval
+        display.say(f"{ratio.of} takes {ratio.value:.3f} of {ratio.to}'s time (95 % interval {low:.3f} to {high:.3f})")
     display.result(
-        engine.document(),
-        f"{folder}{' (replaced)' if replaces else ''}: {engine.bytes / 1e6:.1f} MB, MACs: {shares}\n"
+        made.document(),
+        f"{folder}{' (replaced)' if replaces else ''}: {made.bytes / 1e6:.1f} MB, MACs: {shares}\n"
         f"verified on {proof.images} images: top-1 agrees on {proof.top1_agreement:.2%}, largest difference "
         f"{proof.max_abs_diff:.2g}, accuracy {proof.accuracy_reference:.2%} -> {proof.accuracy:.2%}",
     )

@@ -1,20 +1,24 @@
 """VERB 2: bundle + target -> an engine that has been proven to answer like the network it came from."""
 
-import hashlib
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from rrr_edge.backends import Images, Outputs, Session, backend_of
-from rrr_edge.bundle import ENGINE, Bundle, Engine, Verification, describe_file, writing_engine
+from rrr_edge.bundle import ENGINE, PREPARED, PREPARED_CARD, Bundle, Engine, Prepared, describe_file, writing_engine
 from rrr_edge.dataset import calibration_folder, read_folder
-from rrr_edge.errors import BadInput, GateFailed, UsageError
+from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.files import write_file
+from rrr_edge.lowering import lower
 from rrr_edge.machine import cpu_info
+from rrr_edge.measurement import Ratio
+from rrr_edge.prepared import PREPARED_FOR, Order, keep_prepared, write_prepared
 from rrr_edge.progress import Report, Step, silent
-from rrr_edge.target import Precision, Target
-from rrr_edge.verification import demand_precision, verify
+from rrr_edge.race import fastest as race
+from rrr_edge.target import LOWERINGS, Lowering, Precision, Target
+from rrr_edge.verification import demand_answers, demand_precision, verify
 
 # The share of unreadable calibration images that is passed over, as in the scan of a data set.
 MAX_BAD = 0.01
@@ -32,24 +36,26 @@ def compile_bundle(
     """Build, verify and keep the engine of `bundle` for `target`; an older one is replaced only by a proven one.
 
     `precision` replaces the target's own; `calib_data` (a folder, or the name of a packaged set) replaces the bundle's
-    calibration images for int8; `max_drop` is the accuracy (absolute) that the reference images may lose.
+    calibration images for int8; `max_drop` is the accuracy (absolute) that the reference images may lose. Where the
+    backend takes a prepared graph, that is made and kept before anything is asked of this machine.
 
     Raises UsageError (no such target, no share), MissingLibrary, CannotRunHere (this machine cannot run it), GateFailed
     (it answers differently, or runs in another precision: nothing is kept), BadInput (calibration images).
     """
     demand_share(max_drop)
-    target = Target.load(target) if isinstance(target, str) else target
-    if precision is not None:
-        target = target.model_copy(update={"precision": precision})
+    target = _resolve(target, precision)
+    if not takes_prepared(target):
+        backend_of(target).check(target)
+    order = Order(bundle, target, _calibration(bundle, target, calib_data), max_drop, report)
+    lowerings = _lowerings(order)
+    if takes_prepared(target) and len(lowerings) == 1:
+        keep_prepared(order, lowerings[0])
     backend = backend_of(target)
     backend.check(target)
-    model, reference = bundle.model, bundle.reference
-    calibration = _calibration(bundle, calib_data) if target.precision == "int8" else reference.images[:0]
-
-    name = target.engine_name
+    name, reference = target.engine_name, bundle.reference
     with writing_engine(bundle, name) as folder:
         report(Step("build", 0, 1, name))
-        backend.compile(model, target, calibration, folder, report)
+        lowering, ratios = _build_fastest(order, lowerings, folder)
         session = backend.open(folder, target)
         try:
             found = session.precision_found()
@@ -64,20 +70,60 @@ def compile_bundle(
             against="torch",
             max_drop=max_drop,
         )
-        _demand(verification, found, target)
+        demand_precision(target.precision, found, what="the engine", so="it was not kept")
+        demand_answers(verification, target.precision, what="engine")
+        own = [file for file in sorted(folder.iterdir()) if file.name not in (PREPARED, PREPARED_CARD)]
         engine = Engine(
             target=target,
             model_sha256=bundle.model_sha256,
-            files=tuple(describe_file(file) for file in sorted(folder.iterdir())),
+            files=tuple(describe_file(file) for file in own),
             versions=backend.versions(),
             verification=verification,
             precision_found=found,
-            calibration=hashlib.sha256(calibration.tobytes()).hexdigest() if len(calibration) else "",
+            calibration=order.calibration_digest if target.precision == "int8" else "",
+            lowering=lowering,
+            lowering_ratios=ratios,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             machine=cpu_info()[0],
         )
         write_file(folder / ENGINE, engine.to_json())
     return engine
+
+
+def prepare_bundle(
+    bundle: Bundle,
+    target: Target | str,
+    *,
+    precision: Precision | None = None,
+    calib_data: str | Path | None = None,
+    max_drop: float = 0.01,
+    report: Report = silent,
+) -> Prepared:
+    """Make, verify and keep the graph from which `compile_bundle` builds on the machine that has the GPU.
+
+    The arguments are those of `compile_bundle`. Raises UsageError (`target` takes no prepared graph, or which one is
+    best can only be measured on it), MissingLibrary, GateFailed (nothing is kept), BadInput (calibration images).
+    """
+    demand_share(max_drop)
+    target = _resolve(target, precision)
+    if not takes_prepared(target):
+        raise UsageError(
+            f"The {target.backend} backend takes the bundle's own graph; there is nothing to prepare.",
+            advice="Compile without --prepare-only.",
+        )
+    order = Order(bundle, target, _calibration(bundle, target, calib_data), max_drop, report)
+    lowerings = _lowerings(order)
+    if len(lowerings) > 1:
+        raise UsageError(
+            "The fastest lowering can only be measured on the target itself.",
+            advice=f"Prepare one of them with --lowering {', '.join(lowerings)}.",
+        )
+    return keep_prepared(order, lowerings[0])
+
+
+def takes_prepared(target: Target) -> bool:
+    """Whether the precision has to be in the graph already."""
+    return target.backend in PREPARED_FOR
 
 
 def demand_share(max_drop: float) -> None:
@@ -86,7 +132,53 @@ def demand_share(max_drop: float) -> None:
         raise UsageError(f"--max-drop is a share between 0 and 1, such as 0.01, not {max_drop:g}.")
 
 
-def _calibration(bundle: Bundle, calib_data: str | Path | None) -> Images:
+def _lowerings(order: Order) -> tuple[Lowering, ...]:
+    """What is to be tried; without branches all are the same."""
+    asked = order.target.lowering
+    if order.bundle.manifest.spec.branches == 1:
+        return ("grouped",)
+    return LOWERINGS if asked == "auto" else (asked,)
+
+
+def _build_fastest(order: Order, lowerings: tuple[Lowering, ...], out: Path) -> tuple[Lowering, tuple[Ratio, ...]]:
+    """Build into `out`; of several lowerings the fastest on this machine, with the others' times over grouped's."""
+    if len(lowerings) == 1:
+        _build(order, lowerings[0], out)
+        return lowerings[0], ()
+    with TemporaryDirectory(dir=out) as scratch:
+        folders = {lowering: Path(scratch) / lowering for lowering in lowerings}
+        for lowering, folder in folders.items():
+            folder.mkdir()
+            _build(order, lowering, folder)
+        fastest, ratios = race(folders, order.target, order.bundle.reference.images, report=order.report)
+        for file in folders[fastest].iterdir():
+            file.rename(out / file.name)
+    return fastest, ratios
+
+
+def _build(order: Order, lowering: Lowering, out: Path) -> None:
+    target, backend = order.target, backend_of(order.target)
+    calibration = order.calibration if target.precision == "int8" else order.calibration[:0]
+    if takes_prepared(target):
+        backend.compile(write_prepared(order, lowering, out), target, calibration, out, order.report)
+    elif lowering == "grouped":
+        backend.compile(order.bundle.model, target, calibration, out, order.report)
+    else:
+        with TemporaryDirectory() as scratch:
+            lowered = Path(scratch) / f"{lowering}.onnx"
+            lower(order.bundle.model, lowering, lowered)
+            backend.compile(lowered, target, calibration, out, order.report)
+
+
+def _resolve(target: Target | str, precision: Precision | None) -> Target:
+    target = Target.load(target) if isinstance(target, str) else target
+    return target if precision is None else target.model_copy(update={"precision": precision})
+
+
+def _calibration(bundle: Bundle, target: Target, calib_data: str | Path | None) -> Images:
+    """Typical images for what reads them: int8, and fp16 where it is written into the graph."""
+    if target.precision != "int8" and not (target.precision == "fp16" and takes_prepared(target)):
+        return bundle.reference.images[:0]
     if calib_data is None:
         return bundle.calibration
     folder = calibration_folder(calib_data)
@@ -108,19 +200,3 @@ def _answer(session: Session, images: Images, report: Report) -> Outputs:
         parts.append([part.copy() for part in session.run(images[start : start + 16])])
         report(Step("verify", min(start + 16, len(images)), len(images)))
     return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-
-
-def _demand(verification: Verification, found: dict[str, float], target: Target) -> None:
-    """Raise GateFailed unless the engine answers alike and computes in the precision that was asked."""
-    demand_precision(target.precision, found, what="the engine", so="it was not kept")
-    if not verification.passed:
-        advice = "Try --precision bf16 or fp32."
-        if target.precision == "int8":
-            advice = (
-                "Calibrate with typical photos (--calib-data DIR), raise --max-drop, or choose another --precision."
-            )
-        raise GateFailed(
-            f"The {target.precision} engine does not answer like the network: {'; '.join(verification.failures)}. "
-            "It was not kept.",
-            advice=advice,
-        )

@@ -11,6 +11,8 @@ from rrr_edge.record import Record
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Lowering = Literal["grouped", "split", "dense"]
+LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
 
 # In a wheel the folder lies in the package, in a checkout beside it.
 _HERE = Path(__file__).parent
@@ -20,7 +22,8 @@ PACKAGED = next((d for d in (_HERE / "targets", _HERE.parent / "targets") if d.i
 class Target(Record):
     """A backend on a device, and how it is asked to run.
 
-    `threads` 0 means all usable cores. `cpu` / `gpu`, where given, are words that the device's name must contain:
+    `threads` 0 means all usable cores. `lowering` is how the branches' convolutions are written (lowering.py), "auto"
+    the way that is measured to be fastest. `cpu` / `gpu`, where given, are words that the device's name must contain:
     engines may be compiled elsewhere, but are only run and measured on such a machine.
     """
 
@@ -28,6 +31,7 @@ class Target(Record):
     backend: str
     device: str = "CPU"
     precision: Precision = "fp32"
+    lowering: Lowering | Literal["auto"] = "grouped"
     threads: int = Field(default=0, ge=0)
     batch: int = Field(default=1, ge=1)
     cpu: str = ""

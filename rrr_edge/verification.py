@@ -35,6 +35,21 @@ def demand_precision(asked: Precision, found: dict[str, float], *, what: str, so
         )
 
 
+def demand_answers(verification: Verification, precision: Precision, *, what: str) -> None:
+    """Raise GateFailed unless `what`, such as an engine, was verified to answer like the network."""
+    if not verification.passed:
+        advice = "Try --precision bf16 or fp32."
+        if precision == "int8":
+            advice = (
+                "Calibrate with typical photos (--calib-data DIR), raise --max-drop, or choose another --precision."
+            )
+        raise GateFailed(
+            f"The {precision} {what} does not answer like the network: {'; '.join(verification.failures)}. "
+            "It was not kept.",
+            advice=advice,
+        )
+
+
 def verify(
     reference: Outputs,
     found: Outputs,

@@ -17,7 +17,7 @@ from rrr_edge.backends.fake import ENGINE_FILE, Fake
 from rrr_edge.bundle import Bundle
 from rrr_edge.compile import compile_bundle
 from rrr_edge.dataset import calibration_folder, read_folder
-from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, MissingLibrary, UsageError
+from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, UsageError
 from rrr_edge.progress import Step
 from rrr_edge.runtime import Classifier
 from rrr_edge.target import Target
@@ -331,14 +331,6 @@ def test_an_engine_for_another_cpu_may_be_compiled_here_but_not_opened(
     with pytest.raises(CannotRunHere, match="'Gold 6126' CPU; this machine is Some Other CPU") as caught:
         Classifier.open(small.path, target)
     assert caught.value.exit_code == 4
-
-
-def test_tensorrt_without_tensorrt_is_refused_in_a_sentence(small: Bundle) -> None:
-    with pytest.raises((CannotRunHere, MissingLibrary)) as caught:
-        compile_bundle(small, "tensorrt")
-    assert caught.value.exit_code in (4, 6)
-    assert "tensorrt" in str(caught.value).lower()
-    assert caught.value.advice
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "reference.npz", "calibration.npz"])

@@ -23,7 +23,8 @@ DATA = {
     "measured",
 }
 PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas", "markup", "plots"}
-DEVICE = {"dissection", "loads", "compile", "profile", "report", "runtime", "doctor"}
+PLAIN |= {"graph", "lowering", "prepare", "prepared"}
+DEVICE = {"dissection", "loads", "compile", "race", "profile", "report", "runtime", "doctor"}
 WORKSHOP = {"networks", "training", "export", "compress"}
 EDGE = {"cli", "arguments", "display", "demo", "digits", "__main__", "__init__"}
 MAY_IMPORT = {

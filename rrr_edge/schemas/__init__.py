@@ -6,11 +6,17 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from rrr_edge.bundle import Engine, Manifest
+from rrr_edge.bundle import Engine, Manifest, Prepared
 from rrr_edge.recipe import Recipe
 from rrr_edge.target import Target
 
-PUBLISHED: dict[str, Any] = {"manifest": Manifest, "engine": Engine, "target": Target, "recipe": Recipe}
+PUBLISHED: dict[str, Any] = {
+    "manifest": Manifest,
+    "engine": Engine,
+    "prepared": Prepared,
+    "target": Target,
+    "recipe": Recipe,
+}
 FOLDER = Path(__file__).parent
 
 
