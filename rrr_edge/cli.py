@@ -17,6 +17,7 @@ from rrr_edge import __version__
 from rrr_edge.arguments import Command, Commands
 from rrr_edge.display import Display
 from rrr_edge.errors import BadInput, Interrupted, RRREdgeError, UsageError, choose
+from rrr_edge.files import write_file
 from rrr_edge.progress import Step
 
 if TYPE_CHECKING:
@@ -371,6 +372,43 @@ def report(
     said = write_report(bundles, out, markdown=markdown, allow_cross_machine=allow_cross_machine)
     written = [str(path) for path in (out, markdown) if path]
     display.result({"verdict": said, "files": written}, f"{said}\n{', '.join(written)}")
+
+
+@_command
+def gate(
+    baseline: Annotated[str, typer.Option(metavar="BUNDLE[:PRECISION]", help="What is shipped now.")],
+    target: TargetName,
+    candidate: Annotated[str | None, typer.Option(metavar="BUNDLE[:PRECISION]", help="What would replace it.")] = None,
+    precision: PrecisionName = None,
+    max_slowdown: Annotated[float, typer.Option(help="The candidate's time over the baseline's, at most.")] = 1.05,
+    max_drop: Annotated[float, typer.Option(help="Accuracy (absolute) that may be lost; 1: do not compare it.")] = 0.01,
+    budget_s: Annotated[float, typer.Option(min=0, help="Seconds to measure at most.")] = 60,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict for a pull request.")] = None,
+    self_test: Annotated[bool, typer.Option("--self-test", help="Compare the baseline with itself.")] = False,
+    times: Annotated[int, typer.Option(min=1, help="Comparisons of a self-test.")] = 20,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Exit with 0 if a candidate is fast and right enough to replace the baseline, with 3 if not or undecided."""
+    from rrr_edge import gate as gates
+
+    display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    if self_test == (candidate is not None):
+        raise UsageError("A gate takes either a --candidate or --self-test.")
+    chosen, limits = _target(target, precision), gates.Limits(max_slowdown, max_drop, budget_s)
+    shipped = gates.Side.parse(baseline)
+    found: gates.Gate | gates.SelfTest
+    with display.progress() as report:
+        if candidate is None:
+            found = gates.self_test(shipped, chosen, limits, times=times, report=report)
+        else:
+            found = gates.compare(shipped, gates.Side.parse(candidate), chosen, limits, report)
+    if markdown:
+        write_file(markdown, found.to_markdown())
+    display.result(found.model_dump(mode="json", by_alias=True), "\n".join(found.sentences))
+    if not found.passed:
+        raise typer.Exit(3)
 
 
 @_command

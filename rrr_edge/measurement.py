@@ -74,25 +74,24 @@ def interleave(
     """
     pace = pace or Pace()
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    with _without_garbage_collection():
+    with without_garbage_collection():
         restless = []
         for done, (name, run) in enumerate(candidates.items()):
             report(Step("warm up", done, len(candidates), name))
-            if not _warm_up(run, pace):
+            if not warm_up(run, pace):
                 restless.append(name)
         report(Step("warm up", len(candidates), len(candidates)))
         order = list(candidates.items())
         for round_ in range(pace.runs):
             for name, run in order:
-                _settle(run, round_, pace)
-                samples[name].append(_timed_ms(run, round_, pace.clock))
+                samples[name].append(turn_ms(run, round_, pace))
             order.reverse()
             report(Step("measure", round_ + 1, pace.runs))
     return Interleaved({name: tuple(values) for name, values in samples.items()}, tuple(restless))
 
 
-def _warm_up(run: Callable[[int], Any], pace: Pace) -> bool:
-    """Whether the times settled within the limit."""
+def warm_up(run: Callable[[int], Any], pace: Pace) -> bool:
+    """Run until the times have settled, or the limit is reached; whether they settled."""
     samples: list[float] = []
     spent_ms = 0.0
     while True:
@@ -112,11 +111,13 @@ def _settled(samples: Sequence[float], pace: Pace) -> bool:
     return abs(after - before) < pace.tolerance * before
 
 
-def _settle(run: Callable[[int], Any], round_: int, pace: Pace) -> None:
+def turn_ms(run: Callable[[int], Any], round_: int, pace: Pace) -> float:
+    """A candidate's turn in a round: the ms of the run that comes after those that settle it."""
     spent_ms = 0.0
     for _ in range(pace.settle_runs):
         if spent_ms < pace.settle_ms:
             spent_ms += _timed_ms(run, round_, pace.clock)
+    return _timed_ms(run, round_, pace.clock)
 
 
 def _timed_ms(run: Callable[[int], Any], index: int, clock: Callable[[], int]) -> float:
@@ -126,7 +127,7 @@ def _timed_ms(run: Callable[[int], Any], index: int, clock: Callable[[], int]) -
 
 
 @contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -25,7 +25,7 @@ from rrr_edge.errors import Interrupted
 from rrr_edge.runtime import Classifier
 from rrr_edge.target import Target, target_names
 
-COMMANDS = ("compress", "compile", "profile", "report", "predict", "targets", "demo", "doctor")
+COMMANDS = ("compress", "compile", "profile", "report", "gate", "predict", "targets", "demo", "doctor")
 
 
 class Result:
@@ -400,6 +400,55 @@ def test_nothing_but_corrupt_photos_is_exit_5(compiled: Bundle, photos: Path) ->
 def test_predict_takes_any_compiled_engine(compiled: Bundle, photos: Path, target: str) -> None:
     rows = run("predict", compiled.path, photos / "cross0.png", "-t", target, "--json").document["predictions"]
     assert rows[0]["label"] in LABELS
+
+
+# The gate
+
+
+@pytest.mark.parametrize(
+    ("limits", "verdict", "code"),
+    [
+        (["--max-slowdown", "1000"], "pass", 0),
+        (["--max-slowdown", "0.001"], "fail", 3),
+        (["--budget-s", "0"], "undecided", 3),
+    ],
+)
+def test_the_gate_lets_through_what_it_should(
+    compiled: Bundle, tmp_path: Path, limits: list[str], verdict: str, code: int
+) -> None:
+    sides = ("--baseline", f"{compiled.path}:fp32", "--candidate", f"{compiled.path}:int8")
+    note = tmp_path / "verdict.md"
+    result = run("gate", *sides, "-t", "openvino", "--max-drop", "1", *limits, "--markdown", note, "--json")
+    assert result.code == code
+    assert result.document["verdict"] == verdict
+    assert note.read_text().startswith(f"### rrr-edge gate: {verdict}")
+
+
+def test_the_gate_tests_itself(compiled: Bundle) -> None:
+    sides = ("--baseline", f"{compiled.path}:fp32", "-t", "openvino")
+    result = run("gate", *sides, "--self-test", "--times", "2", "--max-slowdown", "1000", "--json")
+    assert result.code == 0
+    assert len(result.document["comparisons"]) == 2
+    assert run("gate", *sides).code == 2
+    assert run("gate", *sides, "--self-test", "--candidate", compiled.path).code == 2
+
+
+def test_the_example_workflow_uses_options_that_exist() -> None:
+    words = (Path(__file__).parent.parent / "examples" / "gate.yml").read_text().split("rrr-edge gate")[1].split()
+    options = {word for word in words[: words.index("verdict.md")] if word.startswith("--")}
+    assert len(options) > 5
+    assert options <= set(run("gate", "--help", env={"COLUMNS": "200"}).stdout.split())
+
+
+# Loads
+
+
+@pytest.mark.parametrize("wrong", ["0", "1,1", "two", "4,-1", "1;2"])
+@pytest.mark.parametrize("option", ["--batches", "--streams"])
+def test_counts_that_make_no_sense_are_refused(compiled: Bundle, option: str, wrong: str) -> None:
+    result = run("profile", compiled.path, "-t", "openvino", "--against", "none", f"{option}={wrong}")
+    assert result.code == 2
+    assert f"{option} takes different whole numbers" in result.stderr
 
 
 # Damage

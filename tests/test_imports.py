@@ -24,7 +24,7 @@ DATA = {
 }
 PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas", "markup", "plots"}
 PLAIN |= {"graph", "lowering", "prepare", "prepared"}
-DEVICE = {"dissection", "loads", "compile", "race", "profile", "report", "runtime", "doctor"}
+DEVICE = {"dissection", "gate", "loads", "compile", "race", "profile", "report", "runtime", "doctor"}
 WORKSHOP = {"networks", "training", "export", "compress"}
 EDGE = {"cli", "arguments", "display", "demo", "digits", "__main__", "__init__"}
 MAY_IMPORT = {
