@@ -70,10 +70,10 @@ class Axis:
     step: float | None = None
 
     @classmethod
-    def straight(cls, values: Iterable[float], start: float, end: float) -> "Axis":
+    def straight(cls, values: Iterable[float], start: float, end: float, *, least_step: float = 0) -> "Axis":
         """From tick to tick, with `values` between."""
         values = list(values)
-        step = _nice_step((max(values) - min(values)) or abs(values[0]) or 1.0)
+        step = max(_nice_step((max(values) - min(values)) or abs(values[0]) or 1.0), least_step)
         low = floor(min(values) / step + 1e-9) * step
         return cls(low, max(ceil(max(values) / step - 1e-9) * step, low + step), start, end, step)
 

@@ -6,7 +6,7 @@ from functools import partial
 from rrr_edge.compress.ensembles import train_ensemble, training_of
 from rrr_edge.compress.method import Made, Material, Method, begin, learn
 from rrr_edge.compress.rrr import branch_widths, split
-from rrr_edge.compress.selection import require_matplotlib, select_depths
+from rrr_edge.compress.selection import select_depths
 from rrr_edge.compress.weights import WeightsInfo
 from rrr_edge.errors import UsageError
 from rrr_edge.networks import Network, ResNetSpec
@@ -22,8 +22,6 @@ _FROM_SCRATCH = (
 
 def _resolve(recipe: RRR) -> RRR:
     """Where random weights let several branches train one stump, they share each batch."""
-    if recipe.depths == "auto":
-        require_matplotlib()
     training = recipe.training
     if recipe.weights != RANDOM or recipe.branches == 1 or training.shared_batches:
         return recipe

@@ -13,7 +13,6 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -28,9 +27,26 @@ from rrr_edge.compress.method import Material, learn
 from rrr_edge.compress.rrr import reuse
 from rrr_edge.compress.weights import load_weights
 from rrr_edge.dataset import Dataset
-from rrr_edge.errors import BadInput, MissingLibrary
+from rrr_edge.errors import BadInput
 from rrr_edge.files import write_file
+from rrr_edge.markup import together
 from rrr_edge.networks import Network, ResNetSpec, build
+from rrr_edge.plots import (
+    BOTTOM,
+    LEFT,
+    LOOKS,
+    OWN,
+    PLOT,
+    RIGHT,
+    TOP,
+    Axis,
+    Picture,
+    frame,
+    legend,
+    legend_height,
+    line,
+    mark,
+)
 from rrr_edge.recipe import RRR, Order, Selection
 from rrr_edge.record import Record
 from rrr_edge.spec import RESNET152_DEPTHS, SMALLEST_DEPTHS, Depths
@@ -77,10 +93,8 @@ class Row(NamedTuple):
 def select_depths(recipe: RRR, material: Material) -> Selected:
     """Run Algorithm 1, and its control where it is asked for; the finished steps of an interrupted run are recalled.
 
-    Raises MissingLibrary (matplotlib), BadInput (too few photos to hold any out), CorruptArtifact, and what `train`
-    raises.
+    Raises BadInput (too few photos to hold any out), CorruptArtifact, and what `train` raises.
     """
-    require_matplotlib()
     selection = recipe.selection or Selection()
     learned_from, judged_by = validation_split(material.dataset, seed=recipe.seed)
     whose = "training photos held out" if material.dataset.val is None else "validation photos"
@@ -251,30 +265,34 @@ class _Trials:
 
 def draw_selection(rows: Sequence[Row], *, chosen: str) -> str:
     """An SVG like Fig. 4: the error against the number of blocks, and the control's after as many epochs."""
-    require_matplotlib()
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     blocks = [sum(map(int, row.depths.split("_"))) for row in rows]
     mine = next(i for i, row in enumerate(rows) if row.depths == chosen)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rrr-edge", "font.size": 10}):
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
-        axes.plot(blocks, [100 * (1 - row.accuracy) for row in rows], "o-", markersize=3, label="blocks appended")
-        if rows[0].control is not None:
-            errors = [100 * (1 - row.control) for row in rows if row.control is not None]
-            axes.plot(blocks, errors, "s--", markersize=3, label=f"control: {rows[0].depths}, as many epochs")
-        axes.plot(
-            blocks[mine], 100 * (1 - rows[mine].accuracy), "o", mfc="none", markersize=11, label=f"chosen: {chosen}"
-        )
-        axes.set(xlabel="bottleneck blocks", ylabel="validation error, %", title="Forward block selection")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()
+    curves = {"blocks appended": [row.accuracy for row in rows]}
+    if rows[0].control is not None:
+        curves[f"control: {rows[0].depths}, as many epochs"] = [row.control or 0.0 for row in rows]
+    errors = {name: [100 * (1 - accuracy) for accuracy in curve] for name, curve in curves.items()}
+    x = Axis.straight(blocks, LEFT, RIGHT, least_step=1)
+    y = Axis.straight((error for curve in errors.values() for error in curve), TOP + PLOT, TOP)
+    drawn = [frame(x, y, x_label="bottleneck blocks", y_label="validation error, %")]
+    entries = list(zip(LOOKS, errors, strict=False))
+    for (look, name), curve in zip(entries, errors.values(), strict=True):
+        drawn.append(line([(x(n), y(error)) for n, error in zip(blocks, curve, strict=True)], look))
+        drawn += [
+            mark(x(n), y(error), look, tip=f"{name}, {row.depths}: {error:.1f} %")
+            for n, error, row in zip(blocks, curve, rows, strict=True)
+        ]
+    best = errors["blocks appended"][mine]
+    drawn.append(mark(x(blocks[mine]), y(best), OWN, tip=f"chosen: {chosen}, {best:.1f} %"))
+    entries.append((OWN._replace(lined=False), f"chosen: {chosen}"))
+    top = y.start + BOTTOM
+    told = "; ".join(f"{row.depths} {100 * (1 - row.accuracy):.1f} %" for row in rows)
+    return Picture(
+        "selection",
+        "Forward block selection",
+        f"Validation error against the number of blocks: {told}. Chosen: {chosen}.",
+        together((*drawn, legend(entries, top))),
+        top + legend_height(entries),
+    ).alone()
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -303,9 +321,3 @@ def _notes(rows: Sequence[Row], chosen: Depths, judged_by: str, stopped: bool) -
 
 def _name(depths: Depths) -> str:
     return "_".join(map(str, depths))
-
-
-def require_matplotlib() -> None:
-    """Raise MissingLibrary before the trainings, not after them."""
-    if find_spec("matplotlib") is None:
-        raise MissingLibrary("matplotlib", extra="report", purpose="The picture of a block selection")

@@ -25,11 +25,13 @@ def write_report(
     several machines, unless allowed), BadInput, CorruptArtifact, CannotRunHere (unwritable).
     """
     candidates = candidates_of(bundles, allow_cross_machine=allow_cross_machine)
-    _demand_own(out, GENERATOR)
+    texts = {out: (GENERATOR, page_of(candidates))}
     if markdown:
-        _demand_own(markdown, MARK)
-        write_file(markdown, markdown_of(candidates))
-    write_file(out, page_of(candidates))
+        texts[markdown] = MARK, markdown_of(candidates)
+    for path, (mark, _) in texts.items():
+        _demand_own(path, mark)
+    for path, (_, text) in texts.items():
+        write_file(path, text)
     return verdict(candidates)
 
 

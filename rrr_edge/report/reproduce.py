@@ -1,10 +1,12 @@
 """The commands that lead to a report, and the recipe that they read."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from shlex import quote
 from typing import Any
 
+from rrr_edge.anatomy import LoadKind
+from rrr_edge.measured import Profile
 from rrr_edge.recipe import Recipe
 from rrr_edge.report.candidate import Candidate
 
@@ -20,10 +22,39 @@ def commands(candidates: Sequence[Candidate]) -> str:
         for candidate in (c for c in candidates if quote(c.bundle.path.name) == bundle):
             profile = candidate.profile
             asked = f"{bundle} --target {profile.target.name} --precision {profile.target.precision}"
-            against = "baseline" if profile.baselines else "none"
             lines.append(f"rrr-edge compile {asked}")
-            lines.append(f"rrr-edge profile {asked} --against {against} --runs {profile.engine.summary.runs}")
+            lines.append(" ".join((f"rrr-edge profile {asked}", *_options(profile))))
     return "\n".join((*lines, f"rrr-edge report {' '.join(bundles)} -o report.html"))
+
+
+def _options(profile: Profile) -> Iterator[str]:
+    subjects = [alternative.measurement.subject for alternative in profile.alternatives]
+    pruned = [subject for subject in subjects if subject.granularity not in (None, "baseline")]
+    against = dict.fromkeys((*(["baseline"] if profile.baselines else []), *(str(s.granularity) for s in pruned)))
+    yield f"--against {','.join(against) or 'none'}"
+    if pruned:
+        yield f"--sparsity {_list({subject.sparsity_asked or 0 for subject in pruned})}"
+    yield f"--runs {profile.engine.summary.runs}"
+    if not profile.layers:
+        yield "--no-anatomy"
+    settings: dict[str, set[float]] = {}
+    for load in profile.loads:
+        settings.setdefault(load.kind, set()).add(load.setting)
+    for kind, option in _LOADS.items():
+        if kind in settings:
+            yield f"{option} {_list(settings[kind])}" if kind != "cold start" else option
+
+
+_LOADS: dict[LoadKind, str] = {
+    "paced": "--pace",
+    "cold start": "--cold-start",
+    "batch": "--batches",
+    "streams": "--streams",
+}
+
+
+def _list(numbers: Iterable[float]) -> str:
+    return ",".join(f"{number:g}" for number in sorted(numbers))
 
 
 def recipe_toml(recipe: Recipe) -> str:

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from rrr_edge.anatomy import Alternative
-from rrr_edge.markup import Markup, element, together
+from rrr_edge.markup import Markup, together
 from rrr_edge.measured import Profile
 from rrr_edge.measurement import Granularity, Measurement
 from rrr_edge.plots import (
@@ -24,7 +26,7 @@ from rrr_edge.plots import (
     mark,
     shorten,
 )
-from rrr_edge.report.words import milliseconds
+from rrr_edge.report.words import milliseconds, three_digits
 
 # Three panels fit beside each other.
 _WIDTH = 330
@@ -42,42 +44,39 @@ def sparsity_panels(profile: Profile) -> list[Picture]:
 
 
 def _panel(runtime: str, alternatives: Sequence[Alternative], profile: Profile) -> Picture:
-    found = [a.measurement for a in alternatives]
-    baseline = next((m for m in found if m.subject.granularity == "baseline"), None)
-    own = _own_sparsity(profile, baseline) if profile.engine.subject.runtime == runtime else None
-    highs = [m.summary.mean_interval_ms[1] for m in found]
+    """What was measured in the same rounds stands at the same place: a busy machine lifts a round as a whole."""
+    curves = {
+        granularity: sorted((a.measurement for a in alternatives if _is(a, granularity)), key=_sparsity)
+        for granularity in _GRANULARITIES
+    }
+    unpruned = _unpruned(alternatives)
+    own = _own(alternatives)
+    shown = [m for curve in curves.values() for m in curve] + [m for _, m in unpruned] + ([own] if own else [])
     x = Axis(0, 100, LEFT, _WIDTH - 12, 20)
-    y = Axis.straight(
-        (0, *highs, *([profile.engine.summary.mean_interval_ms[1]] if own is not None else [])), TOP + PLOT, TOP
-    )
+    y = Axis.straight((0, *(m.summary.mean_interval_ms[1] for m in shown)), TOP + PLOT, TOP)
     drawn = [frame(x, y, x_label="% of ResNet152's parameters removed", y_label="mean ms for one image")]
     entries: list[tuple[Look, str]] = []
     said = []
-    if baseline:
-        height = y(baseline.summary.mean_ms)
-        drawn.append(
-            element("path", class_="unpruned line", d=f"M{x.start},{height:.2f}H{x.end}", stroke_dasharray="12 4")
-        )
-        entries.append((_UNPRUNED, f"not pruned, {milliseconds(baseline.summary.mean_ms)}"))
-        said.append(f"not pruned {milliseconds(baseline.summary.mean_ms)}")
-    for granularity, look in zip(_GRANULARITIES, LOOKS, strict=False):
-        curve = sorted(
-            (m for m in found if m.subject.granularity == granularity and m.subject.sparsity is not None),
-            key=_sparsity,
-        )
+    if unpruned:
+        path = [(x(100 * place), y(m.summary.mean_ms)) for place, m in unpruned]
+        drawn.append(line([(x.start, path[0][1]), *path, (x.end, path[-1][1])], _UNPRUNED))
+        ms = milliseconds(float(np.median([m.summary.mean_ms for _, m in unpruned])))
+        entries.append((_UNPRUNED, f"not pruned, {ms}"))
+        said.append(f"not pruned {ms}")
+    for look, (granularity, curve) in zip(LOOKS, curves.items(), strict=False):
         if not curve:
             continue
         drawn.append(line([(x(100 * _sparsity(m)), y(m.summary.mean_ms)) for m in curve], look))
-        drawn += [
-            _point(m, x(100 * _sparsity(m)), y, look, f"{granularity}, {_sparsity(m):.0%} removed") for m in curve
-        ]
+        drawn += [_point(m, x, y, look, granularity) for m in curve]
         entries.append((look, f"{granularity}-wise"))
         told = ", ".join(f"{milliseconds(m.summary.mean_ms)} at {_sparsity(m):.0%}" for m in curve)
         said.append(f"{granularity}-wise {told}")
-    if own is not None:
-        drawn.append(_point(profile.engine, x(100 * own), y, OWN, f"{profile.bundle}, {own:.0%} removed"))
-        entries.append((OWN, f"{shorten(profile.bundle, 26)}, {milliseconds(profile.engine.summary.mean_ms)}"))
-        said.append(f"{profile.bundle} {milliseconds(profile.engine.summary.mean_ms)} at {own:.0%}")
+    if own:
+        drawn.append(_point(own, x, y, OWN, profile.bundle))
+        entries.append(
+            (OWN._replace(lined=False), f"{shorten(profile.bundle, 26)}, {milliseconds(own.summary.mean_ms)}")
+        )
+        said.append(f"{profile.bundle} {milliseconds(own.summary.mean_ms)} at {_sparsity(own):.0%}")
     top = y.start + BOTTOM
     return Picture(
         "figure3",
@@ -89,17 +88,34 @@ def _panel(runtime: str, alternatives: Sequence[Alternative], profile: Profile) 
     )
 
 
-def _point(m: Measurement, x: float, y: Axis, look: Look, what: str) -> Markup:
-    low, high = m.summary.mean_interval_ms
-    tip = f"{what}: {milliseconds(m.summary.mean_ms)} ({low:.4g} to {high:.4g})"
-    return together((error_bar(x, y(low), y(high), look), mark(x, y(m.summary.mean_ms), look, tip=tip)))
+def _is(alternative: Alternative, granularity: Granularity | None) -> bool:
+    subject = alternative.measurement.subject
+    return subject.granularity == granularity and subject.sparsity is not None
+
+
+def _unpruned(alternatives: Sequence[Alternative]) -> list[tuple[float, Measurement]]:
+    """The unpruned network of each round at that round's middle sparsity."""
+    found = []
+    for baseline in (a.measurement for a in alternatives if _is(a, "baseline")):
+        beside = [a.measurement for a in alternatives if a.ratio.to == baseline.name]
+        places = [_sparsity(m) for m in beside if m.subject.granularity in _GRANULARITIES]
+        found.append((float(np.mean(places)) if places else 0.0, baseline))
+    return sorted(found, key=lambda place: place[0])
+
+
+def _own(alternatives: Sequence[Alternative]) -> Measurement | None:
+    """The engine as it was measured in the round nearest to its own sparsity; None where it was not."""
+    engines = {a.ratio.to: a.measurement for a in alternatives if _is(a, None)}
+    rounds = [(place, engines[m.name]) for place, m in _unpruned(alternatives) if m.name in engines]
+    return min(rounds, key=lambda r: abs(r[0] - _sparsity(r[1])), default=(0, None))[1]
+
+
+def _point(m: Measurement, x: Axis, y: Axis, look: Look, what: str) -> Markup:
+    left, (low, high) = x(100 * _sparsity(m)), m.summary.mean_interval_ms
+    ms = f"{milliseconds(m.summary.mean_ms)} ({three_digits(low)} to {three_digits(high)})"
+    tip = f"{what}, {_sparsity(m):.0%} removed: {ms}"
+    return together((error_bar(left, y(low), y(high), look), mark(left, y(m.summary.mean_ms), look, tip=tip)))
 
 
 def _sparsity(m: Measurement) -> float:
     return m.subject.sparsity or 0.0
-
-
-def _own_sparsity(profile: Profile, baseline: Measurement | None) -> float | None:
-    """The share of the unpruned network's parameters that the engine's network lacks."""
-    params, full = profile.engine.subject.params, baseline.subject.params if baseline else None
-    return 1 - params / full if params is not None and full else None

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from rrr_edge.measurement import Measurement, Ratio
+from rrr_edge.anatomy import Alternative
+from rrr_edge.measurement import Measurement, Ratio, ratio
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.tradeoff import accuracy_interval
 from rrr_edge.report.words import interval_of, milliseconds, title_of
@@ -50,31 +51,38 @@ def _doubts(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield f"that is no better than guessing among {classes} classes"
     if not profile.ratios:
         yield "nothing was measured beside it"
-    for ratio in profile.ratios:
-        if ratio.interval[1] < 1:
-            yield f"{ratio.of} is faster: it takes {ratio.value:.2f} times as long ({interval_of(ratio.interval)})"
-        elif ratio.interval[0] <= 1:
-            yield f"it cannot be told from {ratio.of} ({_times(ratio)} its time, {interval_of(ratio.interval)})"
-    for alternative in _faster(own, [a.measurement for a in profile.alternatives])[:1]:
+    for rival in profile.ratios:
+        if rival.interval[1] < 1:
+            yield f"{rival.of} is faster: it takes {rival.value:.2f} times as long ({interval_of(rival.interval)})"
+        elif rival.interval[0] <= 1:
+            yield f"it cannot be told from {rival.of} ({_times(rival)} its time, {interval_of(rival.interval)})"
+    for alternative in _faster_pruned(profile.alternatives)[:1]:
         subject = alternative.subject
         yield (
-            f"{subject.granularity}-wise pruning by {subject.sparsity or 0:.0%} is faster there "
+            f"{subject.granularity}-wise pruning by {subject.sparsity or 0:.0%} is faster in the same runtime "
             f"({milliseconds(alternative.summary.median_ms)}), its accuracy not known"
         )
     for other in candidates[1:]:
-        if other.bundle.path != own.bundle.path and _faster(own, [other.profile.engine]):
+        high = other.profile.engine.summary.median_interval_ms[1]
+        if other.bundle.path != own.bundle.path and high < profile.engine.summary.median_interval_ms[0]:
             yield f"{title_of(other.profile)} is faster ({milliseconds(other.median_ms)})"
     if unstable := [m for m in profile.measurements if m.summary.unstable]:
         its = f"its own time was unstable (the middle half of the runs spreads by {profile.engine.summary.spread:.0%})"
         yield its if profile.engine in unstable else f"{len(unstable)} of the times beside it were unstable"
 
 
-def _faster(own: Candidate, others: Sequence[Measurement]) -> list[Measurement]:
-    """Those in the engine's runtime whose median's interval lies below the engine's; the fastest first."""
-    low, subject = own.profile.engine.summary.median_interval_ms[0], own.profile.engine.subject
-    found = [m for m in others if m.subject.backend == subject.backend and m.summary.median_interval_ms[1] < low]
-    return sorted(found, key=lambda m: m.summary.median_ms)
+def _faster_pruned(alternatives: Sequence[Alternative]) -> list[Measurement]:
+    """What pruning made faster than the engine was in the very same rounds; the fastest first."""
+    engines = {a.ratio.to: a.measurement for a in alternatives if a.measurement.subject.granularity is None}
+    faster = [
+        a.measurement
+        for a in alternatives
+        if a.measurement.subject.granularity not in (None, "baseline")
+        and a.ratio.to in engines
+        and ratio(a.measurement, engines[a.ratio.to]).interval[1] < 1
+    ]
+    return sorted(faster, key=lambda m: m.summary.median_ms)
 
 
-def _times(ratio: Ratio) -> str:
-    return f"{ratio.value:.3g} times"
+def _times(rival: Ratio) -> str:
+    return f"{rival.value:.3g} times"

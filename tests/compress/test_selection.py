@@ -362,7 +362,9 @@ def test_the_picture_shows_every_step() -> None:
         selection.Row(1, "conv2_2", "2_1_1_1", 0.8, 0.375, 0.1, "append", 6, 1.0),
     ]
     picture = selection.draw_selection(rows, chosen="2_1_1_1")
-    text = "".join(ET.fromstring(picture).itertext())
-    assert "2_1_1_1" in text
-    assert "control" not in text
-    assert picture == selection.draw_selection(rows, chosen="2_1_1_1")
+    tips = [title.text for title in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}title")]
+    first, second = "blocks appended, 1_1_1_1: 50.0 %", "blocks appended, 2_1_1_1: 20.0 %"
+    assert {first, second, "chosen: 2_1_1_1, 20.0 %"} <= set(tips)
+    assert "control" not in picture
+    both = selection.draw_selection([row._replace(control=0.4) for row in rows], chosen="2_1_1_1")
+    assert "control: 1_1_1_1, as many epochs, 2_1_1_1: 60.0 %" in both
