@@ -2,22 +2,48 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
 from rrr_edge.backends.protocols import Session
 from rrr_edge.bundle import SCHEMA, FileEntry, Preprocess, check_file
 from rrr_edge.errors import CannotRunHere
-from rrr_edge.measurement import Subject
+from rrr_edge.measurement import Granularity, Subject
 from rrr_edge.record import Record
 from rrr_edge.spec import NetworkSpec
 
 LATENCY_ONLY = "latency only, random weights"
 
 
+class Point(NamedTuple):
+    """ResNet152 as it is ("baseline"), or with about the share `sparsity` of its parameters gone."""
+
+    granularity: Granularity
+    sparsity: float
+
+    @property
+    def words(self) -> str:
+        return f"{self.granularity} {percent(self.sparsity)} %" if self.sparsity else "ResNet152"
+
+    @property
+    def stem(self) -> str:
+        """Of its file's name."""
+        return f"{self.granularity}-{percent(self.sparsity)}" if self.sparsity else "resnet152"
+
+
+UNPRUNED = Point("baseline", 0.0)
+
+
+def percent(sparsity: float) -> str:
+    return f"{100 * sparsity:g}"
+
+
 class Baseline(Record):
-    """The card beside `baselines/NAME.onnx`, a network for latency only; `macs` are those of one image."""
+    """The card beside `baselines/NAME.onnx`, a network for latency only; `macs` are those of one image.
+
+    `sparsity` is the share of ResNet152's parameters that is gone, `sparsity_asked` the one that was asked.
+    """
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge baseline"] = "rrr-edge baseline"
@@ -27,6 +53,9 @@ class Baseline(Record):
     params: int
     macs: int
     weights: Literal["random"] = "random"
+    granularity: Granularity = "baseline"
+    sparsity: float = 0.0
+    sparsity_asked: float = 0.0
     model: FileEntry
 
     @classmethod
@@ -47,6 +76,11 @@ def card_of(model: Path) -> Path:
     return model.with_suffix(".json")
 
 
+def obstacle_of(model: Path) -> Path:
+    """Where it is said why there is no file `model`, when there can be none."""
+    return model.with_suffix(".txt")
+
+
 class Rival(NamedTuple):
     """An open session to be timed beside the engine; whoever opened it closes it."""
 
@@ -55,9 +89,32 @@ class Rival(NamedTuple):
     subject: Subject
 
 
+class Workshop(Protocol):
+    """Makes networks to compare with, where PyTorch is."""
+
+    def write(self, point: Point) -> None:
+        """Put the network's file and card into the bundle, or why there is none, unless they are there."""
+
+    def open(self, point: Point, *, threads: int) -> Rival:
+        """The network in PyTorch's eager mode."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """ResNet152 pruned by each of `granularities` to each of `sparsities`, measured beside the unpruned one.
+
+    Without a `workshop` the files must be there already, and PyTorch is not measured.
+    """
+
+    granularities: tuple[Granularity, ...]
+    sparsities: tuple[float, ...]
+    workshop: Workshop | None = None
+
+
 @dataclass(frozen=True)
 class Against:
     """`models` are ONNX files with cards, compiled by the engine's own backend; `rivals` are ready to run."""
 
     models: tuple[Path, ...] = ()
     rivals: tuple[Rival, ...] = ()
+    sweep: Sweep | None = None

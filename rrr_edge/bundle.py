@@ -5,7 +5,7 @@
                engines/openvino-int8/   model.xml  model.bin  engine.json
                engines/tensorrt-fp16/   prepared.onnx  prepared.json  and the engine, once it is built
                profiles/openvino-int8/  profile.json  samples.csv  *.svg  report.html
-               baselines/               resnet152.onnx
+               baselines/               resnet152.onnx  channel-30.onnx ...
 
 Only this file knows the names on disk. A verb adds files and replaces its own; everything is renamed into place.
 """
@@ -231,7 +231,11 @@ class Bundle:
     @property
     def baseline(self) -> Path:
         """Where the workshop puts the uncompressed network; may not exist."""
-        return self.path / "baselines" / "resnet152.onnx"
+        return self.alternative("resnet152")
+
+    def alternative(self, stem: str) -> Path:
+        """Where the workshop puts a network to compare with; may not exist."""
+        return self.path / "baselines" / f"{stem}.onnx"
 
     @cached_property
     def reference(self) -> Reference:
@@ -269,6 +273,10 @@ class Bundle:
 
     def profile_folder(self, name: str) -> Path:
         return self.path / "profiles" / name
+
+    def rounds_folder(self, name: str) -> Path:
+        """What an interrupted profile has measured so far; may not exist."""
+        return self.path / "profiles" / f".{name}.rounds"
 
     def engine(self, target: Target) -> Engine:
         """The engine compiled for `target` at its precision, its files checked.

@@ -5,9 +5,8 @@ import json
 import platform
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -18,12 +17,9 @@ from rrr_edge.arguments import Command, Commands
 from rrr_edge.display import Display
 from rrr_edge.errors import BadInput, Interrupted, RRREdgeError, UsageError, choose
 from rrr_edge.files import write_file
-from rrr_edge.progress import Step
 
 if TYPE_CHECKING:
     from rrr_edge.dataset import Dataset
-    from rrr_edge.measured import Profile
-    from rrr_edge.profile import Extras
     from rrr_edge.target import Target
 
 app = typer.Typer(
@@ -319,8 +315,22 @@ def profile(
     target: TargetName,
     precision: PrecisionName = None,
     against: Annotated[
-        str, typer.Option(help="baseline (ResNet152, also in PyTorch where it is), or none.")
+        str,
+        typer.Option(
+            help="A list of baseline (ResNet152, also in PyTorch where it is), element, channel and block (ResNet152 "
+            "pruned by them), or none."
+        ),
     ] = "baseline",
+    sparsity: Annotated[
+        str | None,
+        typer.Option(help="A list of shares of ResNet152's parameters that are pruned, such as 0,0.3,0.6."),
+    ] = None,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Only make and compile the pruned networks; measure nothing.")
+    ] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Only delete the pruned networks and what interrupted runs kept.")
+    ] = False,
     runs: Annotated[int, typer.Option(min=20, help="Timed runs of each candidate.")] = 200,
     anatomy: Annotated[
         bool, typer.Option("--anatomy/--no-anatomy", help="Where the time goes, and what this machine does at best.")
@@ -335,15 +345,39 @@ def profile(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure the engine on this machine, interleaved with the network it came from."""
+    """Measure the engine on this machine, interleaved with the network it came from and what pruning makes of that."""
+    from rrr_edge.backends import backend_of
+    from rrr_edge.bundle import Bundle
+    from rrr_edge.comparison import assembled, read_comparison
     from rrr_edge.loads import Loads
-    from rrr_edge.profile import Extras
+    from rrr_edge.measurement import Pace
+    from rrr_edge.profile import Extras, profile_bundle
+    from rrr_edge.sweep import delete_pruned, prepare_sweep
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
-    choose(against, ("baseline", "none"), "comparison")
+    asked = read_comparison(against, sparsity, prepare=prepare)
     counts = {"batches": _counts("--batches", batches), "streams": _counts("--streams", streams)}
     extras = Extras(anatomy, Loads(fps=pace, cold_starts=_COLD_STARTS * cold_start, **counts))
-    result, folder = _profile(bundle, _target(target, precision), against == "baseline", runs, extras, display)
+    opened, chosen = Bundle.open(bundle), _target(target, precision)
+    if clean:
+        freed = delete_pruned(opened)
+        display.result({"freed_bytes": freed}, f"{freed / 1e6:,.0f} MB of pruned networks deleted")
+        return
+    opened.engine(chosen)
+    with (
+        display.progress() as report,
+        assembled(opened, chosen, asked, display=display, report=report) as versus,
+    ):
+        if prepare:
+            assert versus.sweep
+            _, obstacles = prepare_sweep(versus.sweep, opened, backend_of(chosen), chosen, report=report)
+        else:
+            result = profile_bundle(opened, chosen, against=versus, pace=Pace(runs=runs), extras=extras, report=report)
+    if prepare:
+        said = "\n".join((*obstacles, f"{bundle} is ready to be profiled"))
+        display.result({"ready": True, "notes": obstacles}, said)
+        return
+    folder = opened.profile_folder(chosen.engine_name)
     for title, (header, *rows) in result.tables():
         display.table(title or f"{folder}", [dict(zip(header, row, strict=True)) for row in rows])
     for note in result.notes:
@@ -512,38 +546,6 @@ def _target(name: str, precision: str | None) -> "Target":
 
     target = Target.load(name)
     return target.model_copy(update={"precision": choose(precision, PRECISIONS, "precision")}) if precision else target
-
-
-def _profile(
-    bundle: Path, target: "Target", against_baseline: bool, runs: int, extras: "Extras", display: Display
-) -> tuple["Profile", Path]:
-    """Measure; where PyTorch is installed the baseline is written when it is missing, and measured in PyTorch too."""
-    from rrr_edge.baseline import Against
-    from rrr_edge.bundle import Bundle
-    from rrr_edge.machine import usable_cores
-    from rrr_edge.measurement import Pace
-    from rrr_edge.profile import profile_bundle
-
-    opened = Bundle.open(bundle)
-    opened.engine(target)
-    against = Against(models=(opened.baseline,)) if against_baseline else Against()
-    with ExitStack() as stack:
-        report = stack.enter_context(display.progress())
-        if against_baseline and find_spec("torch"):
-            try:
-                from rrr_edge.compress.baselines import against_resnet152
-            except ImportError as error:
-                display.say(
-                    f"note: PyTorch is not measured, for {error.name} is missing: pip install 'rrr-edge[compress]'"
-                )
-            else:
-                report(Step("baseline", 0, 1, "ResNet152 is built and exported"))
-                against = against_resnet152(opened, threads=target.threads or usable_cores())
-                report(Step("baseline", 1, 1))
-        for rival in against.rivals:
-            stack.callback(rival.session.close)
-        result = profile_bundle(opened, target, against=against, pace=Pace(runs=runs), extras=extras, report=report)
-    return result, opened.profile_folder(target.engine_name)
 
 
 def _warn_of_what_goes(out: Path, display: Display) -> None:

@@ -95,6 +95,29 @@ class Profile(Record):
             yield f"Where the engine's time goes{best}", (_PARTS_HEADER, *rows)
         if self.loads:
             yield "Under load", (_LOADS_HEADER, *map(_load_row, self.loads))
+        if self.alternatives:
+            yield "ResNet152 pruned, times the unpruned network's", self._sweep_table()
+
+    def _sweep_table(self) -> tuple[tuple[str, ...], ...]:
+        """A header and a row for each granularity and sparsity, with its times in each runtime over the unpruned's.
+
+        The first row has the unpruned network's own median in ms; a tilde marks what was unstable.
+        """
+        runtimes = list(dict.fromkeys(a.measurement.subject.runtime for a in self.alternatives))
+        rows: dict[tuple[str, str], dict[str, str]] = {}
+        for alternative in self.alternatives:
+            subject = alternative.measurement.subject
+            gone = f"{subject.sparsity:.1%}" if subject.sparsity else ""
+            # The unpruned network and the engine are in several rounds; the first is shown.
+            rows.setdefault((subject.granularity or ENGINE, gone), {}).setdefault(subject.runtime, _cell(alternative))
+        order = ("baseline", ENGINE, "element", "channel", "block")
+        return (
+            ("", "parameters gone", *runtimes),
+            *(
+                (name, gone, *(cells.get(runtime, "") for runtime in runtimes))
+                for (name, gone), cells in sorted(rows.items(), key=lambda row: order.index(row[0][0]))
+            ),
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -182,6 +205,14 @@ def _load_row(load: Load) -> tuple[str, ...]:
     unmet = (str(load.late), str(load.dropped)) if load.kind == "paced" else ("", "")
     words = (*(f"{ms:.3f}" for ms in times), f"{load.images_per_second:,.1f}", *unmet, load.measurement.subject.note)
     return (load.measurement.name, *words)
+
+
+def _cell(alternative: Alternative) -> str:
+    summary, ratio = alternative.measurement.summary, alternative.ratio
+    doubt = "~" if summary.unstable else ""
+    if ratio.of == ratio.to:
+        return f"{doubt}{summary.median_ms:.2f} ms"
+    return f"{doubt}{ratio.value:.2f}  {ratio.interval[0]:.2f} to {ratio.interval[1]:.2f}"
 
 
 def _read_samples(path: Path) -> dict[str, tuple[float, ...]]:

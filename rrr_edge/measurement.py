@@ -43,12 +43,14 @@ class Pace:
     `window` runs differ by less than `tolerance`, or `warm_up_limit_ms` are over. Then come `runs` rounds. In every
     round each candidate makes untimed runs before the timed one, `settle_runs` of them unless `settle_ms` are over
     sooner, so that none pays for the caches that the one before it filled and the threads that it left spinning: an
-    engine of 0.8 ms was seen to take twelve runs to recover from PyTorch's ResNet152. `clock` counts nanoseconds.
+    engine of 0.8 ms was seen to take twelve runs to recover from PyTorch's ResNet152. One whose last timed run took
+    `settle_below_ms` or more makes none. `clock` counts nanoseconds.
     """
 
     runs: int = 200
     settle_runs: int = 16
     settle_ms: float = 20
+    settle_below_ms: float = math.inf
     warm_up_ms: float = 200
     warm_up_runs: int = 10
     warm_up_limit_ms: float = 10_000
@@ -84,7 +86,8 @@ def interleave(
         order = list(candidates.items())
         for round_ in range(pace.runs):
             for name, run in order:
-                samples[name].append(turn_ms(run, round_, pace))
+                last_ms = samples[name][-1] if samples[name] else 0.0
+                samples[name].append(turn_ms(run, round_, pace, last_ms=last_ms))
             order.reverse()
             report(Step("measure", round_ + 1, pace.runs))
     return Interleaved({name: tuple(values) for name, values in samples.items()}, tuple(restless))
@@ -111,10 +114,13 @@ def _settled(samples: Sequence[float], pace: Pace) -> bool:
     return abs(after - before) < pace.tolerance * before
 
 
-def turn_ms(run: Callable[[int], Any], round_: int, pace: Pace) -> float:
-    """A candidate's turn in a round: the ms of the run that comes after those that settle it."""
+def turn_ms(run: Callable[[int], Any], round_: int, pace: Pace, *, last_ms: float = 0.0) -> float:
+    """A candidate's turn in a round: the ms of the run that comes after those that settle it.
+
+    `last_ms` is what its last turn gave, if there was one.
+    """
     spent_ms = 0.0
-    for _ in range(pace.settle_runs):
+    for _ in range(pace.settle_runs if last_ms < pace.settle_below_ms else 0):
         if spent_ms < pace.settle_ms:
             spent_ms += _timed_ms(run, round_, pace.clock)
     return _timed_ms(run, round_, pace.clock)

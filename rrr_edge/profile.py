@@ -3,21 +3,20 @@
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from rrr_edge import __version__
-from rrr_edge.backends import Backend, Images, Outputs, Session, backend_of
-from rrr_edge.baseline import LATENCY_ONLY, Against, Baseline, Rival
-from rrr_edge.bundle import MANIFEST, Bundle, FileEntry, describe_file
+from rrr_edge.backends import Images, Outputs, Session, backend_of
+from rrr_edge.baseline import Against, Rival
+from rrr_edge.bundle import MANIFEST, Bundle
 from rrr_edge.dissection import CEILING, LAYERS, dissecting
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.files import sha256, staged_folder
@@ -26,17 +25,16 @@ from rrr_edge.loads import Bench, Loads, measure_loads
 from rrr_edge.machine import cpu_quota, governor, usable_cores
 from rrr_edge.measured import ENGINE, PARTS, PHOTO, PREDICT, Profile, part_name
 from rrr_edge.measurement import Environment, Measurement, Pace, Subject, interleave, ratio
-from rrr_edge.progress import Report, Step, silent
-from rrr_edge.record import Record
+from rrr_edge.progress import Report, silent
 from rrr_edge.report import files_of
+from rrr_edge.rivals import compiled, running, shuffled_images, targets_beside
 from rrr_edge.runtime import Classifier
+from rrr_edge.sweep import Place, Swept, forget_rounds, measure_sweep
 from rrr_edge.target import Precision, Target
-from rrr_edge.verification import demand_precision
 
 _PHOTO_SIZE = (1280, 720)
 _PHOTO_QUALITY = 90
 _PHOTOS = 16
-_CALIBRATION_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,8 @@ def profile_bundle(
 
     All run interleaved in this process, on the bundle's reference images in shuffled order, with the target's number
     of threads (0: all usable cores). `against` names ONNX files with their cards, which are compiled by the same
-    backend at fp32 and at the engine's precision and kept beside them, and open sessions.
+    backend at fp32 and at the engine's precision and kept beside them, open sessions, and a sweep of sparsities, which
+    is measured first: where that is interrupted, the same call goes on with it.
 
     Raises UsageError (not compiled), CannotRunHere (another machine than the target's; a baseline is missing),
     CorruptArtifact, MissingLibrary.
@@ -90,10 +89,14 @@ def profile_bundle(
         classifier = stack.enter_context(
             Classifier.open(bundle.path, target, precision=target.precision, threads=target.threads)
         )
+        swept = Swept((), ())
+        if against.sweep:
+            place = Place(bundle, target, backend, classifier.session, own, here)
+            swept = measure_sweep(against.sweep, place, pace=pace, report=report)
         rivals = [
-            stack.enter_context(_compiled(backend, model, bundle, rival_target, report))
+            stack.enter_context(compiled(backend, model, bundle, rival_target, report))
             for model in against.models
-            for rival_target in _targets(target)
+            for rival_target in targets_beside(target)
         ]
         precision_found = classifier.session.precision_found()
         folder = bundle.engine_folder(engine.name)
@@ -114,14 +117,16 @@ def profile_bundle(
         verification=engine.verification,
         measurements=tuple(m for m in measurements if m.name not in (LAYERS, CEILING)),
         ratios=tuple(ratio(found[rival.name], found[ENGINE]) for rival in (*rivals, *against.rivals)),
+        alternatives=swept.alternatives,
         loads=loads,
         layers=layers,
         clocking=ratio(found[LAYERS], found[ENGINE]) if dissection else None,
         ceiling=ceiling,
-        notes=notes,
+        notes=(*notes, *swept.notes),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     _write(profile, bundle)
+    forget_rounds(bundle, engine.name)
     return profile
 
 
@@ -136,82 +141,21 @@ def demand_machine(target: Target, here: Environment) -> None:
         )
 
 
-def _targets(target: Target) -> list[Target]:
-    precisions: dict[Precision, None] = {"fp32": None, target.precision: None}
-    return [target.model_copy(update={"precision": precision}) for precision in precisions]
-
-
-_COMPILED = "compiled.json"
-
-
-class _Compiled(Record):
-    """Beside a compiled baseline: what it was made from, and what was made; made again when either changes."""
-
-    model_sha256: str
-    target: Target
-    versions: dict[str, str]
-    files: tuple[FileEntry, ...] = ()
-
-    def made(self, folder: Path) -> Self:
-        """With the files that lie in `folder`."""
-        found = sorted(file for file in folder.iterdir() if file.name != _COMPILED)
-        return self.model_copy(update={"files": tuple(map(describe_file, found))})
-
-
-@contextmanager
-def _compiled(backend: Backend, model: Path, bundle: Bundle, target: Target, report: Report) -> Iterator[Rival]:
-    """The baseline `model` for `target`, compiled unless that has been done before; INT8 ranges come from 32 images."""
-    card = Baseline.read(model)
-    made_from = _Compiled(
-        model_sha256=card.model.sha256,
-        target=target.model_copy(update={"threads": 0}),
-        versions=backend.versions(),
-    )
-    folder = model.parent / f"{model.stem}-{target.engine_name}"
-    stamp = folder / _COMPILED
-    if not (stamp.is_file() and stamp.read_text("utf-8") == made_from.made(folder).to_json()):
-        report(Step("build", 0, 1, f"{card.name} {target.precision}"))
-        backend.check(target)
-        with staged_folder(folder) as stage:
-            backend.compile(model, target, bundle.calibration[:_CALIBRATION_IMAGES], stage, report)
-            (stage / stamp.name).write_text(made_from.made(stage).to_json(), "utf-8")
-    session = backend.open(folder, target)
-    try:
-        found = session.precision_found()
-        demand_precision(target.precision, found, what=f"the baseline {card.name}", so="it is not measured")
-        subject = Subject(
-            backend=target.backend,
-            precision=target.precision,
-            threads=target.threads,
-            params=card.params,
-            macs=card.macs,
-            size_mb=sum(file.stat().st_size for file in folder.iterdir() if file != stamp) / 1e6,
-            note=LATENCY_ONLY,
-        )
-        yield Rival(f"{card.name}, {target.backend} {target.precision}", session, subject)
-    finally:
-        session.close()
-
-
 def _measure(
     bundle: Bundle, classifier: Classifier, own: Subject, rivals: tuple[Rival, ...], pace: Pace, report: Report
 ) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
-    images = bundle.reference.images
-    images = images[np.random.default_rng(0).permutation(len(images))]
+    images = shuffled_images(bundle)
     photo = _PhotoToAnswer(classifier, bundle, _photos(images[:_PHOTOS]), pace.clock)
-
-    def running(session: Session) -> Callable[[int], Any]:
-        return lambda round_: session.run(images[(i := round_ % len(images)) : i + 1])
 
     subjects = {ENGINE: own, PREDICT: own, PHOTO: own.model_copy(update={"note": _PHOTO_NOTE})}
     candidates: dict[str, Callable[[int], Any]] = {
-        ENGINE: running(classifier.session),
+        ENGINE: running(classifier.session, images),
         PREDICT: lambda round_: classifier.predict(images[round_ % len(images)]),
         PHOTO: photo,
     }
     for rival in rivals:
         subjects[rival.name] = rival.subject
-        candidates[rival.name] = running(rival.session)
+        candidates[rival.name] = running(rival.session, images)
     found = interleave(candidates, pace=pace, report=report)
 
     samples = found.samples_ms

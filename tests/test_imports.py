@@ -24,9 +24,9 @@ DATA = {
 }
 PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas", "markup", "plots"}
 PLAIN |= {"graph", "lowering", "prepare", "prepared"}
-DEVICE = {"dissection", "gate", "loads", "compile", "race", "profile", "report", "runtime", "doctor"}
+DEVICE = {"dissection", "gate", "loads", "compile", "race", "profile", "report", "rivals", "runtime", "sweep", "doctor"}
 WORKSHOP = {"networks", "training", "export", "compress"}
-EDGE = {"cli", "arguments", "display", "demo", "digits", "__main__", "__init__"}
+EDGE = {"cli", "comparison", "arguments", "display", "demo", "digits", "__main__", "__init__"}
 MAY_IMPORT = {
     "data": DATA,
     "plain": DATA | PLAIN,

@@ -1,6 +1,7 @@
 import gc
 import statistics
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -206,6 +207,22 @@ def test_a_steady_candidate_warms_up_for_two_windows_and_200_ms(ms: float, expec
     calls = []
     interleave({"A": lambda r: (calls.append(r), clock.spend_ms(ms))}, pace=Pace(runs=2, settle_runs=0, clock=clock))
     assert len(calls) - 2 == expected
+
+
+def test_slow_candidates_do_not_settle_again() -> None:
+    clock, calls = Clock(), {"fast": 0, "slow": 0}
+
+    def candidate(name: str, ms: float) -> Callable[[int], None]:
+        def run(_: int) -> None:
+            calls[name] += 1
+            clock.spend_ms(ms)
+
+        return run
+
+    pace = Pace(runs=5, settle_runs=3, settle_below_ms=10, warm_up_ms=0, warm_up_limit_ms=0, clock=clock)
+    interleave({"fast": candidate("fast", 1), "slow": candidate("slow", 10)}, pace=pace)
+    # Ten runs of warm-up; the slow one's first timed run has none before it that would tell.
+    assert calls == {"fast": 10 + 5 * (3 + 1), "slow": 10 + 2 + 5}
 
 
 def test_warm_up_waits_until_the_times_settle() -> None:

@@ -1,6 +1,9 @@
-"""The network that was compressed, to compare times with: true in structure, its weights random but sane."""
+"""Networks to compare times with: ResNet152, whole or pruned, true in structure, with random but sane weights."""
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -8,24 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rrr_edge.baseline import LATENCY_ONLY, Against, Baseline, Rival, card_of
+from rrr_edge.baseline import LATENCY_ONLY, UNPRUNED, Against, Baseline, Point, Rival, card_of, obstacle_of
 from rrr_edge.bundle import Bundle, Preprocess, describe_file
-from rrr_edge.errors import RRREdgeError
+from rrr_edge.compress.prune import make_permanent, mask, slimming, sparsity_of, without_blocks
+from rrr_edge.errors import RRREdgeError, UsageError
 from rrr_edge.export import export_onnx
 from rrr_edge.files import staged_file, write_file, writing_to
-from rrr_edge.measurement import Subject
+from rrr_edge.measurement import Granularity, Subject
 from rrr_edge.networks import Network, build, cost
 from rrr_edge.networks.eager import EagerSession
-from rrr_edge.spec import NetworkSpec, ResNetSpec
+from rrr_edge.spec import NetworkSpec, resnet152
 
-NAME = "ResNet152"
 _CALIBRATION_IMAGES = 32
 _SEED = 0
-
-
-def baseline_spec(spec: NetworkSpec) -> ResNetSpec:
-    """ResNet_3_8_36_3 in one piece, for the classes of `spec`."""
-    return ResNetSpec(num_classes=spec.num_classes)
 
 
 def against_resnet152(bundle: Bundle, *, threads: int) -> Against:
@@ -35,58 +33,118 @@ def against_resnet152(bundle: Bundle, *, threads: int) -> Against:
 
 def write_baseline(bundle: Bundle) -> Path:
     """Put ResNet152 for the bundle's classes and image size at `bundle.baseline`, unless it is there already."""
-    spec, preprocess = baseline_spec(bundle.manifest.spec), bundle.manifest.preprocess
-    path = bundle.baseline
-    if not _is_there(path, spec, preprocess):
+    RandomNetworks(bundle).write(UNPRUNED)
+    return bundle.baseline
+
+
+def eager_baseline(bundle: Bundle, *, threads: int) -> Rival:
+    """The same network in PyTorch's eager mode."""
+    return RandomNetworks(bundle).open(UNPRUNED, threads=threads)
+
+
+@dataclass(frozen=True)
+class RandomNetworks:
+    """The workshop of a bundle's comparisons: ResNet152 for its classes and image size, whole or pruned at random.
+
+    Widths are those that Torch-Pruning leaves; which of the random channels they are makes no difference.
+    """
+
+    bundle: Bundle
+
+    def write(self, point: Point) -> None:
+        """Where a granularity cannot reach the sparsity, a sentence that says so takes the file's place."""
+        path = self.bundle.alternative(point.stem)
         with writing_to(path):
             path.parent.mkdir(exist_ok=True)
+        try:
+            self._write(point, path)
+        except UsageError as error:
+            write_file(obstacle_of(path), f"{error}\n")
+
+    def open(self, point: Point, *, threads: int) -> Rival:
+        """In PyTorch's eager mode. Raises UsageError where the sparsity is out of reach.
+
+        Where other programs share the cores, torch's spinning threads may make single runs take seconds; then set
+        OMP_WAIT_POLICY=PASSIVE before torch is first imported. On an idle machine that costs torch a third of its
+        speed, so it is left to the user, and recorded.
+        """
+        network, preprocess = self._network(point), self.bundle.manifest.preprocess
+        expense = cost(network.spec, preprocess.image_size)
+        subject = Subject(
+            backend="pytorch",
+            precision="fp32",
+            threads=threads,
+            params=expense.params,
+            macs=expense.macs,
+            note=f"eager mode, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'unset')}; {LATENCY_ONLY}",
+            granularity=point.granularity,
+            sparsity=_gone(network, point),
+            sparsity_asked=point.sparsity,
+        )
+        return Rival(f"{point.words}, PyTorch", EagerSession(network, preprocess, threads=threads), subject)
+
+    def _write(self, point: Point, path: Path) -> None:
+        """Raises UsageError where the sparsity is out of reach."""
+        spec, preprocess = self._spec(point), self.bundle.manifest.preprocess
+        if _is_there(path, point, spec, preprocess):
+            return
+        network = self._network(point)
         with staged_file(path) as stage:
-            export_onnx(random_network(spec, preprocess, bundle.calibration), preprocess, stage)
+            export_onnx(network, preprocess, stage)
         expense = cost(spec, preprocess.image_size)
         card = Baseline(
-            name=NAME,
+            name=point.words,
             spec=spec,
             preprocess=preprocess,
             params=expense.params,
             macs=expense.macs,
+            granularity=point.granularity,
+            sparsity=_gone(network, point),
+            sparsity_asked=point.sparsity,
             model=describe_file(path),
         )
         write_file(card_of(path), card.to_json())
-    return path
+
+    def _spec(self, point: Point) -> NetworkSpec:
+        return _SPECS[point.granularity](point.sparsity, self.bundle.manifest.spec.num_classes)
+
+    def _network(self, point: Point) -> Network:
+        return self._unpruned if point == UNPRUNED else self._make(point)
+
+    @cached_property
+    def _unpruned(self) -> Network:
+        # Every round of a sweep opens it.
+        return self._make(UNPRUNED)
+
+    def _make(self, point: Point) -> Network:
+        zeroed = point.sparsity if point.granularity == "element" else 0.0
+        preprocess, images = self.bundle.manifest.preprocess, self.bundle.calibration
+        return random_network(self._spec(point), preprocess, images, zeroed=zeroed)
 
 
-def eager_baseline(bundle: Bundle, *, threads: int) -> Rival:
-    """The same network in PyTorch's eager mode.
-
-    Where other programs share the cores, torch's spinning threads may make single runs take seconds; then set
-    OMP_WAIT_POLICY=PASSIVE before torch is first imported. On an idle machine that costs torch a third of its speed,
-    so it is left to the user, and recorded.
-    """
-    spec, preprocess = baseline_spec(bundle.manifest.spec), bundle.manifest.preprocess
-    expense = cost(spec, preprocess.image_size)
-    subject = Subject(
-        backend="pytorch",
-        precision="fp32",
-        threads=threads,
-        params=expense.params,
-        macs=expense.macs,
-        note=f"eager mode, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'unset')}; {LATENCY_ONLY}",
-    )
-    network = random_network(spec, preprocess, bundle.calibration)
-    return Rival(f"{NAME}, PyTorch", EagerSession(network, preprocess, threads=threads), subject)
+_SPECS: dict[Granularity, Callable[[float, int], NetworkSpec]] = {
+    "baseline": lambda sparsity, num_classes: resnet152(num_classes),
+    "element": lambda sparsity, num_classes: resnet152(num_classes),
+    "channel": lambda sparsity, num_classes: slimming(sparsity, num_classes).spec,
+    "block": without_blocks,
+}
 
 
 def random_network(
-    spec: NetworkSpec, preprocess: Preprocess, images: NDArray[np.uint8], *, seed: int = _SEED
+    spec: NetworkSpec, preprocess: Preprocess, images: NDArray[np.uint8], *, zeroed: float = 0.0, seed: int = _SEED
 ) -> Network:
     """The network of `spec` as it is initialised, with the batch statistics of uint8 `images` [N, H, W, 3].
 
     Without true statistics the activations of so deep a network grow or fade until they are denormal, and denormals
-    take a CPU many times longer: the comparison would flatter us. At most 32 images are read.
+    take a CPU many times longer: the comparison would flatter us. At most 32 images are read. Weights that make up the
+    share `zeroed` of all parameters, drawn from the seed too, are zero. Raises UsageError where these are too many.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build(spec)
+    if zeroed:
+        mask(network, zeroed, seed=seed)
+        make_permanent(network)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain average over all batches
@@ -98,9 +156,17 @@ def random_network(
     return network.eval()
 
 
-def _is_there(path: Path, spec: ResNetSpec, preprocess: Preprocess) -> bool:
+def _gone(network: Network, point: Point) -> float:
+    """The share of ResNet152's parameters that is not there, or masked."""
+    if point.granularity != "element":
+        return sparsity_of(network.spec)
+    zeros = sum(kernel.numel() - int(kernel.count_nonzero()) for kernel in network.parameters() if kernel.ndim > 1)
+    return zeros / sum(parameter.numel() for parameter in network.parameters())
+
+
+def _is_there(path: Path, point: Point, spec: NetworkSpec, preprocess: Preprocess) -> bool:
     try:
         card = Baseline.read(path)
     except RRREdgeError:
         return False
-    return (card.spec, card.preprocess) == (spec, preprocess)
+    return (card.granularity, card.sparsity_asked, card.spec, card.preprocess) == (*point, spec, preprocess)

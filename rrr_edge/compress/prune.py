@@ -145,8 +145,8 @@ def _widths(phase: list[Bottleneck]) -> PhaseWidths:
 # Elements
 
 
-def mask(network: Network, sparsity: float, *, criterion: Criterion = "random", seed: int) -> None:
-    """Hold the share of weights at zero, in each layer alike, that makes `sparsity` of all parameters.
+def mask(network: Network, sparsity: float, *, criterion: Criterion = "random", seed: int) -> int:
+    """Hold weights at zero, as many in each layer as make `sparsity` of all parameters, and return their number.
 
     The masks of torch.nn.utils.prune: buffers beside the weights, applied before every forward pass, kept by a
     checkpoint. Biases and normalisation stay. Raises UsageError where these are more than what is to be left.
@@ -159,16 +159,13 @@ def mask(network: Network, sparsity: float, *, criterion: Criterion = "random", 
         torch.manual_seed(seed)
         for module in layers:
             _MASKS[criterion](module, "weight", min(1.0, sparsity * params / weights))
+    return sum(int((module.get_buffer("weight_mask") == 0).sum()) for module in layers)
 
 
 def make_permanent(network: Network) -> None:
     """Write the zeros into the weights and forget the masks."""
     for module in _masked_layers(network):
         prune.remove(module, "weight")  # type: ignore[no-untyped-call]
-
-
-def nonzero_params(network: Network) -> int:
-    return sum(int(parameter.count_nonzero()) for parameter in network.parameters())
 
 
 def _masked_layers(network: Network) -> list[nn.Conv2d | nn.Linear]:
@@ -187,13 +184,13 @@ _MASKS: dict[Criterion, Callable[[nn.Module, str, float], Any]] = {
 def _make_element(recipe: Element, material: Material) -> Made:
     spec = _element_spec(recipe, len(material.dataset.labels))
     network, info = begin(recipe, spec, material, fill=_refill(recipe, spec))
-    mask(network, recipe.sparsity, criterion=recipe.criterion, seed=recipe.seed)
+    zeros = mask(network, recipe.sparsity, criterion=recipe.criterion, seed=recipe.seed)
     trained = learn(network, recipe, material)
     make_permanent(network)
-    left, params = nonzero_params(network), _params(spec)
+    params = _params(spec)
     note = (
-        f"{1 - left / params:.1%} of the parameters are zero, {recipe.criterion} ones of each layer; {left:,} of "
-        f"{params:,} are not. The shapes, and so the MACs that are computed, are those of ResNet152."
+        f"{zeros / params:.1%} of the parameters are held at zero, {recipe.criterion} ones of each layer, and "
+        f"{params - zeros:,} of {params:,} are not. The shapes, and so the MACs that are computed, are ResNet152's."
     )
     return Made(network, info, trained, _notes(recipe, note))
 

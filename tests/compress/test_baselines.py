@@ -1,19 +1,22 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+import torchvision
 from fake_bundle import write_bundle
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import resnet152
 
-from rrr_edge.baseline import Baseline
+from rrr_edge.baseline import Baseline, Point, obstacle_of
 from rrr_edge.bundle import Bundle, Preprocess
-from rrr_edge.compress import baselines
-from rrr_edge.compress.baselines import baseline_spec, eager_baseline, random_network, write_baseline
+from rrr_edge.compress import baselines, prune
+from rrr_edge.compress.baselines import RandomNetworks, eager_baseline, random_network, write_baseline
+from rrr_edge.errors import UsageError
 from rrr_edge.networks import build
 from rrr_edge.networks.eager import EagerSession
-from rrr_edge.spec import ResNetSpec
+from rrr_edge.spec import ResNetSpec, resnet152
 
 SMALL = ResNetSpec(depths=(1, 1, 1, 1), num_classes=3)
 PREPROCESS = Preprocess(image_size=32)
@@ -28,20 +31,20 @@ def images() -> np.ndarray:
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """Its baseline is a ResNet_1_1_1_1: the export of ResNet152 takes ten seconds."""
-    monkeypatch.setattr(baselines, "baseline_spec", lambda spec: SMALL)
+    for module in (baselines, prune):
+        monkeypatch.setattr(module, "resnet152", lambda num_classes: SMALL)
     return write_bundle(tmp_path / "fakes.rrr", image_size=32)
 
 
 def test_the_baseline_is_torchvisions_resnet152_for_the_same_classes() -> None:
-    spec = baseline_spec(ResNetSpec(depths=(1, 1, 1, 1), branches=8, branch_widths=(79, 170), num_classes=20))
     with torch.device("meta"):
-        ours, theirs = build(spec), resnet152(num_classes=20)
+        ours, theirs = build(resnet152(20)), torchvision.models.resnet152(num_classes=20)
     shapes = [{name: tuple(t.shape) for name, t in network.state_dict().items()} for network in (ours, theirs)]
     assert shapes[0] == shapes[1]
 
 
 def test_activations_of_the_random_resnet152_are_sane(images: np.ndarray) -> None:
-    network = random_network(baseline_spec(SMALL), PREPROCESS, images)
+    network = random_network(resnet152(3), PREPROCESS, images)
     assert not network.training
     smallest = torch.finfo(torch.float32).tiny
     denormal, spreads = [], {}
@@ -74,7 +77,6 @@ def test_the_seed_decides_and_torchs_own_generator_is_left_alone(images: np.ndar
 
 
 def test_the_file_runs_in_onnx_runtime_as_the_eager_session_does(bundle: Bundle) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     path = write_baseline(bundle)
     assert path == bundle.baseline
     graph = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -93,6 +95,7 @@ def test_its_card_counts_as_torch_does(bundle: Bundle) -> None:
     assert card.params == sum(p.numel() for p in network.parameters())
     assert card.macs == counter.get_total_flops() / 2
     assert (card.spec, card.preprocess) == (SMALL, bundle.manifest.preprocess)
+    assert (card.granularity, card.sparsity, card.sparsity_asked) == ("baseline", 0, 0)
 
 
 def test_it_is_written_once(bundle: Bundle) -> None:
@@ -111,3 +114,50 @@ def test_it_is_written_again_for_another_size_and_when_damaged(bundle: Bundle) -
     larger = bundle.manifest.model_copy(update={"preprocess": Preprocess(image_size=64)})
     write_baseline(Bundle(bundle.path, larger))
     assert Baseline.read(path).preprocess.image_size == 64
+
+
+def test_activations_of_a_nearly_empty_network_are_sane_too(images: np.ndarray) -> None:
+    deep = ResNetSpec(depths=(1, 1, 20, 1), branch_widths=(64, 64), num_classes=3)
+    network = random_network(deep, PREPROCESS, images, zeroed=0.9)
+    kernels = [p for p in network.parameters() if p.ndim > 1]
+    zeros = sum(int((kernel == 0).sum()) for kernel in kernels)
+    assert zeros / sum(p.numel() for p in network.parameters()) == pytest.approx(0.9, abs=1e-5)
+    outputs: list[torch.Tensor] = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d):
+            module.register_forward_hook(lambda *seen: outputs.append(seen[2].abs()))
+    EagerSession(network, PREPROCESS, threads=1).run(images)
+    assert len(outputs) == 2 * (1 + 3 * 23 + 4)
+    assert all(output.max() < 1000 for output in outputs)
+    assert not any(((output > 0) & (output < torch.finfo(torch.float32).tiny)).any() for output in outputs)
+
+
+@pytest.mark.parametrize("granularity", ["element", "channel", "block"])
+def test_pruned_networks_are_files_with_cards_and_run_in_pytorch(bundle: Bundle, granularity: Any) -> None:
+    """As a ResNet_1_1_1_1 has no block to lose, its blocks are out of reach."""
+    workshop, point = RandomNetworks(bundle), Point(granularity, 0.3)
+    workshop.write(point)
+    path = bundle.alternative(f"{granularity}-30")
+    if granularity == "block":
+        assert not path.exists()
+        assert obstacle_of(path).read_text().startswith("A sparsity of 30.0% is out of reach of block-wise")
+        with pytest.raises(UsageError, match="out of reach"):
+            workshop.open(point, threads=1)
+        return
+    card = Baseline.read(path)
+    whole = sum(p.numel() for p in build(SMALL).parameters())
+    assert (card.name, card.granularity, card.sparsity_asked) == (f"{granularity} 30 %", granularity, 0.3)
+    assert card.sparsity == pytest.approx(0.3, abs=0.005)
+    rival = workshop.open(point, threads=1)
+    assert (rival.subject.sparsity, rival.subject.params) == (card.sparsity, card.params)
+    if granularity == "channel":
+        assert card.sparsity == 1 - card.params / whole
+        assert build(card.spec).conv1.out_channels < 64
+    else:
+        assert card.params == whole
+    graph = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (expected,) = graph.run(["probabilities"], {"images": bundle.reference.images})
+    np.testing.assert_allclose(rival.session.run(bundle.reference.images).probabilities, expected, atol=1e-4)
+    before = path.stat().st_mtime_ns
+    workshop.write(point)
+    assert path.stat().st_mtime_ns == before
