@@ -55,8 +55,8 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
     _predict(bundle, photos, picture)
 
     display.table("Engines", [_engine_row(engine) for engine in engines])
-    header, *rows = profile.table()
-    display.table("One photo, on this machine", [dict(zip(header, row, strict=True)) for row in rows])
+    for title, (header, *rows) in profile.tables():
+        display.table(title or "One photo, on this machine", [dict(zip(header, row, strict=True)) for row in rows])
     for note in profile.notes:
         display.say(f"note: {note}")
     document: dict[str, Any] = {

@@ -58,7 +58,7 @@ class Display:
             print(text, flush=True)
 
     def table(self, title: str, rows: Sequence[Mapping[str, str]]) -> None:
-        """Print `rows` with their keys as columns, for people only."""
+        """Print `rows` with their keys as columns, for people only; a column that is empty in all rows is left out."""
         if self.as_json or not self.is_first:
             return
         from rich.box import SIMPLE_HEAD
@@ -67,11 +67,12 @@ class Display:
         from rich.text import Text
 
         table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-        for column in rows[0] if rows else ():
+        columns = [column for column in (rows[0] if rows else ()) if any(row[column] for row in rows)]
+        for column in columns:
             figures = all(_is_figure(row[column]) for row in rows if row[column])
             table.add_column(column, justify="right" if figures else "left", overflow="fold")
         for row in rows:
-            table.add_row(*map(Text, row.values()))
+            table.add_row(*(Text(row[column]) for column in columns))
         Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
     @contextmanager

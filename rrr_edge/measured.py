@@ -11,7 +11,7 @@ from pydantic import Field
 from rrr_edge.anatomy import Alternative, Ceiling, LayerTime, Load, PartTime, sum_up
 from rrr_edge.bundle import PROFILE, SCHEMA, Accuracy, Verification
 from rrr_edge.errors import BadInput, CorruptArtifact
-from rrr_edge.measurement import Environment, Measurement, Ratio
+from rrr_edge.measurement import Environment, Interval, Measurement, Ratio
 from rrr_edge.record import Record
 from rrr_edge.target import Target
 
@@ -77,18 +77,10 @@ class Profile(Record):
     def measurement(self, name: str) -> Measurement:
         return next(m for m in self.measurements if m.name == name)
 
-    def table(self) -> tuple[tuple[str, ...], ...]:
-        """A header and a row for each measurement, as words to be printed."""
-        ratios = {r.of: f"{r.value:.1f}  {r.interval[0]:.1f} to {r.interval[1]:.1f}" for r in self.ratios}
-        accuracy = f"{self.verification.accuracy:.1%}" if self.accuracy else ""
-        return (
-            _HEADER,
-            *(_row(m, ratios.get(m.name, ""), accuracy if m.name == ENGINE else "") for m in self.measurements),
-        )
-
     def tables(self) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
         """A title and a table for each thing that was asked; the first is `table` and has no title."""
         yield "", self.table()
+        yield "What was run", self.networks()
         if self.parts:
             best = f", of {self.ceiling.gmacs_per_s:,.0f} GMAC/s that this machine reaches" if self.ceiling else ""
             rows = (_part_row(part, self.engine.summary.median_ms) for part in self.parts)
@@ -116,6 +108,39 @@ class Profile(Record):
             *(
                 (name, gone, *(cells.get(runtime, "") for runtime in runtimes))
                 for (name, gone), cells in sorted(rows.items(), key=lambda row: order.index(row[0][0]))
+            ),
+        )
+
+    def table(self) -> tuple[tuple[str, ...], ...]:
+        """A header and the times of each measurement; a tilde marks what was unstable, parts are indented."""
+        ratios = {r.of: f"{_short(r.value, 3)}  {_span(r.interval, 3)}" for r in self.ratios}
+        return (
+            ("", "median ms", "95 % interval", "times the engine's"),
+            *(
+                (
+                    _row_name(m),
+                    f"{'~' if m.summary.unstable else ''}{m.summary.median_ms:.3f}",
+                    _span(m.summary.median_interval_ms, 4),
+                    ratios.get(m.name, ""),
+                )
+                for m in self.measurements
+            ),
+        )
+
+    def networks(self) -> tuple[tuple[str, ...], ...]:
+        """A header and what is known of the engine and of each network beside it."""
+        accuracy = f"{self.verification.accuracy:.1%}" if self.accuracy else ""
+        return (
+            ("", "MB", "params", "MACs", "accuracy"),
+            *(
+                (
+                    _row_name(m),
+                    "" if m.subject.size_mb is None else f"{m.subject.size_mb:.1f}",
+                    "" if m.subject.params is None else f"{m.subject.params / 1e6:.2f} M",
+                    "" if m.subject.macs is None else f"{m.subject.macs / 1e6:,.0f} M",
+                    accuracy if m.name == ENGINE else "",
+                )
+                for m in (self.engine, *self.baselines)
             ),
         )
 
@@ -157,28 +182,20 @@ def part_name(part: str) -> str:
     return f"{PHOTO}: {part}"
 
 
-_HEADER = ("", "median ms", "95 % interval", "times the engine's", "photos/s", "MB", "params", "MACs", "accuracy")
+def _row_name(measurement: Measurement) -> str:
+    if measurement.name == ENGINE:
+        return f"{ENGINE}, {measurement.subject.runtime}"
+    return measurement.name.replace(f"{PHOTO}: ", "  ")
 
 
-def _row(measurement: Measurement, times: str, accuracy: str) -> tuple[str, ...]:
-    """Parts are indented and have times alone; a tilde marks what was unstable."""
-    subject, summary = measurement.subject, measurement.summary
-    low, high = summary.median_interval_ms
-    median = f"{'~' if summary.unstable else ''}{summary.median_ms:.3f}"
-    interval = f"{low:.3f} to {high:.3f}"
-    if measurement.name in map(part_name, PARTS):
-        return (f"  {measurement.name.removeprefix(PHOTO + ': ')}", median, interval, *("",) * 6)
-    return (
-        f"{ENGINE}, {subject.backend} {subject.precision}" if measurement.name == ENGINE else measurement.name,
-        median,
-        interval,
-        times,
-        f"{measurement.images_per_second:,.0f}",
-        f"{subject.size_mb:.1f}" if subject.size_mb is not None else "",
-        f"{subject.params / 1e6:.2f} M" if subject.params is not None else "",
-        f"{subject.macs / 1e6:,.0f} M" if subject.macs is not None else "",
-        accuracy,
-    )
+def _span(interval: Interval, digits: int) -> str:
+    low, high = interval
+    return f"{_short(low, digits)} to {_short(high, digits)}"
+
+
+def _short(value: float, digits: int) -> str:
+    """So many digits, where some are left of the point."""
+    return f"{value:,.{max(0, digits - len(str(int(value))))}f}"
 
 
 _PARTS_HEADER = ("", "ms", "of the run", "MACs", "GMAC/s", "of the ceiling")

@@ -44,6 +44,12 @@ def test_a_table_has_its_columns_and_is_not_for_programs(capsys: Captured) -> No
     assert capsys.readouterr() == ("", "")
 
 
+def test_an_empty_column_is_left_out(capsys: Captured) -> None:
+    Display().table("", [{"engine": "x", "ratio": "", "why": ""}, {"engine": "y", "ratio": "", "why": "so"}])
+    header = next(line for line in capsys.readouterr().out.splitlines() if line.strip())
+    assert header.split() == ["engine", "why"]
+
+
 def test_long_cells_are_kept_whole(capsys: Captured) -> None:
     name = "a" * 400
     Display().table("", [{"image": name}])

@@ -16,6 +16,7 @@ from rrr_edge.backends import BACKENDS, Outputs
 from rrr_edge.backends.fake import ENGINE_FILE, Fake
 from rrr_edge.baseline import Against, Baseline, Rival, card_of
 from rrr_edge.bundle import Bundle, describe_file
+from rrr_edge.display import Display
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, UsageError
 from rrr_edge.loads import Loads
 from rrr_edge.measured import ENGINE, PARTS, PHOTO, PREDICT, Profile, part_name
@@ -383,7 +384,32 @@ def test_table_has_a_header_and_equally_long_rows(
     assert shown == [m.name.split(",")[0].removeprefix("photo to answer: ") for m in profile.measurements]
     cells = dict(zip(header, rows[7], strict=True))
     assert cells["median ms"] == "40.000"
-    assert cells["times the engine's"].startswith("20.0  ")
+    assert cells["95 % interval"] == "40.00 to 40.00"
+    assert cells["times the engine's"] == "20.0  20.0 to 20.0"
+
+
+def test_networks_are_those_that_were_run(bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path) -> None:
+    profile = profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=4, clock=clock))
+    header, *rows = profile.networks()
+    assert [row[0] for row in rows] == ["engine, fake int8", *(m.name for m in profile.baselines)]
+    cells = dict(zip(header, rows[-1], strict=True))
+    assert cells["params"] == f"{Baseline.read(baseline).params / 1e6:.2f} M"
+
+
+def test_its_tables_fit_80_columns(
+    bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    slow = rival(clock, 9876)._replace(name="ResNet152, openvino int8")
+    profile = profile_bundle(bundle, TARGET, against=Against((baseline,), (slow,)), pace=Pace(runs=4, clock=clock))
+    for title, (header, *rows) in profile.tables():
+        Display().table(title, [dict(zip(header, row, strict=True)) for row in rows])
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+        assert max(map(len, lines)) <= 80
+        assert len(lines) == bool(title) + 2 + len(rows)
 
 
 def test_pictures_and_page_show_what_was_measured(
