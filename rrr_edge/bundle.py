@@ -284,7 +284,7 @@ class Bundle:
         Raises UsageError where it was not compiled and CorruptArtifact where a file or the model has changed since.
         """
         folder = self.engine_folder(target.engine_name)
-        repair = f"rrr-edge compile {quote(str(self.path))} --target {target.name} --precision {target.precision}"
+        repair = target.compiling(self.path)
         if not (folder / ENGINE).is_file():
             have = ", ".join(self.engine_names()) or "none yet"
             raise UsageError(f"{self.path} has no {folder.name} engine (it has: {have}).", advice=f"Run: {repair}")

@@ -277,6 +277,7 @@ def compile(
     from rrr_edge.bundle import Bundle, Engine
     from rrr_edge.compile import compile_bundle, demand_share, prepare_bundle
     from rrr_edge.target import LOWERINGS
+    from rrr_edge.verification import chance, coarse
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     opened, chosen = Bundle.open(bundle), _target(target, precision)
@@ -296,7 +297,13 @@ def compile(
     with display.progress() as report:
         make = prepare_bundle if prepare_only else compile_bundle
         made = make(opened, chosen, calib_data=calib_data, max_drop=max_drop, report=report)
-    proof = made.verification
+    proof, accuracy = made.verification, opened.manifest.accuracy
+    doubts = (
+        coarse(proof.images, chosen.precision, max_drop),
+        accuracy and chance(accuracy, len(opened.manifest.labels)),
+    )
+    for doubt in filter(None, doubts):
+        display.warn(doubt)
     shares = ", ".join(f"{share:.1%} {name}" for name, share in sorted(made.precision_found.items()))
     for ratio in made.lowering_ratios if isinstance(made, Engine) else ():
         low, high = ratio.interval

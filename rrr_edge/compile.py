@@ -18,7 +18,7 @@ from rrr_edge.prepared import PREPARED_FOR, Order, keep_prepared, write_prepared
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.race import fastest as race
 from rrr_edge.target import LOWERINGS, Lowering, Precision, Target
-from rrr_edge.verification import demand_answers, demand_precision, verify
+from rrr_edge.verification import MAX_DROP, demand_answers, demand_precision, verify
 
 # The share of unreadable calibration images that is passed over, as in the scan of a data set.
 MAX_BAD = 0.01
@@ -30,7 +30,7 @@ def compile_bundle(
     *,
     precision: Precision | None = None,
     calib_data: str | Path | None = None,
-    max_drop: float = 0.01,
+    max_drop: float = MAX_DROP,
     report: Report = silent,
 ) -> Engine:
     """Build, verify and keep the engine of `bundle` for `target`; an older one is replaced only by a proven one.
@@ -96,7 +96,7 @@ def prepare_bundle(
     *,
     precision: Precision | None = None,
     calib_data: str | Path | None = None,
-    max_drop: float = 0.01,
+    max_drop: float = MAX_DROP,
     report: Report = silent,
 ) -> Prepared:
     """Make, verify and keep the graph from which `compile_bundle` builds on the machine that has the GPU.

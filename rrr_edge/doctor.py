@@ -56,8 +56,7 @@ def _engine(bundle: Bundle, name: str) -> Finding:
         here = backend.versions().get(library, "none")
         if _release(here) < _release(built):
             why = f"It was built with {library} {built}; this machine has the older {here}."
-            repair = f"rrr-edge compile {quote(str(bundle.path))} --target {target} --precision {precision}"
-            return Finding(name, "rebuild", why, repair, CannotRunHere.exit_code)
+            return Finding(name, "rebuild", why, asked.compiling(bundle.path), CannotRunHere.exit_code)
     return Finding(name, "load")
 
 

@@ -1,6 +1,7 @@
 """Where an engine runs: `targets/NAME.toml` -> Target."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Literal, get_args
 
 from pydantic import Field
@@ -42,6 +43,13 @@ class Target(Record):
     @property
     def engine_name(self) -> str:
         return f"{self.name}-{self.precision}"
+
+    def compiling(self, bundle: Path) -> str:
+        """The command that compiles `bundle` for this target, which may be known only to those who have its file."""
+        known = self.name in target_names()
+        named = self.name if known else "FILE.toml"
+        command = f"rrr-edge compile {quote(str(bundle))} --target {named} --precision {self.precision}"
+        return command if known else f"{command} (FILE.toml is the file of the target {self.name!r})"
 
     def check_device(self) -> None:
         """Raise CannotRunHere where `cpu` names another processor than this machine's."""

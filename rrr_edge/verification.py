@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrr_edge.backends.protocols import Floats, Outputs
-from rrr_edge.bundle import Verification
+from rrr_edge.bundle import Accuracy, Verification
 from rrr_edge.errors import GateFailed
 from rrr_edge.target import Precision
 
@@ -15,6 +15,8 @@ LIMITS: dict[Precision, tuple[float, float, float]] = {
     "fp16": (0.995, 1.0, 0.9995),
     "int8": (0.98, 1.0, -1.0),
 }
+# The accuracy (absolute) that an engine may lose, unless another share is given.
+MAX_DROP = 0.01
 # Two classes closer than this, or than twice what a probability may differ by, are a tie: rounding may decide it.
 TIE = 1e-3
 # Below this a probability is noise to every precision.
@@ -98,6 +100,31 @@ def verify(
         accuracy=accuracy,
         passed=not failures,
         failures=tuple(failures),
+    )
+
+
+def chance(accuracy: Accuracy, classes: int) -> str:
+    """A sentence where the network may be no better than guessing, else nothing."""
+    low, high = accuracy.interval
+    if low > 1 / classes:
+        return ""
+    return (
+        f"The network may be no better than guessing: its accuracy lies between {low:.1%} and {high:.1%} (95 %), and "
+        f"chance is right in {1 / classes:.1%}."
+    )
+
+
+def coarse(images: int, precision: Precision, max_drop: float) -> str:
+    """A sentence where a single answer is more than the limits of `precision` and `max_drop` leave, else nothing.
+
+    fp32 is judged by its probabilities, which any image can tell apart.
+    """
+    room = min(1 - LIMITS[precision][0], max_drop or 1.0)
+    if precision == "fp32" or images * room > 1 - 1e-9:
+        return ""
+    return (
+        f"The limits mean little with {images} test photos, of which a single one is {1 / images:.1%}: "
+        f"{round(1 / room)} or more can tell {room:.1%} apart."
     )
 
 

@@ -181,7 +181,7 @@ def test_a_damaged_engine_is_refused_with_the_command_that_repairs_it(small: Bun
     said = {"flip": "has changed", "remove": "is missing", "truncate": "has 2 bytes instead of 9"}[damage]
     with pytest.raises(CorruptArtifact, match=f"model.bin {said}") as caught:
         small.engine(TARGET)
-    assert caught.value.advice == f"Run: rrr-edge compile {small.path} --target test --precision fp32"
+    assert caught.value.advice == f"Run: {TARGET.compiling(small.path)}"
 
 
 @pytest.mark.parametrize(

@@ -312,6 +312,7 @@ def test_compile_says_what_it_built_and_proved(compiled: Bundle, tmp_path: Path)
     assert result.code == 0
     assert "engines/openvino-fp32" in result.stdout
     assert "(replaced)" not in result.stdout
+    assert "warning" not in result.stderr
     assert "100.0% fp32" in result.stdout
     assert "verified on 24 images: top-1 agrees on 100.00%" in result.stdout
     again = run("compile", bundle.path, "-t", "onnxruntime", "--json", "-q")

@@ -355,6 +355,14 @@ def test_the_plan_names_what_would_be_made_and_writes_nothing(shapes: Path, untr
     assert json.loads(json.dumps(planned))["bundle"] == str(tmp_path / "x.rrr")
 
 
+def test_a_network_that_guesses_and_a_small_test_set_are_noted(untrained: Bundle) -> None:
+    assert untrained.manifest.accuracy
+    assert untrained.manifest.accuracy.interval[0] <= 1 / len(LABELS)
+    notes = " ".join(untrained.manifest.provenance.notes)
+    assert "no better than guessing" in notes
+    assert "mean little with 24 test photos, of which a single one is 4.2%" in notes
+
+
 def test_libraries_under_other_names_have_a_version_too(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,7 @@ def test_a_damaged_engine_is_to_be_rebuilt_by_the_command_given(small: Bundle, d
     finding = engine_finding(small)
     assert finding.verdict == "rebuild"
     assert "model.bin" in finding.why
-    assert finding.repair == f"rrr-edge compile {small.path} --target test --precision fp32"
+    assert finding.repair == TARGET.compiling(small.path)
     assert finding.exit_code == 5
 
 
@@ -129,7 +129,7 @@ def test_an_engine_without_its_card_is_to_be_rebuilt(small: Bundle) -> None:
     (small.engine_folder("test-fp32") / "engine.json").unlink()
     finding = engine_finding(small)
     assert (finding.verdict, finding.exit_code) == ("rebuild", 2)
-    assert finding.repair == f"rrr-edge compile {small.path} --target test --precision fp32"
+    assert finding.repair == TARGET.compiling(small.path)
 
 
 def test_what_an_interrupted_compile_left_behind_is_passed_over(small: Bundle) -> None:

@@ -7,7 +7,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from rrr_edge.bundle import Bundle
+from rrr_edge.baseline import Against, Baseline, card_of
+from rrr_edge.bundle import Bundle, describe_file
+from rrr_edge.measurement import Pace
+from rrr_edge.profile import profile_bundle
 from rrr_edge.recipe import METHODS
 from rrr_edge.schemas import FOLDER, PUBLISHED, schema_text
 from rrr_edge.target import PACKAGED, Target
@@ -50,6 +53,28 @@ def test_a_real_bundle_fits_and_a_changed_one_does_not(compiled: Bundle) -> None
         jsonschema.validate(document, published(name), jsonschema.Draft202012Validator)
         assert refuses(name, document | {"surprise": 1})
         assert refuses(name, {key: value for key, value in document.items() if key != "files"})
+
+
+def test_a_profile_and_its_baseline_fit_and_changed_ones_do_not(bundle: Bundle) -> None:
+    spec = bundle.manifest.spec
+    path = bundle.baseline
+    path.parent.mkdir()
+    path.write_bytes(bundle.model.read_bytes())
+    card = Baseline(
+        name="itself", spec=spec, preprocess=bundle.manifest.preprocess, params=1, macs=1, model=describe_file(path)
+    )
+    card_of(path).write_text(card.to_json())
+    profile_bundle(
+        bundle, "openvino", precision="fp32", against=Against((path,)), pace=Pace(runs=2, settle_runs=0, warm_up_ms=0)
+    )
+    for name, file in (
+        ("profile", bundle.profile_folder("openvino-fp32") / "profile.json"),
+        ("baseline", card_of(path)),
+    ):
+        document = json.loads(file.read_text())
+        jsonschema.validate(document, published(name), jsonschema.Draft202012Validator)
+        assert refuses(name, document | {"surprise": 1})
+        assert refuses(name, {key: value for key, value in document.items() if key not in ("measurements", "model")})
 
 
 def test_every_recipe_and_shipped_target_fits() -> None:

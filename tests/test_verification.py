@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from rrr_edge.backends.protocols import Outputs
+from rrr_edge.bundle import Accuracy
 from rrr_edge.target import Precision
-from rrr_edge.verification import verify
+from rrr_edge.verification import chance, coarse, verify
 
 LABELS = np.zeros(1000, np.int64)
 
@@ -91,3 +92,29 @@ def test_not_a_number_never_passes() -> None:
     broken = Outputs(np.full((1000, 3), np.nan, np.float32), np.full((1000, 1, 3), np.nan, np.float32))
     for precision in ("fp32", "bf16", "int8"):
         assert not verify(SURE, broken, LABELS, precision=precision, against="torch").passed  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("images", "precision", "max_drop", "needed"),
+    [
+        (199, "bf16", 0.01, "200 or more can tell 0.5% apart"),
+        (200, "bf16", 0.01, ""),
+        (99, "int8", 0.01, "100 or more can tell 1.0% apart"),
+        (100, "int8", 0.01, ""),
+        (49, "int8", 0.5, "50 or more can tell 2.0% apart"),
+        (50, "int8", 0.0, ""),
+        (3, "fp32", 0.01, ""),
+    ],
+)
+def test_a_single_answer_may_be_more_than_the_limits_leave(
+    images: int, precision: Precision, max_drop: float, needed: str
+) -> None:
+    said = coarse(images, precision, max_drop)
+    assert needed in said
+    assert bool(said) == bool(needed)
+
+
+@pytest.mark.parametrize(("low", "guesses"), [(0.2, True), (0.249, True), (0.251, False), (0.9, False)])
+def test_a_network_that_may_guess_is_said_to(low: float, guesses: bool) -> None:
+    accuracy = Accuracy(images=9, correct=8, accuracy=0.9, interval=(low, 0.95), calibration_error=0, per_class={})
+    assert ("no better than guessing" in chance(accuracy, 4)) == guesses

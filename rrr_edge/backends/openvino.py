@@ -1,5 +1,6 @@
 """OpenVINO: engines for CPUs. INT8 by NNCF; the precision that runs is read from the compiled graph."""
 
+import logging
 import os
 import sys
 from collections import Counter
@@ -168,11 +169,7 @@ def _forget_oldest(cache: Path) -> None:
 
 
 def _quantise(graph: Any, calibration: Images, batch: int, report: Report) -> Any:
-    try:
-        with quiet():
-            import nncf
-    except ImportError as error:
-        raise MissingLibrary("nncf", extra="openvino", purpose="INT8 for OpenVINO") from error
+    nncf = _nncf()
     samples = [np.repeat(image[None], batch, 0) for image in calibration]
     seen = 0
 
@@ -184,11 +181,23 @@ def _quantise(graph: Any, calibration: Images, batch: int, report: Report) -> An
 
     # 256 steps of a probability are too few to say how sure an answer is.
     vote = [result.input_value(0).get_node().get_friendly_name() for result in graph.get_results()]
-    nncf.set_log_level(40)
     with quiet():
         return nncf.quantize(
             graph, nncf.Dataset(samples, feed), subset_size=len(samples), ignored_scope=nncf.IgnoredScope(names=vote)
         )
+
+
+def _nncf() -> Any:
+    """NNCF, which tells of errors only."""
+    # Where torch is installed NNCF loads it, and torch would report on a CUDA that nobody asked for.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    try:
+        with quiet():
+            import nncf
+    except ImportError as error:
+        raise MissingLibrary("nncf", extra="openvino", purpose="INT8 for OpenVINO") from error
+    nncf.set_log_level(logging.ERROR)
+    return nncf
 
 
 def _fold_constants(graph: Any) -> None:

@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
@@ -47,10 +47,12 @@ from rrr_edge.machine import cpu_info
 from rrr_edge.networks import Network, build
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, Recipe
+from rrr_edge.target import Precision
 from rrr_edge.training import Device, Examples, accuracy, check_device, check_training, predict
 from rrr_edge.training import Run as TrainingRun
 from rrr_edge.training.loop import open_fabric
 from rrr_edge.training.share import first_does
+from rrr_edge.verification import MAX_DROP, chance, coarse
 
 METHODS: dict[type[Recipe], Method[Any]] = {
     RRR: RECYCLE,
@@ -64,6 +66,8 @@ METHODS: dict[type[Recipe], Method[Any]] = {
 _FILES = (WEIGHTS, MODEL, REFERENCE, CALIBRATION, TRAINING_LOG)
 REFERENCE_IMAGES = 500
 CALIBRATION_IMAGES = 300
+# Of the precisions that the bundle may be compiled for.
+_STRICTEST: Precision = "bf16"
 # What is needed once the training is over.
 _EXPORT = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
 _RECORDED = ("torch", "torchvision", "onnx", "onnxsim", "onnxruntime", "numpy", "pillow")
@@ -217,6 +221,8 @@ def _write(place: Place, dataset: Dataset, *, made: Made, recipe: Recipe, report
         export_onnx(network, preprocess, stage / MODEL)
         verification = verify_onnx(stage / MODEL, images, labels, reference)
         report(Step("export", 1, 1))
+        judged = accuracy(answers.probabilities, dataset.test.labels, dataset.labels)
+        doubts = [chance(judged, len(dataset.labels)), coarse(len(images), _STRICTEST, MAX_DROP)]
         manifest = Manifest(
             name=place.out.stem,
             spec=network.spec,
@@ -224,8 +230,8 @@ def _write(place: Place, dataset: Dataset, *, made: Made, recipe: Recipe, report
             preprocess=preprocess,
             recipe=recipe,
             cost=cost_of(network, recipe.image_size),
-            accuracy=accuracy(answers.probabilities, dataset.test.labels, dataset.labels),
-            provenance=_provenance(dataset, made),
+            accuracy=judged,
+            provenance=_provenance(dataset, made, doubts),
             verification=verification,
             files=tuple(describe_file(stage / file) for file in (*_FILES, *made.files)),
         )
@@ -235,8 +241,8 @@ def _write(place: Place, dataset: Dataset, *, made: Made, recipe: Recipe, report
     shutil.rmtree(place.work, ignore_errors=True)
 
 
-def _provenance(dataset: Dataset, made: Made) -> Provenance:
-    notes = list(made.notes)
+def _provenance(dataset: Dataset, made: Made, doubts: Sequence[str]) -> Provenance:
+    notes = [*made.notes, *filter(None, doubts)]
     if dataset.bad:
         named = "; ".join(f"{bad.path}: {bad.reason}" for bad in dataset.bad[:10])
         notes.append(f"{len(dataset.bad)} unreadable files were skipped: {named}")

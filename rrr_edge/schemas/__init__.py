@@ -6,7 +6,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from rrr_edge.baseline import Baseline
 from rrr_edge.bundle import Engine, Manifest, Prepared
+from rrr_edge.measured import Profile
 from rrr_edge.recipe import Recipe
 from rrr_edge.target import Target
 
@@ -14,6 +16,8 @@ PUBLISHED: dict[str, Any] = {
     "manifest": Manifest,
     "engine": Engine,
     "prepared": Prepared,
+    "profile": Profile,
+    "baseline": Baseline,
     "target": Target,
     "recipe": Recipe,
 }
@@ -21,5 +25,6 @@ FOLDER = Path(__file__).parent
 
 
 def schema_text(stored: Any) -> str:
-    """`stored` is a record's type, or a union of such."""
-    return json.dumps(TypeAdapter(stored).json_schema(by_alias=True), indent=2, sort_keys=True) + "\n"
+    """Of what is stored of a record, or of a union of such."""
+    schema = TypeAdapter(stored).json_schema(by_alias=True, mode="serialization")
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"

@@ -247,6 +247,14 @@ def test_intels_telemetry_is_never_loaded(compiled: Bundle) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_nncf_brings_no_warning_of_a_cuda_that_is_not_there(tmp_path: Path) -> None:
+    """torch warns when NNCF loads it on a machine with CUDA's compiler, but without its runtime."""
+    code = "from rrr_edge.backends.openvino import _nncf; _nncf(); import nncf.torch"
+    env = {**os.environ, "CUDA_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_full_disk_is_a_sentence(compiled: Bundle, small_disk: Path) -> None:
     with pytest.raises(CannotRunHere, match=r"cannot write .*model\.xml") as caught:
         OpenVINO().compile(compiled.model, TARGET, compiled.calibration[:0], small_disk, silent)
