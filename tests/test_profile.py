@@ -492,6 +492,11 @@ def test_the_anatomy_and_the_loads_are_measured_stored_and_shown(
     assert parts["conv4"].share == pytest.approx(11 / 1e6 / 2000, rel=1e-3)
     assert again.clocking.value == pytest.approx(1, rel=1e-3)
     titles = [title for title, _ in again.tables()]
-    assert [title.partition(",")[0] for title in titles] == ["", "Where the engine's time goes", "Under load"]
+    assert [title.partition(",")[0] for title in titles] == [
+        "",
+        "What was run",
+        "Where the engine's time goes",
+        "Under load",
+    ]
     for _, (header, *rows) in again.tables():
         assert {len(row) for row in rows} == {len(header)}

@@ -26,13 +26,14 @@ def measured(profile: Profile) -> list[Table]:
 
 def engines(candidates: Sequence[Candidate]) -> Table:
     """The engines' rows of all profiles, with the machine where there are several."""
-    header, machines = candidates[0].profile.table()[0], {c.profile.environment.machine_id for c in candidates}
+    machines = {c.profile.environment.machine_id for c in candidates}
     rows = []
     for candidate in candidates:
-        row = candidate.profile.table()[1]
+        times, network = candidate.profile.table()[1], candidate.profile.networks()[1]
         machine = (_machine(candidate.profile.environment),) if len(machines) > 1 else ()
-        rows.append((title_of(candidate.profile), *row[1:3], *row[4:], *machine))
-    names = ("engine", *header[1:3], *header[4:], *(("machine",) if len(machines) > 1 else ()))
+        rows.append((title_of(candidate.profile), *times[1:3], *network[1:], *machine))
+    of_times, of_network = candidates[0].profile.table()[0], candidates[0].profile.networks()[0]
+    names = ("engine", *of_times[1:3], *of_network[1:], *(("machine",) if len(machines) > 1 else ()))
     return Table("Every engine that was profiled", names, rows)
 
 
