@@ -298,11 +298,8 @@ def compile(
         make = prepare_bundle if prepare_only else compile_bundle
         made = make(opened, chosen, calib_data=calib_data, max_drop=max_drop, report=report)
     proof, accuracy = made.verification, opened.manifest.accuracy
-    doubts = (
-        coarse(proof.images, chosen.precision, max_drop),
-        accuracy and chance(accuracy, len(opened.manifest.labels)),
-    )
-    for doubt in filter(None, doubts):
+    guessing = chance(accuracy, len(opened.manifest.labels)) if accuracy else ""
+    for doubt in filter(None, (coarse(proof.images, chosen.precision, max_drop), guessing)):
         display.warn(doubt)
     shares = ", ".join(f"{share:.1%} {name}" for name, share in sorted(made.precision_found.items()))
     for ratio in made.lowering_ratios if isinstance(made, Engine) else ():
