@@ -40,7 +40,8 @@ _RANGE_IMAGES = 16
 def prepare(model: Path, precision: Precision, calibration: Images, out: Path, report: Report) -> None:
     """Write the graph in the file `model` to `out` with `precision` in its types; inputs and outputs stay the same.
 
-    `calibration` is read for int8 and fp16. Raises MissingLibrary, and CorruptArtifact where `model` is no graph.
+    `calibration` is read for int8, and for fp16 if there is any. Raises MissingLibrary and CorruptArtifact (`model` is
+    no graph).
     """
     report(Step("prepare", 0, 1, precision))
     graph = Graph.load(model)
@@ -110,10 +111,11 @@ def _fp32(graph: Graph, calibration: Images, source: Path, out: Path) -> None:
 
 
 def _fp16(graph: Graph, calibration: Images, source: Path, out: Path) -> None:
-    images: dict[str, Any] = {graph.model.graph.input[0].name: calibration[:_RANGE_IMAGES]}
     ranges = source.with_name("ranges.npz")
+    images: dict[str, Any] = {graph.model.graph.input[0].name: calibration[:_RANGE_IMAGES]}
     np.savez(ranges, **images)
-    _autocast(graph, source, out, low_precision_type="fp16", calibration_data=str(ranges), data_max=FP16_SAFE)
+    limit = FP16_SAFE if len(calibration) else np.inf
+    _autocast(graph, source, out, low_precision_type="fp16", calibration_data=str(ranges), data_max=limit)
 
 
 def _bf16(graph: Graph, calibration: Images, source: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from rrr_edge import __version__
 from rrr_edge.bundle import Bundle
 from rrr_edge.cli import app
 from rrr_edge.errors import Interrupted
+from rrr_edge.measurement import Pace
 from rrr_edge.runtime import Classifier
 from rrr_edge.target import Target, target_names
 
@@ -210,6 +212,9 @@ def test_a_share_of_bad_photos_is_a_share(shapes: Path, tmp_path: Path, share: s
         ("compile {bundle} -t openvno", 2, "There is no target 'openvno'. Did you mean 'openvino'?"),
         ("compile {bundle} -t openvino --precision int9", 2, "There is no precision 'int9'. Did you mean 'int8'?"),
         ("compile {bundle} -t onnxruntime --precision int8", 4, "The onnxruntime backend runs fp32; int8 was asked."),
+        ("compile {bundle} -t openvino --lowering dens", 2, "There is no lowering 'dens'. Did you mean 'dense'?"),
+        ("compile {bundle} -t openvino --prepare-only", 2, "The openvino backend takes the bundle's own graph"),
+        ("compile {bundle} -t tensorrt --prepare-only --lowering auto", 2, "Prepare one of them with --lowering"),
         ("compile {bundle} -t openvino --max-drop nan", 2, "a share between 0 and 1"),
         ("compile {bundle} -t openvino --max-drop 5 --dry-run", 2, "a share between 0 and 1, such as 0.01, not 5"),
         ("compile {bundle} -t openvino --calib-data digts", 2, "Did you mean 'digits'?"),
@@ -319,6 +324,26 @@ def test_compile_says_what_it_built_and_proved(compiled: Bundle, tmp_path: Path)
     assert again.document == json.loads((bundle.engine_folder("onnxruntime-fp32") / "engine.json").read_text())
     assert again.stderr == ""
     assert "onnxruntime-fp32 (replaced): " in run("compile", bundle.path, "-t", "onnxruntime").stdout
+
+
+def test_prepare_only_makes_the_graph_and_proves_it(compiled: Bundle, tmp_path: Path) -> None:
+    bundle = link_bundle(compiled, tmp_path)
+    result = run("compile", bundle.path, "-t", "tensorrt", "--precision", "fp32", "--prepare-only")
+    assert result.code == 0
+    assert "engines/tensorrt-fp32: " in result.stdout
+    assert "verified on 24 images: top-1 agrees on 100.00%" in result.stdout
+    again = run("compile", bundle.path, "-t", "tensorrt", "--precision", "fp32", "--prepare-only", "--json")
+    assert again.document == json.loads((bundle.engine_folder("tensorrt-fp32") / "prepared.json").read_text())
+    assert run("compile", bundle.path, "-t", "tensorrt", "--prepare-only", "--dry-run").code == 0
+
+
+def test_auto_tells_the_times_that_decided(compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rrr_edge.race.PACE", Pace(runs=5, warm_up_ms=1, settle_runs=1))
+    bundle = link_bundle(compiled, tmp_path)
+    result = run("compile", bundle.path, "-t", "onnxruntime", "--lowering", "auto")
+    assert result.code == 0
+    for name in ("split", "dense"):
+        assert re.search(rf"{name} takes \d\.\d+ of grouped's time \(95 % interval [\d.]+ to [\d.]+\)", result.stderr)
 
 
 # report

@@ -191,6 +191,11 @@ def test_activations_that_come_near_fp16s_largest_number_stay_fp32(shared_bundle
     assert 0.1 < shares["fp32"] < 0.9
 
 
+def test_fp16_without_images_takes_every_layer(shared_bundle: Bundle, tmp_path: Path) -> None:
+    prepare(shared_bundle.model, "fp16", shared_bundle.calibration[:0], tmp_path / "fp16.onnx", silent)
+    assert Graph.load(tmp_path / "fp16.onnx").precision_shares()["fp16"] > 0.99
+
+
 def test_it_says_how_far_it_is_and_is_otherwise_silent(
     shared_bundle: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
