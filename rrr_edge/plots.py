@@ -73,7 +73,9 @@ class Axis:
     def straight(cls, values: Iterable[float], start: float, end: float, *, least_step: float = 0) -> "Axis":
         """From tick to tick, with `values` between."""
         values = list(values)
-        step = max(_nice_step((max(values) - min(values)) or abs(values[0]) or 1.0), least_step)
+        span, size = max(values) - min(values), max(map(abs, values))
+        # Values that are one but for rounding have an axis as long as they are large.
+        step = max(_nice_step(span if span > 1e-6 * size else size or 1.0), least_step)
         low = floor(min(values) / step + 1e-9) * step
         return cls(low, max(ceil(max(values) / step - 1e-9) * step, low + step), start, end, step)
 
@@ -174,8 +176,7 @@ def frame(x: Axis, y: Axis, *, x_label: str, y_label: str) -> Markup:
         (
             *(element("path", class_="grid", d=f"M{x.start:g},{y(tick):.2f}H{x.end:g}") for tick in y.ticks),
             *(text(f"{tick:g}", x.start - 8, y(tick) + 4, look="soft y", anchor="end") for tick in y.ticks),
-            axis_below(x, bottom),
-            text(x_label, (x.start + x.end) / 2, bottom + 34, look="soft", anchor="middle"),
+            axis_below(x, bottom, x_label),
             text(y_label, 0, top - 14, look="soft"),
         )
     )
@@ -187,11 +188,12 @@ def row_of(x: Axis, words: str, top: float, height: float, *, own: bool) -> Mark
     return together((text(words, 0, top + 12, look="strong" if own else None), element("path", class_="grid", d=grid)))
 
 
-def axis_below(x: Axis, bottom: float) -> Markup:
-    """The line, its ticks and their numbers."""
+def axis_below(x: Axis, bottom: float, label: str) -> Markup:
+    """The line, its ticks, their numbers, and what they are numbers of."""
     marks = "".join(f"M{x(tick):.2f},{bottom:g}v4" for tick in x.ticks)
-    labels = (text(f"{tick:g}", x(tick), bottom + 17, look="soft x", anchor="middle") for tick in x.ticks)
-    return together((element("path", class_="base", d=f"M{x.start:g},{bottom:g}H{x.end:g}{marks}"), *labels))
+    parts = [element("path", class_="base", d=f"M{x.start:g},{bottom:g}H{x.end:g}{marks}")]
+    parts += [text(f"{tick:g}", x(tick), bottom + 17, look="soft x", anchor="middle") for tick in x.ticks]
+    return together((*parts, text(label, (x.start + x.end) / 2, bottom + 34, look="soft", anchor="middle")))
 
 
 def text(words: str, x: float, y: float, *, look: str | None = None, anchor: str | None = None) -> Markup:

@@ -22,7 +22,6 @@ from rrr_edge.plots import (
     line,
     row_of,
     shorten,
-    text,
 )
 from rrr_edge.report.words import milliseconds, title_of
 
@@ -37,15 +36,12 @@ def draw_latency(profile: Profile) -> Picture:
     words = {m.name: f"{milliseconds(m.summary.median_ms)}{ratios.get(m.name, '')}" for m in shown}
     rows = [_box(m, axis, _ROW * index, words[m.name], own=m.name == ENGINE) for index, m in enumerate(shown)]
     bottom = _ROW * len(shown)
-    label = text(
-        "ms for one image, logarithmic", (axis.start + axis.end) / 2, bottom + 34, look="soft", anchor="middle"
-    )
     return Picture(
         "latency",
         f"Every run, {title_of(profile)}",
         "Time of one image on a logarithmic axis; a tick is one run, the box the middle half, the bar the median. "
         f"{'; '.join(f'{name}: median {said}' for name, said in words.items())}.",
-        together((*rows, axis_below(axis, bottom), label)),
+        together((*rows, axis_below(axis, bottom, "ms for one image, logarithmic"))),
         bottom + 42,
     )
 

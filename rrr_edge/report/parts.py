@@ -69,7 +69,7 @@ def draw_roofline(profile: Profile) -> Picture | None:
         ]
     bottom = _RATE * len(shares) + 2
     label = f"% of the {three_digits(ceiling.gmacs_per_s)} GMAC/s that this machine reaches in {ceiling.precision}"
-    drawn += [axis_below(x, bottom), text(label, (x.start + x.end) / 2, bottom + 34, look="soft", anchor="middle")]
+    drawn.append(axis_below(x, bottom, label))
     told = ", ".join(f"{name} {share:.0f} %" for name, share in shares.items())
     return Picture(
         "roofline",

@@ -80,7 +80,7 @@ def alternatives(profile: Profile) -> Table:
         "mean ms",
         "95 % interval",
         "over not pruned",
-        "95 % interval ",
+        "95 % interval",
     )
     return Table("Every alternative: its time, and its time over that of the network that was not pruned", header, rows)
 
