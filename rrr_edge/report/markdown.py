@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.tables import Table, engines, environment_line, measured
 from rrr_edge.report.verdict import verdict
-from rrr_edge.report.words import is_figure
+from rrr_edge.report.words import are_figures
 
 MARK = "<!-- rrr-edge report -->"
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " "})
@@ -19,7 +19,7 @@ def markdown_of(candidates: Sequence[Candidate]) -> str:
 
 def _table(table: Table) -> str:
     columns = list(zip(*table.rows, strict=True))
-    rules = ("---:" if any(map(is_figure, column)) else "---" for column in columns)
+    rules = ("---:" if are_figures(column) else "---" for column in columns)
     body = (f"| {' | '.join(map(_plain, row))} |" for row in (table.header, *table.rows))
     head, *rows = body
     return "\n".join((head, f"| {' | '.join(rules)} |", *rows))

@@ -16,7 +16,7 @@ from rrr_edge.report.reproduce import RECIPE, commands, recipe_toml
 from rrr_edge.report.sparsity import sparsity_panels
 from rrr_edge.report.tradeoff import draw_pareto, draw_spider
 from rrr_edge.report.verdict import verdict
-from rrr_edge.report.words import count, interval_of, is_figure, milliseconds, title_of
+from rrr_edge.report.words import are_figures, count, interval_of, milliseconds, title_of
 
 GENERATOR = "rrr-edge report"
 _HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def page_of(candidates: Sequence[Candidate]) -> str:
             element("h1", f"{names}, {GENERATOR}"),
             element("p", verdict(candidates), class_="verdict"),
             _tiles(candidates[0]),
-            _doubts(candidates),
+            *_warning(candidates),
         ),
         element("main", *_comparison(candidates), *(_section(c, candidates) for c in candidates), *_proof(candidates)),
         element("footer", _footer()),
@@ -96,13 +96,14 @@ def _tiles(own: Candidate) -> Markup:
     )
 
 
-def _doubts(candidates: Sequence[Candidate]) -> Markup:
-    notes = [f"{title_of(c.profile)}: {note}" for c in candidates for note in c.profile.notes]
-    notes += [f"{c.bundle.manifest.name}: {note}" for c in candidates for note in c.bundle.manifest.provenance.notes]
+def _warning(candidates: Sequence[Candidate]) -> Iterable[Markup]:
     if len({c.profile.environment.machine_id for c in candidates}) > 1:
-        notes.insert(0, "These times come from different machines; what differs between them may be the machine.")
-    paragraphs = [element("p", note) for note in dict.fromkeys(notes)]
-    return element("aside", *paragraphs, class_="doubts", aria_label="What to doubt") if paragraphs else Markup()
+        yield from _doubts(("These times come from different machines; what differs may be the machine.",))
+
+
+def _doubts(notes: Sequence[str]) -> Iterable[Markup]:
+    if notes:
+        yield element("aside", *(element("p", note) for note in notes), class_="doubts", aria_label="What to doubt")
 
 
 def _comparison(candidates: Sequence[Candidate]) -> Iterable[Markup]:
@@ -123,6 +124,7 @@ def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
     return element(
         "section",
         element("h2", title_of(profile)),
+        *_doubts((*profile.notes, *own.bundle.manifest.provenance.notes)),
         _table(times),
         _figures(
             [
@@ -197,7 +199,7 @@ def _folded(summary: str, table: tables.Table) -> Iterable[Markup]:
 
 
 def _table(table: tables.Table, *, head: bool = True) -> Markup:
-    figures = [any(map(is_figure, column)) and head for column in zip(*table.rows, strict=True)]
+    figures = [head and are_figures(column) for column in zip(*table.rows, strict=True)]
     sides = ["figure" if figure else None for figure in figures]
     header = element(
         "thead",

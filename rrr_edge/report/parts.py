@@ -54,8 +54,9 @@ def draw_roofline(profile: Profile) -> Picture | None:
     if ceiling is None or not rates:
         return None
     shares = {name: 100 * rate / ceiling.gmacs_per_s for name, rate in rates.items()}
-    x = Axis.straight((0, 100, *shares.values()), 2, RIGHT)
-    edges = [x(100 * edge / ceiling.gmacs_per_s) for edge in ceiling.interval]
+    interval = [100 * edge / ceiling.gmacs_per_s for edge in ceiling.interval]
+    x = Axis.straight((0, 100, *shares.values(), *interval), 2, RIGHT)
+    edges = [x(edge) for edge in interval]
     drawn = []
     for index, (name, share) in enumerate(shares.items()):
         top, bar = _RATE * index, "rate hollow" if index else "rate full own"

@@ -106,7 +106,7 @@ def verifications(bundles: Sequence[Bundle]) -> Table:
         "after",
         "MACs run in",
     )
-    return Table("Answers compared with those of the step before", header, rows)
+    return Table("Answers compared with those that were stored when the network was made", header, rows)
 
 
 def _verified(what: str, proof: Verification, precision: str) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """How figures, tables and sentences name things."""
 
+from collections.abc import Iterable
+
 from rrr_edge.measured import Profile
 from rrr_edge.measurement import Interval
 
@@ -29,6 +31,6 @@ def interval_of(interval: Interval) -> str:
     return f"{three_digits(interval[0])} to {three_digits(interval[1])}"
 
 
-def is_figure(words: str) -> bool:
-    """Whether it is a number, as far as a column's alignment goes."""
-    return words.lstrip("~-+")[:1].isdigit()
+def are_figures(words: Iterable[str]) -> bool:
+    """Whether all that is there are numbers, as far as a column's alignment goes."""
+    return all(word.lstrip("~-+")[:1].isdigit() for word in words if word)
