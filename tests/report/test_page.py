@@ -141,7 +141,7 @@ def test_alternatives_loads_and_layers_have_tables(full: Candidate, page: Page) 
     assert times == sorted(times, reverse=True)
     assert len(times) == 12
     assert times[0] == round(max(layer.ms for layer in full.profile.layers), 4)
-    networks, parts, loads = (
+    networks, parts, loads, _ = (
         table[1:] for table in page.tables if table[0][0] == "measured" and table is not page.tables[0]
     )
     assert [row[0] for row in networks] == ["engine, openvino int8", *(m.name for m in full.profile.baselines)]
