@@ -4,6 +4,7 @@
                selection.csv  selection.svg         where the depths were chosen automatically
                engines/openvino-int8/   model.xml  model.bin  engine.json
                engines/tensorrt-fp16/   prepared.onnx  prepared.json  and the engine, once it is built
+               engines/.timings/        what TensorRT's builder remembers, by GPU and version
                profiles/openvino-int8/  profile.json  samples.csv  *.svg  report.html
                baselines/               resnet152.onnx  channel-30.onnx ...
 
@@ -320,6 +321,11 @@ class Bundle:
     def _checked(self, name: str) -> Path:
         check_file(self.path / name, self._entry(name), "rrr-edge compress (its result cannot be repaired)")
         return self.path / name
+
+
+def timing_cache(folder: Path, key: str) -> Path:
+    """Where the times of kernels are kept that were tried for the engine in `folder`; all beside it share them."""
+    return folder.parent / ".timings" / f"{key}.bin"
 
 
 def describe_file(path: Path) -> FileEntry:

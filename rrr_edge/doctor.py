@@ -52,18 +52,12 @@ def _engine(bundle: Bundle, name: str) -> Finding:
         return _finding(name, "rebuild", error)
     except RRREdgeError as error:
         return _finding(name, "refuse", error)
-    for library, built in engine.versions.items():
-        here = backend.versions().get(library, "none")
-        if _release(here) < _release(built):
-            why = f"It was built with {library} {built}; this machine has the older {here}."
-            return Finding(name, "rebuild", why, asked.compiling(bundle.path), CannotRunHere.exit_code)
+    try:
+        backend.demand_fit(engine, repair=asked.compiling(bundle.path))
+    except CannotRunHere as error:
+        return _finding(name, "rebuild", error)
     return Finding(name, "load")
 
 
 def _finding(what: str, verdict: Verdict, error: RRREdgeError) -> Finding:
     return Finding(what, verdict, str(error), error.advice.removeprefix("Run: "), error.exit_code)
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """Major and minor number: what decides whether a graph can be read."""
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rrr_edge.anatomy import convolution_macs, product_macs
 from rrr_edge.errors import CorruptArtifact, MissingLibrary
+from rrr_edge.record import Record
 from rrr_edge.target import Precision
 
 Weights = NDArray[Any]
@@ -31,6 +32,14 @@ class Convolution(NamedTuple):
     groups: int
     kernel: Weights
     bias: Weights | None
+
+
+class Product(Record):
+    """A node that multiplies: its `macs` for one image, in the `precision` that its types prescribe."""
+
+    name: str
+    macs: int
+    precision: Precision
 
 
 class Graph:
@@ -88,23 +97,31 @@ class Graph:
         return {precision: count / macs.total() for precision, count in macs.items()}
 
     def macs(self) -> Counter[str]:
-        """The MACs of convolutions and matrix products for one image, by the precision that they compute in.
+        """The MACs of convolutions and matrix products for one image, by the precision that they compute in."""
+        macs = Counter[str]()
+        for product in self.products():
+            macs[product.precision] += product.macs
+        return macs
 
-        That is int8 where data and weights both come out of a DequantizeLinear.
-        """
-        tensors, macs = self.tensors(), Counter[str]()
+    def products(self) -> list[Product]:
+        """The convolutions and matrix products: int8 where data and weights both come out of a DequantizeLinear."""
+        tensors, found = self.tensors(), []
         for node in self.nodes:
             if node.op_type in LAYERS_WITH_MACS:
                 data, kernel = (tensors[name] for name in node.input[:2])
                 sources = [self.writer(name) for name in node.input[:2]]
                 quantised = all(source is not None and source.op_type == "DequantizeLinear" for source in sources)
                 output = tensors[node.output[0]].shape
-                macs["int8" if quantised else _FLOATS[data.type]] += (
-                    convolution_macs(output, kernel.shape)
-                    if node.op_type == "Conv"
-                    else product_macs(output, data.shape)
+                found.append(
+                    Product(
+                        name=node.name,
+                        macs=convolution_macs(output, kernel.shape)
+                        if node.op_type == "Conv"
+                        else product_macs(output, data.shape),
+                        precision="int8" if quantised else _FLOATS[data.type],
+                    )
                 )
-        return macs
+        return found
 
     def _write_back(self) -> None:
         """Make the model what nodes and weights are; shapes that it was told before may no longer hold."""

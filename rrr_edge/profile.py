@@ -72,7 +72,8 @@ def profile_bundle(
     against, pace, extras = against or Against(), pace or Pace(), extras or Extras()
     target = Target.load(target) if isinstance(target, str) else target
     engine = bundle.engine(target.model_copy(update={"precision": precision or target.precision}))
-    target = engine.target.model_copy(update={"threads": target.threads or engine.target.threads or usable_cores()})
+    threads = target.threads or engine.target.threads or usable_cores()
+    target = engine.target.model_copy(update={"threads": threads, "portability": target.portability})
     backend = backend_of(target)
     here = Environment.here(threads=target.threads, versions={**_versions(), **backend.versions()})
     demand_machine(target, here)

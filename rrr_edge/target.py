@@ -11,6 +11,7 @@ from rrr_edge.machine import cpu_info
 from rrr_edge.record import Record
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Portability = Literal["none", "same-cc", "ampere+", "version"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Lowering = Literal["grouped", "split", "dense"]
 LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
@@ -26,6 +27,12 @@ class Target(Record):
     `threads` 0 means all usable cores. `lowering` is how the branches' convolutions are written (lowering.py), "auto"
     the way that is measured to be fastest. `cpu` / `gpu`, where given, are words that the device's name must contain:
     engines may be compiled elsewhere, but are only run and measured on such a machine.
+
+    The rest is TensorRT's. An engine takes up to `max_batch` images at once (0: `batch`, for which it is tuned). By its
+    `portability` it runs on the GPU model that built it ("none"), on all of its compute capability ("same-cc"), on
+    Ampere and newer ("ampere+"), or with later versions of TensorRT ("version": then it carries code of its own, which
+    runs with the app's rights). The builder tries harder from `optimization_level` 0 to 5, and a kernel may use
+    `workspace_mb` (0: all the GPU's memory).
     """
 
     name: str = Field(pattern=r"^\w[\w.-]*$")
@@ -35,14 +42,21 @@ class Target(Record):
     lowering: Lowering | Literal["auto"] = "grouped"
     threads: int = Field(default=0, ge=0)
     batch: int = Field(default=1, ge=1)
+    max_batch: int = Field(default=0, ge=0)
     cpu: str = ""
     gpu: str = ""
-    portability: str = ""
+    portability: Portability = "none"
+    optimization_level: int = Field(default=3, ge=0, le=5)
+    workspace_mb: int = Field(default=0, ge=0)
     notes: str = ""
 
     @property
     def engine_name(self) -> str:
         return f"{self.name}-{self.precision}"
+
+    @property
+    def largest_batch(self) -> int:
+        return max(self.batch, self.max_batch)
 
     def compiling(self, bundle: Path) -> str:
         """The command that compiles `bundle` for this target, which may be known only to those who have its file."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from rrr_edge.anatomy import LayerTime
-from rrr_edge.backends.protocols import Images, Outputs
+from rrr_edge.backends.protocols import Images, Outputs, demand_not_older
+from rrr_edge.bundle import Engine
 from rrr_edge.errors import CorruptArtifact
 from rrr_edge.files import sha256
 from rrr_edge.progress import Report
@@ -48,6 +49,9 @@ class Fake:
 
     def check(self, target: Target) -> None:
         """A fake runs everywhere."""
+
+    def demand_fit(self, engine: Engine, *, repair: str) -> None:
+        demand_not_older(engine, self.versions(), repair=repair)
 
     def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
         (out / ENGINE_FILE).write_text(f"{target.name} {target.precision} {sha256(model)}\n")

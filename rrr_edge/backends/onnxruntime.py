@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from rrr_edge.anatomy import PARTS, LayerTime, Part, convolution_macs, part_of, product_macs
-from rrr_edge.backends.protocols import Images, Outputs
+from rrr_edge.backends.protocols import Images, Outputs, demand_not_older
+from rrr_edge.bundle import Engine
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
 from rrr_edge.machine import usable_cores
 from rrr_edge.progress import Report
@@ -38,6 +39,9 @@ class ONNXRuntime:
             raise CannotRunHere(
                 f"The onnxruntime backend runs on the CPU; the target {target.name!r} asks {target.device!r}."
             )
+
+    def demand_fit(self, engine: Engine, *, repair: str) -> None:
+        demand_not_older(engine, self.versions(), repair=repair)
 
     def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
         shutil.copyfile(model, out / GRAPH)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from rrr_edge.anatomy import LayerTime, convolution_macs, part_of, product_macs
-from rrr_edge.backends.protocols import Images, Outputs
+from rrr_edge.backends.protocols import Images, Outputs, demand_not_older
+from rrr_edge.bundle import Engine
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
 from rrr_edge.files import sha256
 from rrr_edge.machine import cpu_info, usable_cores
@@ -50,6 +51,9 @@ class OpenVINO:
                 f"This {target.device} ({cpu_info()[0]}) has no {target.precision} arithmetic.",
                 advice=f"Choose what it has with --precision: {', '.join(have)}.",
             )
+
+    def demand_fit(self, engine: Engine, *, repair: str) -> None:
+        demand_not_older(engine, self.versions(), repair=repair)
 
     def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
         openvino = _openvino()

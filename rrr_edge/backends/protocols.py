@@ -1,5 +1,6 @@
 """What a backend and a running engine are to the rest of the house."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -7,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrr_edge.anatomy import LayerTime
+from rrr_edge.bundle import Engine
+from rrr_edge.errors import CannotRunHere
 from rrr_edge.progress import Report
 from rrr_edge.target import Target
 
@@ -57,6 +60,9 @@ class Backend(Protocol):
     def check(self, target: Target) -> None:
         """Raise MissingLibrary or CannotRunHere where this machine cannot run `target` at its precision."""
 
+    def demand_fit(self, engine: Engine, *, repair: str) -> None:
+        """Raise CannotRunHere, with `repair`, where this machine cannot load `engine`, judged by its card."""
+
     def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
         """Write the engine's files into the empty folder `out`; `calibration` is read for int8 only."""
 
@@ -65,3 +71,18 @@ class Backend(Protocol):
 
     def open_clocked(self, folder: Path, target: Target) -> ClockedSession:
         """The same engine with its layers clocked."""
+
+
+def demand_not_older(engine: Engine, versions: Mapping[str, str], *, repair: str) -> None:
+    """Raise CannotRunHere where one of the libraries here is older, by major and minor number, than the builder's."""
+    for library, built in engine.versions.items():
+        here = versions.get(library, "none")
+        if _release(here) < _release(built):
+            raise CannotRunHere(
+                f"{engine.name} was built with {library} {built}; this machine has the older {here}.",
+                advice=f"Run: {repair}",
+            )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

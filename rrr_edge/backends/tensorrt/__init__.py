@@ -1,0 +1,103 @@
+"""TensorRT 11: engines for NVIDIA's GPUs, from graphs that prescribe their own precision."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rrr_edge.backends.protocols import Images
+from rrr_edge.backends.tensorrt.build import build
+from rrr_edge.backends.tensorrt.cuda import cuda, this_gpu
+from rrr_edge.backends.tensorrt.fit import demand_fit
+from rrr_edge.backends.tensorrt.layers import Products
+from rrr_edge.backends.tensorrt.run import ENGINE_FILE, PRODUCTS_FILE, Libraries, TensorRTSession
+from rrr_edge.bundle import PREPARED, Engine, timing_cache
+from rrr_edge.errors import CannotRunHere, MissingLibrary
+from rrr_edge.files import write_file
+from rrr_edge.graph import Graph
+from rrr_edge.progress import Report
+from rrr_edge.target import Precision, Target
+
+_OLDEST = 11
+# The oldest compute capability that TensorRT 11 knows, and those that the smaller types need.
+_NEEDED: dict[Precision, float] = {"fp32": 7.5, "fp16": 7.5, "int8": 7.5, "bf16": 8.0}
+
+
+def find_libraries() -> Libraries:
+    """Raises MissingLibrary."""
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise MissingLibrary("TensorRT", extra="tensorrt", purpose="The tensorrt backend") from error
+    return Libraries(tensorrt, cuda())
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    libraries: Callable[[], Libraries] = find_libraries
+
+    def versions(self) -> dict[str, str]:
+        """Also of the GPU, its driver and the system: an engine is made for all of them."""
+        trt, cudart = self.libraries()
+        gpu = this_gpu(cudart)
+        return {
+            "tensorrt": trt.__version__,
+            "cuda-bindings": metadata.version("cuda-bindings"),
+            "gpu": gpu.name,
+            "compute capability": gpu.compute_capability,
+            "cuda driver": gpu.driver,
+            "os": gpu.os,
+        }
+
+    def check(self, target: Target) -> None:
+        trt, cudart = self.libraries()
+        if int(trt.__version__.split(".")[0]) < _OLDEST:
+            raise CannotRunHere(
+                f"The tensorrt backend needs TensorRT {_OLDEST} or newer; this is {trt.__version__}.",
+                advice="Run: pip install --upgrade 'rrr-edge[tensorrt]'",
+            )
+        if target.device != "GPU":
+            raise CannotRunHere(
+                f"The tensorrt backend runs on device 'GPU'; the target {target.name!r} asks {target.device!r}.",
+                advice="Choose one of several GPUs with CUDA_VISIBLE_DEVICES.",
+            )
+        gpu = this_gpu(cudart)
+        if target.gpu.lower() not in gpu.name.lower() and target.portability in ("none", "version"):
+            raise CannotRunHere(f"The target {target.name!r} is a {target.gpu!r} GPU; this machine has {gpu.name}.")
+        if float(gpu.compute_capability) < _NEEDED[target.precision]:
+            able = [name for name, needed in _NEEDED.items() if float(gpu.compute_capability) >= needed]
+            raise CannotRunHere(
+                f"TensorRT needs compute capability {_NEEDED[target.precision]} for {target.precision}; "
+                f"this {gpu.name} has {gpu.compute_capability}.",
+                advice=f"Choose what it can with --precision: {', '.join(able)}." if able else "",
+            )
+
+    def demand_fit(self, engine: Engine, *, repair: str) -> None:
+        demand_fit(engine, self.versions(), repair=repair)
+
+    def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
+        """Build from the prepared graph in `out`, or from one made of `model` for this once."""
+        trt, cudart = self.libraries()
+        gpu = this_gpu(cudart)
+        key = re.sub(r"[^\w.]+", "-", f"{gpu.name} {gpu.compute_capability} tensorrt {trt.__version__}")
+        with TemporaryDirectory() as scratch:
+            prepared = out / PREPARED
+            if not prepared.is_file():
+                from rrr_edge.prepare import prepare  # which runs ONNX Runtime, a backend itself
+
+                prepared = Path(scratch) / PREPARED
+                prepare(model, target.precision, calibration, prepared, report)
+            write_file(out / PRODUCTS_FILE, Products(products=tuple(Graph.load(prepared).products())).to_json())
+            write_file(out / ENGINE_FILE, build(trt, prepared, target, timing_cache(out, key), report))
+
+    def open(self, folder: Path, target: Target) -> TensorRTSession:
+        return self._session(folder, target, clocked=False)
+
+    def open_clocked(self, folder: Path, target: Target) -> TensorRTSession:
+        return self._session(folder, target, clocked=True)
+
+    def _session(self, folder: Path, target: Target, *, clocked: bool) -> TensorRTSession:
+        repair = target.compiling(folder.parent.parent)
+        return TensorRTSession(self.libraries(), folder, target, repair=repair, clocked=clocked)

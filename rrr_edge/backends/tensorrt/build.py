@@ -1,0 +1,155 @@
+"""prepared.onnx -> a serialised engine, in the precision that the graph itself prescribes."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from rrr_edge.backends.tensorrt.log import Log, log_to
+from rrr_edge.errors import CannotRunHere
+from rrr_edge.files import write_file
+from rrr_edge.progress import Report, Step
+from rrr_edge.target import Target
+
+
+def build(trt: Any, model: Path, target: Target, timing_cache: Path, report: Report) -> bytes:
+    """Build the engine of the ONNX file `model`; kernels that were timed before are not timed again.
+
+    The batch ranges from 1 to the target's largest. Float means float: TensorFloat-32 is off.
+    Raises CannotRunHere with every node that TensorRT cannot take, or with what it said last.
+    """
+    # What TensorRT only points at must live until the engine is built: logger, parser, timings, monitor.
+    log = Log()
+    logger = log_to(trt, log)
+    builder = trt.Builder(logger)
+    network = builder.create_network()
+    parser = trt.OnnxParser(network, logger)
+    _parse(trt, parser, model, log)
+    config = builder.create_builder_config()
+    _configure(trt, config, target)
+    profile = builder.create_optimization_profile()
+    image = network.get_input(0)
+    side = tuple(image.shape)[1:]
+    profile.set_shape(image.name, min=(1, *side), opt=(target.batch, *side), max=(target.largest_batch, *side))
+    config.add_optimization_profile(profile)
+    timings = _timings(config, timing_cache)
+    progress = Progress(report)
+    monitor = _monitor(trt, progress)
+    config.progress_monitor = monitor
+
+    plan = builder.build_serialized_network(network, config)
+    if progress.interruption is not None:
+        raise progress.interruption
+    if plan is None:
+        raise CannotRunHere(
+            f"TensorRT {trt.__version__} built no engine from {model}: {log.cause}.", advice=_advice(log)
+        )
+    timing_cache.parent.mkdir(exist_ok=True)
+    write_file(timing_cache, bytes(timings.serialize()))
+    return bytes(plan)
+
+
+def _parse(trt: Any, parser: Any, model: Path, log: Log) -> None:
+    if parser.parse_from_file(str(model)):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    told = "; ".join(
+        f"{error.node_name() or f'node {error.node()}'} ({error.node_operator()}): {error.desc()}" for error in errors
+    )
+    raise CannotRunHere(
+        f"TensorRT {trt.__version__} cannot take {len(errors)} of the nodes in {model}: {told or log.cause}.",
+        advice="Report this with the version of TensorRT; the other backends can run the bundle.",
+    )
+
+
+def _configure(trt: Any, config: Any, target: Target) -> None:
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.builder_optimization_level = target.optimization_level
+    config.hardware_compatibility_level = hardware_compatibility(trt, target)
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if target.portability == "version":
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if target.workspace_mb:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace_mb * 2**20)
+
+
+def hardware_compatibility(trt: Any, target: Target) -> Any:
+    levels = trt.HardwareCompatibilityLevel
+    return {"same-cc": levels.SAME_COMPUTE_CAPABILITY, "ampere+": levels.AMPERE_PLUS}.get(
+        target.portability, levels.NONE
+    )
+
+
+def _timings(config: Any, file: Path) -> Any:
+    """What `file` remembers, or nothing where that is of another GPU or version."""
+    timings = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
+    if timings is None or not config.set_timing_cache(timings, False):
+        timings = config.create_timing_cache(b"")
+        config.set_timing_cache(timings, False)
+    return timings
+
+
+def _advice(log: Log) -> str:
+    if log.out_of_memory:
+        return "Free memory on the GPU (nvidia-smi shows who holds it), or lower `workspace_mb` in the target."
+    return "Run it with -v, or report this with the versions of TensorRT and of the driver."
+
+
+class Progress:
+    """Nested phases, each of so many steps, as one percentage of the outermost.
+
+    A phase within another one fills the step that the other one is in. Ctrl-C and the like, which come while TensorRT
+    calls, are kept in `interruption`, and the build is asked to stop.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self.interruption: BaseException | None = None
+        self._report = report
+        self._lock = threading.Lock()
+        self._phases: dict[str, list[int]] = {}
+        self._percent = 0
+
+    def start(self, phase: str, steps: int) -> None:
+        with self._lock:
+            self._phases[phase] = [0, max(1, steps)]
+            self._tell(phase)
+
+    def step(self, phase: str, step: int) -> bool:
+        """Whether to go on."""
+        with self._lock:
+            if phase in self._phases:
+                self._phases[phase][0] = step + 1
+            self._tell(phase)
+            return self.interruption is None
+
+    def finish(self, phase: str) -> None:
+        with self._lock:
+            self._phases.pop(phase, None)
+            if not self._phases:
+                self._percent = 100
+            self._tell(phase)
+
+    def _tell(self, phase: str) -> None:
+        share, width = 0.0, 1.0
+        for done, steps in self._phases.values():
+            share += width * min(done, steps) / steps
+            width /= steps
+        # Phases may begin anew inside a step, but what was told is not taken back.
+        self._percent = max(self._percent, min(99, int(100 * share)) if self._phases else 100)
+        try:
+            self._report(Step("build", self._percent, 100, phase))
+        except BaseException as interruption:  # no exception may pass through TensorRT
+            self.interruption = interruption
+
+
+def _monitor(trt: Any, progress: Progress) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
+            progress.start(phase_name, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return progress.step(phase_name, step)
+
+        def phase_finish(self, phase_name: str) -> None:
+            progress.finish(phase_name)
+
+    return Monitor()

@@ -1,0 +1,49 @@
+"""Whether this machine can load an engine, judged by the engine's card: nothing is deserialised to find out."""
+
+from collections.abc import Callable, Mapping
+
+from rrr_edge.bundle import Engine
+from rrr_edge.errors import CannotRunHere
+from rrr_edge.target import Portability
+
+_Rule = Callable[[str, str], bool]
+
+
+def demand_fit(engine: Engine, here: Mapping[str, str], *, repair: str) -> None:
+    """Raise CannotRunHere with all that differs between the machine that built `engine` and `here`."""
+    rules: dict[str, _Rule] = {**_ALWAYS, **_BY_PORTABILITY[engine.target.portability]}
+    differences = [
+        f"{what} {engine.versions.get(what, 'unknown')} (here {here[what]})"
+        for what, fits in rules.items()
+        if what not in engine.versions or not fits(engine.versions[what], here[what])
+    ]
+    if differences:
+        raise CannotRunHere(
+            f"The engine {engine.name} was built for another machine: {', '.join(differences)}.",
+            advice=f"Run: {repair}",
+        )
+
+
+def _same(built: str, here: str) -> bool:
+    return built == here
+
+
+def _at_least(built: str, here: str) -> bool:
+    return _numbers(here) >= _numbers(built)
+
+
+def _ampere_or_newer(built: str, here: str) -> bool:
+    return _numbers(here) >= (8, 0)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+_ALWAYS: dict[str, _Rule] = {"os": _same, "cuda driver": _at_least}
+_BY_PORTABILITY: dict[Portability, dict[str, _Rule]] = {
+    "none": {"tensorrt": _same, "gpu": _same, "compute capability": _same},
+    "same-cc": {"tensorrt": _same, "compute capability": _same},
+    "ampere+": {"tensorrt": _same, "compute capability": _ampere_or_newer},
+    "version": {"tensorrt": _at_least, "gpu": _same, "compute capability": _same},
+}

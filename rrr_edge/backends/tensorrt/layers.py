@@ -1,0 +1,127 @@
+"""What an engine is made of: its layers as the inspector tells them, and the nodes of the ONNX graph inside."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rrr_edge.graph import Product
+from rrr_edge.record import Record
+
+# The inspector's words for types, in lower case. What is not here (uint8, int64) is no arithmetic.
+_PRECISIONS = {
+    "float": "fp32",
+    "fp32": "fp32",
+    "bfloat16": "bf16",
+    "bf16": "bf16",
+    "half": "fp16",
+    "fp16": "fp16",
+    "int8": "int8",
+}
+_WIDTHS = {"": 0, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 3}
+# Layers that move or hold numbers but compute nothing; they may name the node that they do it for.
+_IDLE = ("reformat", "constant", "shuffle", "noop", "signal", "wait")
+_BUSY = re.compile("conv|gemm|matrix|matmul", re.IGNORECASE)
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+
+
+class Products(Record):
+    """What the engine was built to multiply."""
+
+    products: tuple[Product, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of the engine, with the ONNX `nodes` that it names.
+
+    `precision` is the wider one of its first input and its weights, as far as they are told, so that weights which are
+    stored in int8 but widened before use do not count as int8; `types` are those of all its tensors.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    types: frozenset[str]
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one layer computes: its share of the graph's MACs, and the precision that they run in."""
+
+    layer: Layer
+    precision: str
+    macs: int
+
+
+def read_layers(information: str) -> list[Layer]:
+    """The layers in the inspector's JSON; of an engine that was built with names only, no precision is known."""
+    return [_layer(layer) for layer in json.loads(information)["Layers"]]
+
+
+def share_out(products: Sequence[Product], layers: Sequence[Layer]) -> list[Work]:
+    """Give each product to the layer that computes it; those that no layer names end up in a nameless one.
+
+    Networks are strongly typed: the floating-point type that the graph prescribes is the one in use, wherever the layer
+    handles that type at all. INT8 counts only where a layer's data and weights both arrive in it.
+    """
+    computing = {name: layer for layer in sorted(layers, key=_likely) for name in layer.nodes}
+    given: dict[str, list[Product]] = {}
+    for product in products:
+        layer = computing.get(product.name, _NAMELESS)
+        given.setdefault(layer.name, []).append(product)
+    missed = [_NAMELESS] if _NAMELESS.name in given else []
+    return [_work(layer, given.get(layer.name, [])) for layer in (*layers, *missed)]
+
+
+def precision_shares(works: Iterable[Work]) -> dict[str, float]:
+    """The share of the MACs in each precision; "unknown" where the engine does not tell."""
+    macs: Counter[str] = Counter()
+    for work in works:
+        macs[work.precision] += work.macs
+    return {precision: count / macs.total() for precision, count in macs.items() if count}
+
+
+_NAMELESS = Layer("", "", "", frozenset(), ())
+
+
+def _likely(layer: Layer) -> int:
+    """How likely a layer computes the nodes that it names; one that only copies for a node may name it too."""
+    if any(idle in layer.kind.lower() for idle in _IDLE):
+        return 0
+    return 2 if _BUSY.search(layer.kind) else 1
+
+
+def _work(layer: Layer, products: Sequence[Product]) -> Work:
+    prescribed = max(products, key=lambda product: product.macs).precision if products else ""
+    typed = prescribed != "int8" and prescribed in layer.types
+    return Work(layer, prescribed if typed else layer.precision or "unknown", sum(p.macs for p in products))
+
+
+def _layer(told: Any) -> Layer:
+    if isinstance(told, str):
+        return Layer(told, "", "", frozenset(), tuple(told.split(" + ")))
+    inputs, outputs = ([_type(tensor) for tensor in told.get(side, ())] for side in ("Inputs", "Outputs"))
+    weights = told.get("Weights")
+    weights = _precision(weights.get("Type", "")) if isinstance(weights, dict) else ""
+    operands = (*inputs[:1], weights)
+    return Layer(
+        name=told["Name"],
+        kind=f"{told.get('LayerType', '')} {told.get('ParameterType', '')}".strip(),
+        precision=max(operands, key=_WIDTHS.__getitem__),
+        types=frozenset((*inputs, *outputs, weights)) - {""},
+        nodes=tuple(_ONNX_LAYER.findall(told.get("Metadata", "")) or told["Name"].split(" + ")),
+    )
+
+
+def _type(tensor: Mapping[str, Any]) -> str:
+    """TensorRT 11 tells the type in a field of its own; before, it stood in the format."""
+    return _precision(tensor.get("Datatype") or tensor.get("DataType") or tensor.get("Format/Datatype", ""))
+
+
+def _precision(words: str) -> str:
+    found = (_PRECISIONS.get(word) for word in re.findall(r"[a-z0-9]+", words.lower()))
+    return next(filter(None, found), "")

@@ -1,0 +1,216 @@
+"""A loaded engine: pinned buffers, one CUDA graph for each number of images, and no torch."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rrr_edge.anatomy import LayerTime, part_of
+from rrr_edge.backends.protocols import Images, Outputs
+from rrr_edge.backends.tensorrt.build import hardware_compatibility
+from rrr_edge.backends.tensorrt.cuda import Buffer, Stream
+from rrr_edge.backends.tensorrt.layers import Products, Work, precision_shares, read_layers, share_out
+from rrr_edge.backends.tensorrt.log import Log, log_to
+from rrr_edge.errors import CannotRunHere, CorruptArtifact
+from rrr_edge.target import Target
+
+ENGINE_FILE = "model.engine"
+PRODUCTS_FILE = "products.json"
+
+
+class Libraries(NamedTuple):
+    """The modules `tensorrt` and `cuda.bindings.runtime`."""
+
+    trt: Any
+    cudart: Any
+
+
+class TensorRTSession:
+    """One engine on one stream.
+
+    `device_ms` is what the last run took on the device, uploads and downloads included; a caller's clock adds Python,
+    the driver and the copy into pinned memory. A `clocked` session lets TensorRT time its layers, which graphs hide.
+    """
+
+    def __init__(self, libraries: Libraries, folder: Path, target: Target, *, repair: str, clocked: bool) -> None:
+        self.device_ms = 0.0
+        self._trt, self._cudart = libraries
+        trt = self._trt
+        self._plan, self._repair = folder / ENGINE_FILE, repair
+        self._products = Products.from_json_file(folder / PRODUCTS_FILE).products
+        self._log = Log()
+        self._logger = log_to(trt, self._log)
+        self._clock = _LayerClock(trt) if clocked else None
+        self._runtime = trt.Runtime(self._logger)
+        # An engine for later versions carries a runtime of its own; only a target that asks for one lets it run.
+        self._runtime.engine_host_code_allowed = target.portability == "version"
+        self._engine = self._load(target)
+        self._names = self._tensor_names()
+        _, _, largest = self._engine.get_tensor_profile_shape(self._names[0], 0)
+        self._shape = tuple(largest)
+        self._contexts = {self._shape[0]: self._context_for(self._shape[0])}
+        self._work: dict[int, Callable[[], None]] = {}
+        self._graphs: list[Any] = []
+        self._buffers: dict[str, Buffer] = {}
+        self._stream = Stream(self._cudart)
+        try:
+            self._allocate()
+        except CannotRunHere:
+            self.close()
+            raise
+
+    def run(self, images: Images) -> Outputs:
+        largest = self._shape[0]
+        if len(images) <= largest:
+            return self._answer(images)
+        starts = range(0, len(images), largest)
+        parts = [[part.copy() for part in self._answer(images[start : start + largest])] for start in starts]
+        return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def precision_found(self) -> dict[str, float]:
+        return precision_shares(self._inspect())
+
+    def layers(self) -> tuple[LayerTime, ...]:
+        assert self._clock is not None
+        found: list[LayerTime] = []
+        for work in self._inspect():
+            if ms := self._clock.mean_ms(work.layer.name):
+                named = " ".join((work.layer.name, *work.layer.nodes))
+                found.append(
+                    LayerTime(
+                        name=work.layer.name,
+                        kind=work.layer.kind,
+                        part=part_of(named, found[-1].part if found else "input"),
+                        precision=work.precision,
+                        ms=ms,
+                        macs=work.macs,
+                    )
+                )
+        return tuple(found)
+
+    def close(self) -> None:
+        if self.__dict__:
+            for graph in self._graphs:
+                self._stream.forget(graph)
+            for buffer in self._buffers.values():
+                buffer.free()
+            self._stream.free()
+            self.__dict__.clear()
+
+    def _load(self, target: Target) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(self._plan.read_bytes())
+        if engine is None:
+            raise CannotRunHere(
+                f"TensorRT {self._trt.__version__} cannot load {self._plan}: {self._log.cause}.",
+                advice=f"Run: {self._repair}",
+            )
+        asked, found = hardware_compatibility(self._trt, target), engine.hardware_compatibility_level
+        if found != asked:
+            raise CannotRunHere(
+                f"{self._plan} has the hardware compatibility {found.name}, but portability {target.portability!r} "
+                "was asked.",
+                advice=f"Run: {self._repair}",
+            )
+        return engine
+
+    def _tensor_names(self) -> tuple[str, ...]:
+        """The input, then the outputs in our order. Raises CorruptArtifact where these are not a bundle's."""
+        trt, engine = self._trt, self._engine
+        types = {
+            (name := engine.get_tensor_name(index)): engine.get_tensor_dtype(name)
+            for index in range(engine.num_io_tensors)
+        }
+        inputs = [name for name in types if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        names = (*inputs[:1], *Outputs._fields)
+        if types != dict(zip(names, (trt.DataType.UINT8, trt.DataType.FLOAT, trt.DataType.FLOAT), strict=False)):
+            told = ", ".join(f"{name} {kind.name}" for name, kind in types.items())
+            raise CorruptArtifact(
+                f"{self._plan} is no engine of a bundle: its tensors are {told}.", advice=f"Run: {self._repair}"
+            )
+        return names
+
+    def _context_for(self, count: int) -> Any:
+        """A context with the shapes of `count` images."""
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise CannotRunHere(
+                f"TensorRT cannot make room to run {self._plan}: {self._log.cause}.",
+                advice="Free memory on the GPU: nvidia-smi shows who holds it.",
+            )
+        if self._clock is not None:
+            context.profiler = self._clock.profiler
+        context.set_input_shape(self._names[0], (count, *self._shape[1:]))
+        return context
+
+    def _allocate(self) -> None:
+        for name in self._names:
+            shape = tuple(self._contexts[self._shape[0]].get_tensor_shape(name))
+            self._buffers[name] = Buffer(self._cudart, shape, np.uint8 if name == self._names[0] else np.float32)
+
+    def _answer(self, images: Images) -> Outputs:
+        count = len(images)
+        if count not in self._work:
+            self._work[count] = self._make_ready(count)
+        image, *answers = (self._buffers[name].array[:count] for name in self._names)
+        image[:] = images
+        self.device_ms = self._stream.time_ms(self._work[count])
+        return Outputs(*answers)
+
+    def _make_ready(self, count: int) -> Callable[[], None]:
+        """What a run of `count` images does. Each count has a context of its own: one with a graph must not change."""
+        if count not in self._contexts:
+            self._contexts[count] = self._context_for(count)
+        context = self._contexts[count]
+        for name, buffer in self._buffers.items():
+            context.set_tensor_address(name, buffer.address)
+        stream = self._stream
+        image, *answers = (self._buffers[name] for name in self._names)
+
+        def enqueue() -> None:
+            if not context.execute_async_v3(int(stream.handle)):
+                raise CannotRunHere(f"TensorRT cannot run {self._plan}: {self._log.cause}.")
+
+        def work() -> None:
+            image.upload(count, stream.handle)
+            enqueue()
+            for answer in answers:
+                answer.download(count, stream.handle)
+
+        if self._clock is not None:
+            return work
+        # The first run for a shape still makes room, which no graph can hold.
+        enqueue()
+        stream.wait()
+        graph = stream.capture(work)
+        self._graphs.append(graph)
+        return lambda: stream.launch(graph)
+
+    def _inspect(self) -> list[Work]:
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = self._contexts[self._shape[0]]  # types are told for a shape only
+        information = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        return share_out(self._products, read_layers(information))
+
+
+class _LayerClock:
+    """The layers' times as TensorRT reports them after each run."""
+
+    def __init__(self, trt: Any) -> None:
+        self._total_ms: defaultdict[str, float] = defaultdict(float)
+        self._runs: Counter[str] = Counter()
+        clock = self
+
+        class Profiler(trt.IProfiler):  # type: ignore[misc]
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                clock._total_ms[layer_name] += ms
+                clock._runs[layer_name] += 1
+
+        self.profiler = Profiler()
+
+    def mean_ms(self, layer: str) -> float:
+        return self._total_ms[layer] / max(1, self._runs[layer])
