@@ -137,7 +137,6 @@ def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
             how=how,
             panels=sparsity_panels(profile),
         ),
-        *_folded("Every alternative", tables.alternatives(profile)),
         *map(_table, others),
         *_folded("The slowest layers", tables.slowest_layers(profile)),
     )

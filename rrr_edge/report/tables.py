@@ -7,7 +7,7 @@ from rrr_edge.bundle import ENGINE, Bundle, Engine, Verification
 from rrr_edge.measured import Profile
 from rrr_edge.measurement import Environment
 from rrr_edge.report.candidate import Candidate
-from rrr_edge.report.words import interval_of, title_of
+from rrr_edge.report.words import title_of
 
 _SLOWEST = 12
 
@@ -21,7 +21,16 @@ class Table(NamedTuple):
 def measured(profile: Profile) -> list[Table]:
     """The profile's own tables, as the command line prints them; the first has the times of all candidates."""
     first = f"{profile.engine.summary.runs} interleaved runs of each; ~ marks what was unstable"
-    return [Table(title or first, ("measured", *header[1:]), rows) for title, (header, *rows) in profile.tables()]
+    return [
+        _without_empty_columns(Table(title or first, ("measured", *header[1:]), rows))
+        for title, (header, *rows) in profile.tables()
+    ]
+
+
+def _without_empty_columns(table: Table) -> Table:
+    kept = [index for index, column in enumerate(zip(*table.rows, strict=True)) if any(column)]
+    header, *rows = (tuple(row[index] for index in kept) for row in (table.header, *table.rows))
+    return table._replace(header=header, rows=rows)
 
 
 def engines(candidates: Sequence[Candidate]) -> Table:
@@ -53,36 +62,6 @@ def slowest_layers(profile: Profile) -> Table:
     ]
     header = ("layer", "part", "kind", "precision", "ms", "of the run", "GMAC/s")
     return Table(f"The {len(rows)} slowest of {len(profile.layers)} layers", header, rows)
-
-
-def alternatives(profile: Profile) -> Table:
-    rows = []
-    for measurement, ratio in ((a.measurement, a.ratio) for a in profile.alternatives):
-        subject, summary = measurement.subject, measurement.summary
-        asked = f"{subject.sparsity_asked:.0%}" if subject.sparsity_asked is not None else ""
-        rows.append(
-            (
-                measurement.name,
-                subject.runtime,
-                asked,
-                f"{subject.sparsity or 0:.1%}",
-                f"{'~' if summary.unstable else ''}{summary.mean_ms:.3f}",
-                f"{summary.mean_interval_ms[0]:.3f} to {summary.mean_interval_ms[1]:.3f}",
-                f"{ratio.value:.3f}",
-                interval_of(ratio.interval),
-            )
-        )
-    header = (
-        "alternative",
-        "runtime",
-        "asked",
-        "removed",
-        "mean ms",
-        "95 % interval",
-        "over not pruned",
-        "95 % interval",
-    )
-    return Table("Every alternative: its time, and its time over that of the network that was not pruned", header, rows)
 
 
 def verifications(bundles: Sequence[Bundle]) -> Table:

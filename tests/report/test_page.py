@@ -127,26 +127,22 @@ def test_the_table_has_the_numbers_of_the_samples(full: Candidate, page: Page) -
         assert times == pytest.approx(np.median(m.samples_ms) / engine, rel=5e-3)
 
 
-def test_alternatives_loads_and_layers_have_tables(full: Candidate, page: Page) -> None:
+def test_layers_parts_loads_and_pruned_networks_have_tables(full: Candidate, page: Page) -> None:
     tables = {table[0][0]: table[1:] for table in page.tables}
-    alternatives = {row[0]: row for row in tables["alternative"]}
-    assert len(alternatives) == len(full.profile.alternatives) == 65
-    for alternative in full.profile.alternatives:
-        m = alternative.measurement
-        row = alternatives[m.name]
-        assert row[3:5] == [f"{m.subject.sparsity or 0:.1%}", f"{np.mean(m.samples_ms):.3f}"]
-        assert row[6] == f"{alternative.ratio.value:.3f}"
     layers = tables["layer"]
     times = [float(row[4]) for row in layers]
     assert times == sorted(times, reverse=True)
     assert len(times) == 12
     assert times[0] == round(max(layer.ms for layer in full.profile.layers), 4)
-    networks, parts, loads, _ = (
-        table[1:] for table in page.tables if table[0][0] == "measured" and table is not page.tables[0]
-    )
-    assert [row[0] for row in networks] == ["engine, openvino int8", *(m.name for m in full.profile.baselines)]
-    assert [row[0] for row in parts][-1] == "whole run"
-    assert [row[0] for row in loads] == [load.measurement.name for load in full.profile.loads]
+    networks, parts, loads, pruned = (table for table in page.tables[1:] if table[0][0] == "measured")
+    assert [row[0] for row in networks[1:]] == ["engine, openvino int8", *(m.name for m in full.profile.baselines)]
+    assert parts[-1][0] == "whole run"
+    assert [row[0] for row in loads[1:]] == [load.measurement.name for load in full.profile.loads]
+    assert pruned[0][2:] == ["pytorch fp32", "openvino fp32", "openvino int8"]
+    block = next(row for row in pruned if row[:2] == ["block", "50.0%"])
+    found = {a.measurement.name: np.median(a.measurement.samples_ms) for a in full.profile.alternatives}
+    ratio = found["block 50%, pytorch fp32"] / found["baseline beside 50%, pytorch fp32"]
+    assert block[2].startswith(f"{ratio:.2f}  ")
 
 
 def test_environment_verification_and_commands_are_there(full: Candidate, html: str, page: Page) -> None:
@@ -194,6 +190,7 @@ def test_a_profile_without_extras_makes_a_page_without_holes(full: Candidate) ->
     page = Page(page_of([bare]))
     assert len(page.all("figure")) == 3
     assert all(len(table) > 1 for table in page.tables)
+    assert page.tables[0][0] == ["measured", "median ms", "95 % interval"]
 
 
 def test_ten_profiles_of_a_thousand_runs_stay_under_two_megabytes(full: Candidate) -> None:
