@@ -37,7 +37,11 @@ _NAMED = 20
 # What is told of the versions.
 _LIBRARIES = ("numpy", "pillow", "torch", "openvino", "nncf", "onnxruntime")
 # What to do after an interruption.
-_AGAIN = {"compress": "Go on with --resume.", "demo": "Start it anew with --force."}
+_AGAIN = {
+    "compress": "Go on with --resume.",
+    "demo": "Start it anew with --force.",
+    "profile": "Run it again: what was finished of --sparsity is kept.",
+}
 
 DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Photos: train/CLASS/*, CLASS/*, or Meta-Album.")]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle that `rrr-edge compress` wrote.")]

@@ -2,12 +2,14 @@
 
     python examples/granularities/granularities.py [--work FOLDER] [--runs 200] [--sparsity 0,0.1,...] [--prepare]
 
-Times only: all weights are random, and the photos are drawn. Needs the extras compress and openvino. `--prepare` makes
-and compiles everything, which a busy machine may do; the same command without it then measures. Interrupted, it goes on
-where it was. The results are in examples/granularities/results, unless --out says otherwise.
+Times only: all weights are random, and the photos are drawn. Needs the extras compress and openvino, 14 GB of disk and
+6 GB of memory. `--prepare` makes and compiles everything, which a busy machine may do; the same command without it then
+measures, and says all the while how long it will take. Interrupted, it goes on where it was. The results are in
+examples/granularities/results, unless --out says otherwise.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -40,17 +42,19 @@ def draw_photos(folder: Path, *, each: int = 4) -> None:
 
 def rrr_edge(*words: str | Path) -> None:
     print("$ rrr-edge", *words, flush=True)
-    subprocess.run([sys.executable, "-m", "rrr_edge", *map(str, words)], check=True)
+    # Where anything else wants the cores, threads of PyTorch's that spin make single runs take seconds.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    subprocess.run([sys.executable, "-m", "rrr_edge", *map(str, words)], check=True, env=environment)
 
 
-def main() -> None:
+def main(*arguments: str) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--sparsity", default=SPARSITIES)
     parser.add_argument("--prepare", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     photos, bundle = options.work / "photos", options.work / "discs.rrr"
     begun = time.monotonic()
     if not photos.exists():
@@ -71,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
