@@ -307,7 +307,10 @@ class Bundle:
         Raises CorruptArtifact, also where there is none.
         """
         folder = self.engine_folder(target.engine_name)
-        repair = f"rrr-edge compile {quote(str(self.path))} --target {target.name} --prepare-only"
+        repair = (
+            f"rrr-edge compile {quote(str(self.path))} --target {target.name} --precision {target.precision} "
+            "--prepare-only"
+        )
         card = _read(folder / PREPARED_CARD, Prepared, repair)
         check_file(folder / PREPARED, card.file, repair)
         return card

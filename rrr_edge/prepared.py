@@ -103,7 +103,8 @@ def _make(order: Order, lowering: Lowering, out: Path) -> Prepared:
         max_drop=order.max_drop,
     )
     order.report(Step("verify", len(reference.images), len(reference.images)))
-    demand_precision(precision, shares, what="the prepared graph", so="it was not kept")
+    advice = f"{precision} cannot hold what the other layers compute. Try --precision bf16 or fp32."
+    demand_precision(precision, shares, what="the prepared graph", so="it was not kept", advice=advice)
     demand_answers(verification, precision, what="prepared graph")
     card = Prepared(
         origin=_origin(order, lowering),

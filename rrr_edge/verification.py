@@ -27,14 +27,18 @@ FLOOR = 1e-6
 PRECISION_SHARE = 0.95
 
 
-def demand_precision(asked: Precision, found: dict[str, float], *, what: str, so: str) -> None:
+def demand_precision(
+    asked: Precision,
+    found: dict[str, float],
+    *,
+    what: str,
+    so: str,
+    advice: str = "Ask a precision that this device has: rrr-edge targets",
+) -> None:
     """Raise GateFailed unless `what` computes in the precision that was asked; `so` says what follows."""
     if found.get(asked, 0.0) < PRECISION_SHARE:
         shares = ", ".join(f"{share:.0%} {precision}" for precision, share in sorted(found.items()))
-        raise GateFailed(
-            f"{asked} was asked, but {what} computes {shares} of its MACs; {so}.",
-            advice="Ask a precision that this device has: rrr-edge targets",
-        )
+        raise GateFailed(f"{asked} was asked, but {what} computes {shares} of its MACs; {so}.", advice=advice)
 
 
 def demand_answers(verification: Verification, precision: Precision, *, what: str) -> None:

@@ -190,6 +190,16 @@ def test_a_graph_that_answers_otherwise_is_not_kept_and_the_older_one_stays(
     assert os.listdir(bundle.path / "engines") == ["rtx-fp32"]
 
 
+def test_a_graph_that_stayed_in_another_precision_is_not_kept(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.Graph, "precision_shares", lambda self: {"fp32": 0.9, "bf16": 0.1})
+    with pytest.raises(
+        GateFailed, match="fp32 was asked, but the prepared graph computes 10% bf16, 90% fp32"
+    ) as caught:
+        prepare_bundle(bundle, TARGET)
+    assert "--precision bf16" in caught.value.advice
+    assert files(bundle) == {}
+
+
 def test_a_graph_that_loses_more_than_is_allowed_now_is_judged_anew(
     bundle: Bundle, made: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
