@@ -43,6 +43,8 @@ SHAPES = {
     "square": "M-3.3,-3.3h6.6v6.6h-6.6z",
     "triangle": "M0,-4.4L4.2,3.2H-4.2z",
     "diamond": "M0,-5.6L5.6,0L0,5.6L-5.6,0z",
+    "point": "M0,4.4L4.2,-3.2H-4.2z",
+    "pillar": "M-1.8,-4.6h3.6v9.2h-3.6z",
 }
 
 
@@ -55,7 +57,14 @@ class Look(NamedTuple):
     lined: bool = True
 
 
-LOOKS = (Look(None, "triangle"), Look("7 3", "square"), Look("1.5 3", "circle"), Look("9 3 2 3", "diamond"))
+LOOKS = (
+    Look(None, "triangle"),
+    Look("7 3", "square"),
+    Look("1.5 3", "circle"),
+    Look("9 3 2 3", "diamond"),
+    Look("16 3", "point"),
+    Look("9 3 2 3 2 3", "pillar"),
+)
 OWN = Look(None, "diamond", own=True)
 
 

@@ -127,6 +127,13 @@ def test_the_distribution_is_the_empirical_one_of_scipy(full: Candidate) -> None
     np.testing.assert_allclose(upper[:, 1], [y(100 * p) for p in cdf.probabilities], atol=0.06)
 
 
+def test_six_candidates_have_six_lines(full: Candidate) -> None:
+    rivals = {"ResNet152, openvino int8": 12.0, "ResNet152, openvino fp32": 37.0, "ResNet152, PyTorch": 90.0}
+    root = read(draw_distribution(profile(full.bundle, rivals=rivals)))
+    looks = {(c.get("class"), c.get("stroke-dasharray")) for c in with_class(root, "line", "path")}
+    assert len(looks) == 6
+
+
 def test_runs_beyond_the_edge_are_counted(full: Candidate) -> None:
     slow = full.profile.engine.model_copy(update={"samples_ms": (*full.profile.engine.samples_ms[3:], 4, 5, 6)})
     changed = full.profile.model_copy(update={"measurements": (slow, *full.profile.measurements[1:])})

@@ -9,9 +9,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import typer
 from made_up import HERE, TARGET, layers, make_bundle, profile, store
 
 from rrr_edge.bundle import ENGINE
+from rrr_edge.cli import app
 from rrr_edge.errors import CorruptArtifact, UsageError
 from rrr_edge.recipe import RRR, Selection, Training, read_recipe
 from rrr_edge.report import files_of, write_report
@@ -150,7 +152,8 @@ def test_environment_verification_and_commands_are_there(full: Candidate, html: 
     assert {HERE.cpu, HERE.machine_id, "avx2, avx512_vnni", "openvino", "2026.4.1"} <= set(cells)
     verified = next(table for table in page.tables if table[0][0] == "what")
     assert [row[:2] for row in verified[1:]] == [["mugs, model.onnx", "passed"], ["mugs, openvino-int8", "passed"]]
-    assert page.texts["pre"][0].splitlines() == [
+    commands = page.texts["pre"][0].splitlines()
+    assert commands == [
         "rrr-edge compress DATA -o mugs.rrr --recipe recipe.toml",
         "rrr-edge compile mugs.rrr --target openvino --precision int8",
         "rrr-edge profile mugs.rrr --target openvino --precision int8 --against baseline,block,channel,element "
@@ -158,6 +161,10 @@ def test_environment_verification_and_commands_are_there(full: Candidate, html: 
         "rrr-edge report mugs.rrr -o report.html",
     ]
     assert str(full.bundle.path.parent) not in html
+    known = typer.main.get_command(app).commands
+    for verb, options in ((line.split()[1], re.findall(r"--[a-z-]+", line)) for line in commands):
+        there = {option for parameter in known[verb].params for option in parameter.opts}
+        assert set(options) <= there
 
 
 def test_names_of_users_stay_words(tmp_path: Path) -> None:
