@@ -14,6 +14,7 @@ from rrr_edge.files import write_file
 from rrr_edge.lowering import lower
 from rrr_edge.machine import cpu_info
 from rrr_edge.measurement import Ratio
+from rrr_edge.prepare import prepare
 from rrr_edge.prepared import PREPARED_FOR, Order, keep_prepared, write_prepared
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.race import fastest as race
@@ -119,6 +120,31 @@ def prepare_bundle(
             advice=f"Prepare one of them with --lowering {', '.join(lowerings)}.",
         )
     return keep_prepared(order, lowerings[0])
+
+
+def build_unproven(
+    model: Path,
+    target: Target,
+    calibration: Images,
+    out: Path,
+    *,
+    lowering: Lowering = "grouped",
+    report: Report = silent,
+) -> None:
+    """Build an engine of the graph in the file `model` into the empty folder `out`, for its time only.
+
+    Raises MissingLibrary where the precision has to be written into the graph and nothing here can do so.
+    """
+    with TemporaryDirectory() as scratch:
+        if lowering != "grouped":
+            lowered = Path(scratch) / "lowered.onnx"
+            lower(model, lowering, lowered)
+            model = lowered
+        if takes_prepared(target):
+            prepared = Path(scratch) / "prepared.onnx"
+            prepare(model, target.precision, calibration, prepared, report)
+            model = prepared
+        backend_of(target).compile(model, target, calibration, out, report)
 
 
 def takes_prepared(target: Target) -> bool:

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from rrr_edge.anatomy import Ceiling, LayerTime
 from rrr_edge.backends import Backend, ClockedSession, Images, Outputs
 from rrr_edge.baseline import Rival
+from rrr_edge.compile import build_unproven
+from rrr_edge.errors import MissingLibrary
 from rrr_edge.measurement import Measurement, Subject
 from rrr_edge.onnxfile import FLOAT, UINT8, Node, Port, encode
 from rrr_edge.progress import Report, Step
@@ -31,12 +33,14 @@ _SEED = 0
 class Dissection:
     """Rivals to be timed beside the engine, and what they tell once that is over."""
 
-    def __init__(self, engine: ClockedSession, ceiling: ClockedSession, target: Target) -> None:
+    def __init__(self, engine: ClockedSession, ceiling: ClockedSession | None, target: Target, note: str = "") -> None:
+        self.notes = (note,) if note else ()
         self._target = target
         self._engine = _Clocked(engine)
-        self._ceiling = _Clocked(ceiling, _noise(target))
+        self._ceiling = _Clocked(ceiling, _noise(target)) if ceiling else None
         subject = Subject(backend=target.backend, precision=target.precision, threads=target.threads)
-        self.rivals = (Rival(LAYERS, self._engine, subject), Rival(CEILING, self._ceiling, subject))
+        sessions = {LAYERS: self._engine, CEILING: self._ceiling}
+        self.rivals = tuple(Rival(name, session, subject) for name, session in sessions.items() if session)
 
     def layers(self, run_ms: float) -> tuple[LayerTime, ...]:
         """The engine's layers, each with its share of the runs in which they were clocked, times `run_ms`.
@@ -45,11 +49,13 @@ class Dissection:
         """
         return self._engine.layers(run_ms)
 
-    def ceiling(self, convolutions: Measurement) -> Ceiling | None:
+    def ceiling(self, convolutions: Measurement | None) -> Ceiling | None:
         """From the timed runs of the large convolutions; the interval is that of their median.
 
-        None where the backend clocked none of them in the target's precision.
+        None where they could not be built, or the backend clocked none of them in the target's precision.
         """
+        if self._ceiling is None or convolutions is None:
+            return None
         median = convolutions.summary.median_ms
         low, high = convolutions.summary.median_interval_ms
         rates = {
@@ -72,28 +78,34 @@ class Dissection:
 
 @contextmanager
 def dissecting(backend: Backend, folder: Path, target: Target, report: Report) -> Iterator[Dissection]:
-    """Open the engine in `folder` and an engine of large convolutions, both with their layers clocked.
+    """Open the engine in `folder` and, where it can be built, one of large convolutions, with their layers clocked.
 
     Raises GateFailed where the large convolutions do not run in the target's precision.
     """
+    with ExitStack() as stack:
+        engine = stack.enter_context(closing(backend.open_clocked(folder, target)))
+        ceiling, note = None, ""
+        try:
+            ceiling = stack.enter_context(_ceiling(backend, target, report))
+        except MissingLibrary as missing:
+            note = f"What this machine does at best was not measured: {missing} {missing.advice}"
+        yield Dissection(engine, ceiling, target, note)
+
+
+@contextmanager
+def _ceiling(backend: Backend, target: Target, report: Report) -> Iterator[ClockedSession]:
     alone = target.model_copy(update={"batch": 1})
     report(Step("build", 0, 1, f"large convolutions, {target.precision}"))
     with tempfile.TemporaryDirectory(prefix="rrr-edge-") as work:
         model, out = Path(work) / "ceiling.onnx", Path(work) / "engine"
         out.mkdir()
         model.write_bytes(large_convolutions(target))
-        backend.compile(model, alone, np.concatenate([_noise(target)] * _CALIBRATION_IMAGES), out, report)
-        ceiling = backend.open_clocked(out, alone)
-        try:
-            found = ceiling.precision_found()
+        calibration = np.concatenate([_noise(target)] * _CALIBRATION_IMAGES)
+        build_unproven(model, alone, calibration, out, report=report)
+        with closing(backend.open_clocked(out, alone)) as session:
+            found = session.precision_found()
             demand_precision(target.precision, found, what="the machine's ceiling", so="it is not measured")
-            engine = backend.open_clocked(folder, target)
-            try:
-                yield Dissection(engine, ceiling, target)
-            finally:
-                engine.close()
-        finally:
-            ceiling.close()
+            yield session
 
 
 class _Clocked:

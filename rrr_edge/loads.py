@@ -18,6 +18,7 @@ from PIL import Image
 from rrr_edge.anatomy import Load
 from rrr_edge.backends import Session, backend_of
 from rrr_edge.bundle import Bundle
+from rrr_edge.compile import build_unproven
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.measurement import Measurement, Pace, Subject, interleave
 from rrr_edge.progress import Report, Step, silent
@@ -191,7 +192,6 @@ def _batches(bench: Bench, sizes: Sequence[int]) -> Iterator[Load]:
 @contextmanager
 def _engine_of(bench: Bench, size: int) -> Iterator[Session]:
     target = bench.target.model_copy(update={"batch": size})
-    backend = backend_of(target)
     with tempfile.TemporaryDirectory(prefix="rrr-edge-") as work:
         folder = bench.folder
         if size != bench.target.batch:
@@ -199,8 +199,9 @@ def _engine_of(bench: Bench, size: int) -> Iterator[Session]:
             folder.mkdir()
             bench.report(Step("build", 0, 1, f"batch of {size}"))
             calibration = bench.bundle.calibration[:_CALIBRATION_IMAGES]
-            backend.compile(bench.bundle.model, target, calibration, folder, bench.report)
-        session = backend.open(folder, target)
+            lowering = bench.bundle.engine(bench.target).lowering
+            build_unproven(bench.bundle.model, target, calibration, folder, lowering=lowering, report=bench.report)
+        session = backend_of(target).open(folder, target)
         try:
             yield session
         finally:

@@ -106,7 +106,7 @@ def profile_bundle(
         measurements, notes = _measure(bundle, classifier, own, (*rivals, *against.rivals, *aside), pace, report)
         found = {m.name: m for m in measurements}
         layers = dissection.layers(found[ENGINE].summary.median_ms) if dissection else ()
-        ceiling = dissection.ceiling(found[CEILING]) if dissection else None
+        ceiling = dissection.ceiling(found.get(CEILING)) if dissection else None
     loads = measure_loads(Bench(bundle, target, own, pace, report), extras.loads)
     profile = Profile(
         bundle=bundle.manifest.name,
@@ -123,7 +123,7 @@ def profile_bundle(
         layers=layers,
         clocking=ratio(found[LAYERS], found[ENGINE]) if dissection else None,
         ceiling=ceiling,
-        notes=(*notes, *swept.notes),
+        notes=(*notes, *swept.notes, *(dissection.notes if dissection else ())),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     _write(profile, bundle)

@@ -5,12 +5,12 @@ import onnx
 import pytest
 
 from rrr_edge.anatomy import LayerTime, sum_up
-from rrr_edge.backends import Outputs
-from rrr_edge.backends.fake import Fake
+from rrr_edge.backends import BACKENDS, Outputs
+from rrr_edge.backends.fake import ENGINE_FILE, Fake
 from rrr_edge.backends.openvino import OpenVINO
 from rrr_edge.bundle import Bundle
 from rrr_edge.dissection import CEILING, LAYERS, Dissection, dissecting, large_convolutions
-from rrr_edge.errors import GateFailed
+from rrr_edge.errors import GateFailed, MissingLibrary
 from rrr_edge.measurement import Measurement, Pace, Subject, interleave
 from rrr_edge.progress import silent
 from rrr_edge.target import Target
@@ -127,8 +127,28 @@ def test_an_engine_is_dissected_beside_a_ceiling_in_its_own_precision(compiled: 
     assert "channels at" in ceiling.how
 
 
-def test_a_ceiling_in_another_precision_is_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     backend = Fake.always([0.5, 0.5])
+    monkeypatch.setitem(BACKENDS, "openvino", backend)
+    (tmp_path / ENGINE_FILE).write_text("an engine")
+    return backend
+
+
+def test_a_ceiling_in_another_precision_is_refused(tmp_path: Path, backend: Fake) -> None:
     refused = pytest.raises(GateFailed, match="int8 was asked, but the machine's ceiling computes 100% fp32")
     with refused, dissecting(backend, tmp_path, TARGET, silent):
         pass
+
+
+def test_where_the_ceiling_cannot_be_built_the_layers_are_still_clocked(
+    tmp_path: Path, backend: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*arguments: object, **options: object) -> None:
+        raise MissingLibrary("modelopt", extra="tensorrt", purpose="INT8")
+
+    monkeypatch.setattr("rrr_edge.dissection.build_unproven", lacking)
+    with dissecting(backend, tmp_path, TARGET, silent) as dissection:
+        assert [rival.name for rival in dissection.rivals] == [LAYERS]
+        assert dissection.ceiling(None) is None
+    assert "rrr-edge[tensorrt]" in dissection.notes[0]
