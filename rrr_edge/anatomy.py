@@ -75,19 +75,25 @@ class PartTime(NamedTuple):
     share: float | None
 
 
-def sum_up(layers: Sequence[LayerTime], run_ms: float, ceiling: Ceiling | None = None) -> tuple[PartTime, ...]:
-    """The parts of a run of `run_ms` in the order in which they run, then what lies between layers, then the whole."""
+def sum_up(
+    layers: Sequence[LayerTime], run_ms: float, macs: int, ceiling: Ceiling | None = None
+) -> tuple[PartTime, ...]:
+    """The parts of a run of `run_ms` in the order in which they run, then what lies between layers, then the whole.
+
+    The parts' MACs are those that the backend computes, among them zeros with which a layer was filled up; the whole
+    run's are the network's own `macs`.
+    """
     spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
-    macs = dict.fromkeys(PARTS, 0)
+    computed = dict.fromkeys(PARTS, 0)
     for layer in layers:
         spent[layer.part] += layer.ms
-        macs[layer.part] += layer.macs
+        computed[layer.part] += layer.macs
 
     def part(name: str, ms: float, macs: int) -> PartTime:
         return PartTime(name, ms, macs, macs / ms / 1e6 / ceiling.gmacs_per_s if ceiling and macs and ms else None)
 
-    parts = (part(name, spent[name], macs[name]) for name in PARTS)
-    return (*parts, part(BETWEEN, run_ms - sum(spent.values()), 0), part(WHOLE, run_ms, sum(macs.values())))
+    parts = (part(name, spent[name], computed[name]) for name in PARTS)
+    return (*parts, part(BETWEEN, run_ms - sum(spent.values()), 0), part(WHOLE, run_ms, macs))
 
 
 class Load(Record):

@@ -72,7 +72,8 @@ class Profile(Record):
         """Where the engine's time goes, and at what share of the ceiling; empty where its layers were not clocked."""
         work = self.target.batch
         layers = [layer.model_copy(update={"macs": layer.macs * work}) for layer in self.layers]
-        return sum_up(layers, self.engine.summary.median_ms, self.ceiling) if layers else ()
+        macs = (self.engine.subject.macs or 0) * work
+        return sum_up(layers, self.engine.summary.median_ms, macs, self.ceiling) if layers else ()
 
     def measurement(self, name: str) -> Measurement:
         return next(m for m in self.measurements if m.name == name)
