@@ -110,6 +110,8 @@ def test_threads_stream_and_precision_are_set_and_never_left_to_openvino(
     compiled_model = session._compiled
     assert compiled_model.get_property("INFERENCE_NUM_THREADS") == threads
     assert compiled_model.get_property("NUM_STREAMS") == 1
+    # Pinned, two sessions of one thread each would share a core and leave the other idle.
+    assert compiled_model.get_property("ENABLE_CPU_PINNING") == (threads == 2)
     assert compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
     session.close()
 
