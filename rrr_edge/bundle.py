@@ -288,7 +288,10 @@ class Bundle:
         repair = target.compiling(self.path)
         if not (folder / ENGINE).is_file():
             have = ", ".join(self.engine_names()) or "none yet"
-            raise UsageError(f"{self.path} has no {folder.name} engine (it has: {have}).", advice=f"Run: {repair}")
+            prepared = "; its graph is prepared" if (folder / PREPARED).is_file() else ""
+            raise UsageError(
+                f"{self.path} has no {folder.name} engine (it has: {have}){prepared}.", advice=f"Run: {repair}"
+            )
         engine = _read(folder / ENGINE, Engine, repair)
         if engine.name != folder.name:
             raise CorruptArtifact(f"{folder} holds another engine, {engine.name}.", advice=f"Run: {repair}")
@@ -307,10 +310,7 @@ class Bundle:
         Raises CorruptArtifact, also where there is none.
         """
         folder = self.engine_folder(target.engine_name)
-        repair = (
-            f"rrr-edge compile {quote(str(self.path))} --target {target.name} --precision {target.precision} "
-            "--prepare-only"
-        )
+        repair = f"{target.compiling(self.path)} --prepare-only"
         card = _read(folder / PREPARED_CARD, Prepared, repair)
         check_file(folder / PREPARED, card.file, repair)
         return card

@@ -9,7 +9,7 @@ import numpy as np
 from rrr_edge.backends import Images, Outputs, Session, backend_of
 from rrr_edge.bundle import ENGINE, PREPARED, PREPARED_CARD, Bundle, Engine, Prepared, describe_file, writing_engine
 from rrr_edge.dataset import calibration_folder, read_folder
-from rrr_edge.errors import BadInput, UsageError
+from rrr_edge.errors import BadInput, RRREdgeError, UsageError
 from rrr_edge.files import write_file
 from rrr_edge.lowering import lower
 from rrr_edge.machine import cpu_info
@@ -49,10 +49,16 @@ def compile_bundle(
         backend_of(target).check(target)
     order = Order(bundle, target, _calibration(bundle, target, calib_data), max_drop, report)
     lowerings = _lowerings(order)
-    if takes_prepared(target) and len(lowerings) == 1:
+    kept = takes_prepared(target) and len(lowerings) == 1
+    if kept:
         keep_prepared(order, lowerings[0])
-    backend = backend_of(target)
-    backend.check(target)
+    try:
+        backend = backend_of(target)
+        backend.check(target)
+    except RRREdgeError as error:
+        if kept:
+            error.advice += f" The prepared graph is kept in {bundle.engine_folder(target.engine_name)}."
+        raise
     name, reference = target.engine_name, bundle.reference
     with writing_engine(bundle, name) as folder:
         report(Step("build", 0, 1, name))
