@@ -92,11 +92,15 @@ class Rival(NamedTuple):
 class Workshop(Protocol):
     """Makes networks to compare with, where PyTorch is."""
 
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The ways in which it can run them here: `Subject.runtime` of what it opens."""
+
     def write(self, point: Point) -> None:
         """Put the network's file and card into the bundle, or why there is none, unless they are there."""
 
-    def open(self, point: Point, *, threads: int) -> Rival:
-        """The network in PyTorch's eager mode."""
+    def open(self, point: Point, runtime: str, *, threads: int) -> Rival:
+        """The network in one of `runtimes`."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from rrr_edge.record import Record
 from rrr_edge.rivals import compile_rival, compiled, running, shuffled_images, targets_beside
 from rrr_edge.target import Target
 
-_PYTORCH = "pytorch fp32"
 _SETTINGS = "settings.json"
 # A network that takes longer fills the caches by itself, and the threads before it are its own runtime's.
 _SETTLE_MS = 10.0
@@ -57,7 +56,7 @@ def measure_sweep(sweep: Sweep, place: Place, *, pace: Pace, report: Report) -> 
     """
     ready, obstacles = prepare_sweep(sweep, place.bundle, place.backend, place.target, report=report)
     folder = _claim(place, sweep, pace)
-    runtimes = [_PYTORCH] if sweep.workshop else []
+    runtimes = list(sweep.workshop.runtimes) if sweep.workshop else []
     runtimes += [f"{place.target.backend} {beside.precision}" for beside in targets_beside(place.target)]
     rounds = [
         _Round(sparsity, runtime, tuple(point for point in ready if point.sparsity == sparsity))
@@ -191,9 +190,8 @@ def _measure(round_: _Round, sweep: Sweep, place: Place, pace: Pace, report: Rep
 
 def _open(point: Point, runtime: str, sweep: Sweep, place: Place, stack: ExitStack, report: Report) -> Rival:
     """The network of `point` in `runtime`, until the stack is left."""
-    if runtime == _PYTORCH:
-        assert sweep.workshop is not None
-        rival = sweep.workshop.open(point, threads=place.target.threads)
+    if sweep.workshop and runtime in sweep.workshop.runtimes:
+        rival = sweep.workshop.open(point, runtime, threads=place.target.threads)
         stack.callback(rival.session.close)
         return rival
     target = next(t for t in targets_beside(place.target) if runtime == f"{t.backend} {t.precision}")

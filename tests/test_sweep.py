@@ -82,6 +82,8 @@ class FakeBackend(Fake):
 class FakeWorkshop:
     """Cannot remove more than 80 % in blocks."""
 
+    runtimes = RUNTIMES[:1]
+
     def __init__(self, bundle: Bundle, backend: FakeBackend) -> None:
         self.bundle, self.backend = bundle, backend
         self.opened: list[Point] = []
@@ -107,7 +109,8 @@ class FakeWorkshop:
         )
         card_of(model).write_text(card.to_json())
 
-    def open(self, point: Point, *, threads: int) -> Rival:
+    def open(self, point: Point, runtime: str, *, threads: int) -> Rival:
+        assert runtime in self.runtimes
         self.before_open(point)
         self.opened.append(point)
         card = Baseline.read(self.bundle.alternative(point.stem))

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from rrr_edge.backends import Session
 from rrr_edge.baseline import LATENCY_ONLY, UNPRUNED, Against, Baseline, Point, Rival, card_of, obstacle_of
 from rrr_edge.bundle import Bundle, Preprocess, describe_file
 from rrr_edge.compress.prune import make_permanent, mask, slimming, sparsity_of, without_blocks
@@ -18,7 +20,8 @@ from rrr_edge.errors import RRREdgeError, UsageError
 from rrr_edge.export import export_onnx
 from rrr_edge.files import staged_file, write_file, writing_to
 from rrr_edge.measurement import Granularity, Subject
-from rrr_edge.networks import Network, build, cost
+from rrr_edge.networks import Network, build, cost, cuda
+from rrr_edge.networks.cuda import CudaSession
 from rrr_edge.networks.eager import EagerSession
 from rrr_edge.spec import NetworkSpec, resnet152
 
@@ -28,7 +31,7 @@ _SEED = 0
 
 def against_resnet152(bundle: Bundle, *, threads: int) -> Against:
     """What `profile` compares with where PyTorch is: ResNet152 as a file for the backend, and in PyTorch."""
-    return Against(models=(write_baseline(bundle),), rivals=(eager_baseline(bundle, threads=threads),))
+    return Against(models=(write_baseline(bundle),), rivals=pytorch_baselines(bundle, threads=threads))
 
 
 def write_baseline(bundle: Bundle) -> Path:
@@ -37,9 +40,10 @@ def write_baseline(bundle: Bundle) -> Path:
     return bundle.baseline
 
 
-def eager_baseline(bundle: Bundle, *, threads: int) -> Rival:
-    """The same network in PyTorch's eager mode."""
-    return RandomNetworks(bundle).open(UNPRUNED, threads=threads)
+def pytorch_baselines(bundle: Bundle, *, threads: int) -> tuple[Rival, ...]:
+    """The same network in each way that PyTorch can run it here."""
+    workshop = RandomNetworks(bundle)
+    return tuple(workshop.open(UNPRUNED, runtime, threads=threads) for runtime in workshop.runtimes)
 
 
 @dataclass(frozen=True)
@@ -61,27 +65,33 @@ class RandomNetworks:
         except UsageError as error:
             write_file(obstacle_of(path), f"{error}\n")
 
-    def open(self, point: Point, *, threads: int) -> Rival:
-        """In PyTorch's eager mode. Raises UsageError where the sparsity is out of reach.
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        return tuple(f"{name} fp32" for name in _RUNTIMES if "cuda" not in name or cuda.is_usable())
+
+    def open(self, point: Point, runtime: str, *, threads: int) -> Rival:
+        """Raises UsageError where the sparsity is out of reach.
 
         Where other programs share the cores, torch's spinning threads may make single runs take seconds; then set
         OMP_WAIT_POLICY=PASSIVE before torch is first imported. On an idle machine that costs torch a third of its
         speed, so it is left to the user, and recorded.
         """
         network, preprocess = self._network(point), self.bundle.manifest.preprocess
+        name = runtime.removesuffix(" fp32")
+        words, how, session = _RUNTIMES[name]
         expense = cost(network.spec, preprocess.image_size)
         subject = Subject(
-            backend="pytorch",
+            backend=name,
             precision="fp32",
             threads=threads,
             params=expense.params,
             macs=expense.macs,
-            note=f"eager mode, OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'unset')}; {LATENCY_ONLY}",
+            note=f"{how}; {LATENCY_ONLY}",
             granularity=point.granularity,
             sparsity=_gone(network, point),
             sparsity_asked=point.sparsity,
         )
-        return Rival(f"{point.words}, PyTorch", EagerSession(network, preprocess, threads=threads), subject)
+        return Rival(f"{point.words}, {words}", session(network, preprocess, threads), subject)
 
     def _write(self, point: Point, path: Path) -> None:
         """Raises UsageError where the sparsity is out of reach."""
@@ -127,6 +137,31 @@ _SPECS: dict[Granularity, Callable[[float, int], NetworkSpec]] = {
     "element": lambda sparsity, num_classes: resnet152(num_classes),
     "channel": lambda sparsity, num_classes: slimming(sparsity, num_classes).spec,
     "block": without_blocks,
+}
+
+
+class _Runtime(NamedTuple):
+    words: str
+    how: str
+    session: Callable[[Network, Preprocess, int], Session]
+
+
+_WAITING = f"OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'unset')}"
+_RUNTIMES: dict[str, _Runtime] = {
+    "pytorch": _Runtime(
+        "PyTorch", f"eager mode, {_WAITING}", lambda network, fit, threads: EagerSession(network, fit, threads=threads)
+    ),
+    "pytorch cuda eager": _Runtime(
+        "PyTorch CUDA eager", "eager mode on the GPU", lambda network, fit, _: CudaSession(network, fit, mode="eager")
+    ),
+    "pytorch cuda graph": _Runtime(
+        "PyTorch CUDA graph", "one CUDA graph", lambda network, fit, _: CudaSession(network, fit, mode="graph")
+    ),
+    "pytorch cuda compile": _Runtime(
+        "PyTorch CUDA compile",
+        "torch.compile, reduce-overhead",
+        lambda network, fit, _: CudaSession(network, fit, mode="compile"),
+    ),
 }
 
 

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rrr_edge.backends.protocols import Images, Outputs
-from rrr_edge.baseline import Rival
 from rrr_edge.bundle import Preprocess
 from rrr_edge.export import Deployed
-from rrr_edge.measurement import Subject
 from rrr_edge.networks import Network
 
 Mode = Literal["eager", "graph", "compile"]
@@ -23,18 +21,9 @@ _Mode = Callable[[nn.Module, Tensor], _Answer]
 _WARM_UPS = 3
 
 
-def gpu_rivals(name: str, network: Network, preprocess: Preprocess, *, subject: Subject) -> tuple[Rival, ...]:
-    """A copy of `network` in each mode; none where PyTorch sees no GPU. `subject` says the rest about it."""
-    if not torch.cuda.is_available():
-        return ()
-    return tuple(
-        Rival(
-            f"{name}, PyTorch CUDA {mode}",
-            CudaSession(network, preprocess, mode=mode),
-            subject.model_copy(update={"backend": f"pytorch cuda {mode}", "precision": "fp32"}),
-        )
-        for mode in MODES
-    )
+def is_usable() -> bool:
+    """Whether PyTorch sees a GPU."""
+    return torch.cuda.is_available()
 
 
 class CudaSession:
@@ -47,7 +36,7 @@ class CudaSession:
 
     def __init__(self, network: Network, preprocess: Preprocess, *, mode: Mode, device: str = "cuda") -> None:
         self.device_ms = 0.0
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        torch.backends.cudnn.allow_tf32 = False  # the newer setting, of convolutions alone, breaks torch.export
         self._device = torch.device(device)
         self._deployed = Deployed(deepcopy(network), preprocess).to(self._device).eval()
         self._answer_with = _MODES[mode]

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from rrr_edge.baseline import Baseline, Point, obstacle_of
 from rrr_edge.bundle import Bundle, Preprocess
 from rrr_edge.compress import baselines, prune
-from rrr_edge.compress.baselines import RandomNetworks, eager_baseline, random_network, write_baseline
+from rrr_edge.compress.baselines import RandomNetworks, pytorch_baselines, random_network, write_baseline
 from rrr_edge.errors import UsageError
-from rrr_edge.networks import build
+from rrr_edge.networks import build, cuda
+from rrr_edge.networks.cuda import CudaSession
 from rrr_edge.networks.eager import EagerSession
 from rrr_edge.spec import ResNetSpec, resnet152
 
@@ -81,10 +83,23 @@ def test_the_file_runs_in_onnx_runtime_as_the_eager_session_does(bundle: Bundle)
     assert path == bundle.baseline
     graph = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (expected,) = graph.run(["probabilities"], {"images": bundle.reference.images})
-    rival = eager_baseline(bundle, threads=1)
+    rival, *others = pytorch_baselines(bundle, threads=1)
+    assert bool(others) == torch.cuda.is_available()
     np.testing.assert_allclose(rival.session.run(bundle.reference.images).probabilities, expected, atol=1e-4)
     assert rival.name == "ResNet152, PyTorch"
     assert "random weights" in rival.subject.note
+
+
+def test_where_there_is_a_gpu_pytorch_runs_it_there_in_three_ways_too(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "is_usable", lambda: True)
+    monkeypatch.setattr(baselines, "CudaSession", partial(CudaSession, device="cpu"))
+    rivals = pytorch_baselines(bundle, threads=1)
+    modes = ["PyTorch", "PyTorch CUDA eager", "PyTorch CUDA graph", "PyTorch CUDA compile"]
+    assert [rival.name for rival in rivals] == [f"ResNet152, {mode}" for mode in modes]
+    assert [rival.subject.runtime for rival in rivals] == [f"{mode.lower()} fp32" for mode in modes]
+    assert RandomNetworks(bundle).runtimes == tuple(rival.subject.runtime for rival in rivals)
 
 
 def test_its_card_counts_as_torch_does(bundle: Bundle) -> None:
@@ -142,13 +157,13 @@ def test_pruned_networks_are_files_with_cards_and_run_in_pytorch(bundle: Bundle,
         assert not path.exists()
         assert obstacle_of(path).read_text().startswith("A sparsity of 30.0% is out of reach of block-wise")
         with pytest.raises(UsageError, match="out of reach"):
-            workshop.open(point, threads=1)
+            workshop.open(point, "pytorch fp32", threads=1)
         return
     card = Baseline.read(path)
     whole = sum(p.numel() for p in build(SMALL).parameters())
     assert (card.name, card.granularity, card.sparsity_asked) == (f"{granularity} 30 %", granularity, 0.3)
     assert card.sparsity == pytest.approx(0.3, abs=0.005)
-    rival = workshop.open(point, threads=1)
+    rival = workshop.open(point, "pytorch fp32", threads=1)
     assert (rival.subject.sparsity, rival.subject.params) == (card.sparsity, card.params)
     if granularity == "channel":
         assert card.sparsity == 1 - card.params / whole

@@ -6,15 +6,13 @@ import torch
 
 from rrr_edge.backends import Session
 from rrr_edge.bundle import Preprocess
-from rrr_edge.measurement import Subject
 from rrr_edge.networks import build
-from rrr_edge.networks.cuda import MODES, CudaSession, Mode, gpu_rivals
+from rrr_edge.networks.cuda import MODES, CudaSession, Mode
 from rrr_edge.networks.eager import EagerSession
 from rrr_edge.spec import ResNetSpec
 
 SPEC = ResNetSpec(depths=(1, 1, 1, 1), branches=4, branch_widths=(16, 16), num_classes=3)
 PREPROCESS = Preprocess(image_size=32)
-SUBJECT = Subject(backend="pytorch", precision="fp32", threads=1, params=7)
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU that PyTorch can use")
 
@@ -73,11 +71,6 @@ def test_it_answers_any_number_of_images(
     kept.close()
 
 
-def test_without_a_gpu_there_is_no_rival(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu_rivals("ResNet", network, PREPROCESS, subject=SUBJECT) == ()
-
-
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("mode", MODES)
@@ -89,12 +82,3 @@ def test_on_the_gpu_it_answers_as_on_the_cpu_and_leaves_the_network_there(
     assert session.device_ms > 0
     assert {parameter.device.type for parameter in network.parameters()} == {"cpu"}
     session.close()
-
-
-@pytest.mark.gpu
-@needs_gpu
-def test_there_is_a_rival_for_each_mode(network: Any) -> None:
-    rivals = gpu_rivals("ResNet", network, PREPROCESS, subject=SUBJECT)
-    assert [rival.name for rival in rivals] == [f"ResNet, PyTorch CUDA {mode}" for mode in MODES]
-    assert [rival.subject.runtime for rival in rivals] == [f"pytorch cuda {mode} fp32" for mode in MODES]
-    assert {rival.subject.params for rival in rivals} == {7}
