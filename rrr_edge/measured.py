@@ -18,6 +18,7 @@ from rrr_edge.target import Target
 SAMPLES = "samples.csv"
 
 ENGINE = "engine"
+ON_DEVICE = f"{ENGINE}: on the device"
 PREDICT = "Classifier.predict"
 PHOTO = "photo to answer"
 PARTS = ("decode", "resize", "inference", "post")
@@ -26,9 +27,10 @@ PARTS = ("decode", "resize", "inference", "post")
 class Profile(Record):
     """How long an engine takes on one machine, and beside what; `ratios` are of each baseline to the engine.
 
-    The measurement "engine" is `Session.run` of one image; "Classifier.predict" the same with a ready frame; "photo
-    to answer" starts from a JPEG of 1280x720, and its parts are those of the very same runs. `layers` have the shares
-    that the backend clocked of the engine's median; `clocking` is how many times as long a run takes meanwhile.
+    The measurement "engine" is `Session.run` of one image, and "engine: on the device" the same runs by the device's
+    own clock, where it has one; "Classifier.predict" is the same with a ready frame; "photo to answer" starts from a
+    JPEG of 1280x720, and its parts are those of the very same runs. `layers` have the shares that the backend clocked
+    of the engine's median; `clocking` is how many times as long a run takes meanwhile.
     """
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
@@ -56,7 +58,8 @@ class Profile(Record):
 
     @property
     def baselines(self) -> tuple[Measurement, ...]:
-        return tuple(m for m in self.measurements if m.name not in (ENGINE, PREDICT, PHOTO, *map(part_name, PARTS)))
+        own = (ENGINE, ON_DEVICE, PREDICT, PHOTO, *map(part_name, PARTS))
+        return tuple(m for m in self.measurements if m.name not in own)
 
     @property
     def everything(self) -> tuple[Measurement, ...]:

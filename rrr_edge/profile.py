@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rrr_edge import __version__
-from rrr_edge.backends import Images, Outputs, Session, backend_of
+from rrr_edge.backends import DeviceTimed, Images, Outputs, Session, backend_of
 from rrr_edge.baseline import Against, Rival
 from rrr_edge.bundle import MANIFEST, Bundle
 from rrr_edge.dissection import CEILING, LAYERS, dissecting
@@ -23,7 +23,7 @@ from rrr_edge.files import sha256, staged_folder
 from rrr_edge.images import load
 from rrr_edge.loads import Bench, Loads, measure_loads
 from rrr_edge.machine import cpu_quota, governor, usable_cores
-from rrr_edge.measured import ENGINE, PARTS, PHOTO, PREDICT, Profile, part_name
+from rrr_edge.measured import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, Profile, part_name
 from rrr_edge.measurement import Environment, Measurement, Pace, Subject, interleave, ratio
 from rrr_edge.progress import Report, silent
 from rrr_edge.report import files_of
@@ -149,8 +149,9 @@ def _measure(
     photo = _PhotoToAnswer(classifier, bundle, _photos(images[:_PHOTOS]), pace.clock)
 
     subjects = {ENGINE: own, PREDICT: own, PHOTO: own.model_copy(update={"note": _PHOTO_NOTE})}
+    engine = _Engine(classifier.session, running(classifier.session, images))
     candidates: dict[str, Callable[[int], Any]] = {
-        ENGINE: running(classifier.session, images),
+        ENGINE: engine,
         PREDICT: lambda round_: classifier.predict(images[round_ % len(images)]),
         PHOTO: photo,
     }
@@ -162,6 +163,7 @@ def _measure(
     samples = found.samples_ms
     samples = {
         ENGINE: samples.pop(ENGINE),
+        **engine.on_device_ms(pace.runs),
         PREDICT: samples.pop(PREDICT),
         PHOTO: samples.pop(PHOTO),
         **photo.parts_ms(pace.runs),
@@ -171,6 +173,25 @@ def _measure(
         Measurement(name=name, subject=subjects.get(name, own), samples_ms=values) for name, values in samples.items()
     )
     return measurements, _doubts(measurements, found.restless)
+
+
+class _Engine:
+    """The engine, and what its runs took by its device's own clock, if it has one."""
+
+    def __init__(self, session: Session, run: Callable[[int], Any]) -> None:
+        self._device = session if isinstance(session, DeviceTimed) else None
+        self._run = run
+        self._device_ms: dict[int, float] = {}
+
+    def __call__(self, round_: int) -> None:
+        self._run(round_)
+        if self._device is not None:
+            # The timed run is the last of its round.
+            self._device_ms[round_] = self._device.device_ms
+
+    def on_device_ms(self, rounds: int) -> dict[str, tuple[float, ...]]:
+        """The timed runs, by the name of their measurement."""
+        return {ON_DEVICE: tuple(self._device_ms[round_] for round_ in range(rounds))} if self._device_ms else {}
 
 
 class _PhotoToAnswer:

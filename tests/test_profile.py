@@ -19,7 +19,7 @@ from rrr_edge.bundle import Bundle, describe_file
 from rrr_edge.display import Display
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, UsageError
 from rrr_edge.loads import Loads
-from rrr_edge.measured import ENGINE, PARTS, PHOTO, PREDICT, Profile, part_name
+from rrr_edge.measured import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, Profile, part_name
 from rrr_edge.measurement import GPU, Environment, Pace, Subject
 from rrr_edge.profile import Extras, demand_machine, profile_bundle
 from rrr_edge.target import Target
@@ -141,6 +141,27 @@ def test_engine_app_photo_and_baselines_are_measured(
     assert [m.name for m in profile.baselines] == [r.of for r in profile.ratios]
     assert profile.engine.images_per_second == pytest.approx(500, rel=1e-4)
     assert profile.notes == ()
+
+
+def test_a_device_with_a_clock_of_its_own_is_measured_by_that_too(
+    bundle: Bundle, backend: FakeBackend, clock: Clock
+) -> None:
+    """The device says three quarters of what the caller waits for; settling runs before the timed one take longer."""
+    session = clock.engine(0)
+    answer, waits = session.answer, iter([30.0, 2.0] * 1000)
+
+    def slower_at_first(images: np.ndarray) -> Outputs:
+        ms = next(waits)
+        clock.now_ns += round(ms * 1e6)
+        session.device_ms = 0.75 * ms
+        return answer(images)
+
+    session.answer, session.device_ms = slower_at_first, 0.0
+    backend.open = lambda folder, target: session
+    profile = profile_bundle(bundle, TARGET, pace=Pace(runs=20, settle_runs=1, warm_up_limit_ms=0, clock=clock))
+    on_device = np.array(profile.measurement(ON_DEVICE).samples_ms)
+    np.testing.assert_allclose(on_device, 0.75 * np.array(profile.engine.samples_ms), rtol=1e-4)
+    assert profile.baselines == ()
 
 
 def test_parts_of_the_photo_are_those_of_the_same_runs(bundle: Bundle, backend: FakeBackend) -> None:

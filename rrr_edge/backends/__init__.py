@@ -2,14 +2,14 @@
 
 from rrr_edge.backends.onnxruntime import ONNXRuntime
 from rrr_edge.backends.openvino import OpenVINO
-from rrr_edge.backends.protocols import Backend, ClockedSession, Images, Outputs, Session
+from rrr_edge.backends.protocols import Backend, ClockedSession, DeviceTimed, Images, Outputs, Session
 from rrr_edge.backends.tensorrt import TensorRT
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.target import Target
 
 BACKENDS: dict[str, Backend] = {"openvino": OpenVINO(), "onnxruntime": ONNXRuntime(), "tensorrt": TensorRT()}
 
-__all__ = ["BACKENDS", "Backend", "ClockedSession", "Images", "Outputs", "Session", "backend_of"]
+__all__ = ["BACKENDS", "Backend", "ClockedSession", "DeviceTimed", "Images", "Outputs", "Session", "backend_of"]
 
 
 def backend_of(target: Target) -> Backend:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,13 @@ class ClockedSession(Session, Protocol):
         Asked once, after at least one run; then the session can only be closed. Layers that were fused away or took
         no time are left out.
         """
+
+
+@runtime_checkable
+class DeviceTimed(Protocol):
+    """A session whose device has a clock of its own: `device_ms` is what the last run took there, with transfers."""
+
+    device_ms: float
 
 
 class Backend(Protocol):
