@@ -41,10 +41,13 @@ def draw_photos(folder: Path, *, each: int = 4) -> None:
 
 
 def rrr_edge(*words: str | Path) -> None:
+    """Run a command; where it fails it has said why, and its exit code is ours."""
     print("$ rrr-edge", *words, flush=True)
     # Where anything else wants the cores, threads of PyTorch's that spin make single runs take seconds.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    subprocess.run([sys.executable, "-m", "rrr_edge", *map(str, words)], check=True, env=environment)
+    code = subprocess.run([sys.executable, "-m", "rrr_edge", *map(str, words)], check=False, env=environment).returncode
+    if code:
+        sys.exit(code)
 
 
 def main(*arguments: str) -> None:
