@@ -55,9 +55,10 @@ def _shares(text: str) -> tuple[float, ...]:
         shares = sorted({float(word) for word in text.split(",")})
     except ValueError:
         shares = []
-    if not shares or not all(0 <= share < 1 for share in shares):
+    if not shares or not all(0 <= share < 1 and round(share, 4) == share for share in shares):
         raise UsageError(
-            f"--sparsity takes shares of the parameters, from 0 to less than 1, such as 0,0.3,0.6, not {text!r}."
+            "--sparsity takes shares of the parameters, from 0 to less than 1 and with at most four decimals, such as "
+            f"0,0.3,0.6, not {text!r}."
         )
     return tuple(shares)
 

@@ -43,14 +43,12 @@ class Pace:
     `window` runs differ by less than `tolerance`, or `warm_up_limit_ms` are over. Then come `runs` rounds. In every
     round each candidate makes untimed runs before the timed one, `settle_runs` of them unless `settle_ms` are over
     sooner, so that none pays for the caches that the one before it filled and the threads that it left spinning: an
-    engine of 0.8 ms was seen to take twelve runs to recover from PyTorch's ResNet152. One whose last timed run took
-    `settle_below_ms` or more makes none. `clock` counts nanoseconds.
+    engine of 0.8 ms was seen to take twelve runs to recover from PyTorch's ResNet152. `clock` counts nanoseconds.
     """
 
     runs: int = 200
     settle_runs: int = 16
     settle_ms: float = 20
-    settle_below_ms: float = math.inf
     warm_up_ms: float = 200
     warm_up_runs: int = 10
     warm_up_limit_ms: float = 10_000
@@ -86,8 +84,7 @@ def interleave(
         order = list(candidates.items())
         for round_ in range(pace.runs):
             for name, run in order:
-                last_ms = samples[name][-1] if samples[name] else 0.0
-                samples[name].append(turn_ms(run, round_, pace, last_ms=last_ms))
+                samples[name].append(turn_ms(run, round_, pace))
             order.reverse()
             report(Step("measure", round_ + 1, pace.runs))
     return Interleaved({name: tuple(values) for name, values in samples.items()}, tuple(restless))
@@ -114,13 +111,10 @@ def _settled(samples: Sequence[float], pace: Pace) -> bool:
     return abs(after - before) < pace.tolerance * before
 
 
-def turn_ms(run: Callable[[int], Any], round_: int, pace: Pace, *, last_ms: float = 0.0) -> float:
-    """A candidate's turn in a round: the ms of the run that comes after those that settle it.
-
-    `last_ms` is what its last turn gave, if there was one.
-    """
+def turn_ms(run: Callable[[int], Any], round_: int, pace: Pace) -> float:
+    """A candidate's turn in a round: the ms of the run that comes after those that settle it."""
     spent_ms = 0.0
-    for _ in range(pace.settle_runs if last_ms < pace.settle_below_ms else 0):
+    for _ in range(pace.settle_runs):
         if spent_ms < pace.settle_ms:
             spent_ms += _timed_ms(run, round_, pace.clock)
     return _timed_ms(run, round_, pace.clock)
@@ -241,7 +235,7 @@ class Ratio(Record):
 
 
 def ratio(a: Measurement, b: Measurement) -> Ratio:
-    """Whole rounds are drawn again, so what slowed both down in a round cancels.
+    """Whole rounds are drawn again, a stretch of them at a time, so what slowed both down in a round cancels.
 
     Raises ValueError unless `a` and `b` were interleaved, as far as their counts tell.
     """
@@ -257,7 +251,7 @@ def ratio(a: Measurement, b: Measurement) -> Ratio:
 
 
 def median_interval(samples: Floats) -> Interval:
-    """The 95 % percentile-bootstrap interval of the median; the same samples always give the same interval."""
+    """The median's 95 % percentile-bootstrap interval, of stretches; the same samples always give the same one."""
     return _bootstrap(samples, lambda drawn: np.asarray(np.median(drawn, axis=-1)))
 
 
@@ -269,10 +263,14 @@ def mean_interval(samples: Floats) -> Interval:
 
 
 def student_quantile(p: float, degrees: int) -> float:
-    """Student's t by the Cornish-Fisher expansion in 1/degrees (Abramowitz & Stegun 26.7.5).
+    """Student's t: exact for 1 and 2 degrees, else the Cornish-Fisher expansion (Abramowitz & Stegun 26.7.5).
 
-    At p = 0.975 it errs by less than 1e-5 from 29 degrees of freedom, 1e-2 from 4.
+    At p = 0.975 that errs by less than 1e-5 from 29 degrees of freedom, 1e-2 from 4, and 5e-2 at 3.
     """
+    if degrees == 1:
+        return math.tan(math.pi * (p - 0.5))
+    if degrees == 2:
+        return (2 * p - 1) / math.sqrt(2 * p * (1 - p))
     z = statistics.NormalDist().inv_cdf(p)
     terms = (
         z,
@@ -294,16 +292,27 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDEN
 
 
 def _bootstrap(samples: Floats, statistic: Callable[[Floats], Floats]) -> Interval:
-    """Draw along the last axis; `statistic` takes [..., resamples, n] and gives [resamples]."""
+    """Draw along the last axis; `statistic` takes [..., resamples, n] and gives [resamples].
+
+    The circular block bootstrap (Politis & Romano 1992), in stretches of sqrt(n) samples: load from outside lasts
+    longer than a round, and samples drawn one by one would make the interval too narrow.
+    """
     rng = np.random.default_rng(_SEED)
     count = samples.shape[-1]
+    stretch = round(math.sqrt(count))
     at_once = max(1, 2_000_000 // count)
     drawn = [
-        statistic(samples[..., rng.integers(count, size=(min(at_once, _RESAMPLES - start), count))])
+        statistic(samples[..., _stretches(rng, min(at_once, _RESAMPLES - start), count, stretch)])
         for start in range(0, _RESAMPLES, at_once)
     ]
     low, high = np.quantile(np.concatenate(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def _stretches(rng: np.random.Generator, resamples: int, count: int, stretch: int) -> NDArray[np.int64]:
+    """Indices [resamples, count] in runs of `stretch`, which go on at the beginning after the end."""
+    starts = rng.integers(count, size=(resamples, -(-count // stretch), 1))
+    return ((starts + np.arange(stretch)) % count).reshape(resamples, -1)[:, :count]
 
 
 class GPU(Record):

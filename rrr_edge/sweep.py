@@ -5,6 +5,7 @@ the engine take turns. So only a handful of networks are open at a time, and wha
 profile goes on with the next round.
 """
 
+import os
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from rrr_edge.rivals import compile_rival, compiled, running, shuffled_images, t
 from rrr_edge.target import Target
 
 _SETTINGS = "settings.json"
-# A network that takes longer fills the caches by itself, and the threads before it are its own runtime's.
+# One run at least; those before a network in a round are its own runtime's, which leave little to recover from.
 _SETTLE_MS = 10.0
 _WARM_UP_LIMIT_MS = 3_000.0
 
@@ -175,7 +176,6 @@ def _measure(round_: _Round, sweep: Sweep, place: Place, pace: Pace, report: Rep
         brief = replace(
             pace,
             settle_ms=min(_SETTLE_MS, pace.settle_ms),
-            settle_below_ms=_SETTLE_MS,
             warm_up_limit_ms=min(_WARM_UP_LIMIT_MS, pace.warm_up_limit_ms),
         )
         found = interleave(candidates, pace=brief, report=report)
@@ -206,6 +206,7 @@ class _Settings(Record):
     granularities: tuple[Granularity, ...]
     runs: int
     environment: Environment
+    omp_wait_policy: str
 
 
 def _claim(place: Place, sweep: Sweep, pace: Pace) -> Path:
@@ -214,9 +215,10 @@ def _claim(place: Place, sweep: Sweep, pace: Pace) -> Path:
     folder = place.bundle.rounds_folder(name)
     settings = _Settings(
         engine_sha256=sha256(place.bundle.engine_folder(name) / ENGINE),
-        granularities=sweep.granularities,
+        granularities=tuple(sorted(sweep.granularities)),
         runs=pace.runs,
         environment=place.environment,
+        omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "unset"),
     )
     try:
         same = _Settings.from_json_file(folder / _SETTINGS) == settings

@@ -1,7 +1,6 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -53,8 +52,9 @@ def test_student_quantile_is_scipys(n: int) -> None:
         assert student_quantile(p, n - 1) == pytest.approx(scipy.stats.t.ppf(p, n - 1), abs=1e-4)
 
 
-def test_student_quantile_of_few_samples_is_near_scipys() -> None:
-    assert student_quantile(0.975, 4) == pytest.approx(scipy.stats.t.ppf(0.975, 4), abs=1e-2)
+@pytest.mark.parametrize(("degrees", "off"), [(1, 1e-9), (2, 1e-9), (3, 5e-2), (4, 1e-2)])
+def test_student_quantile_of_few_samples_is_near_scipys(degrees: int, off: float) -> None:
+    assert student_quantile(0.975, degrees) == pytest.approx(scipy.stats.t.ppf(0.975, degrees), abs=off)
 
 
 def test_interval_of_the_mean_is_scipys(latencies: np.ndarray) -> None:
@@ -140,6 +140,19 @@ def test_ratio_of_paired_rounds_is_scipys_paired_bootstrap(latencies: np.ndarray
     assert (found.of, found.to) == ("b", "a")
 
 
+def test_intervals_hold_where_neighbouring_rounds_are_alike() -> None:
+    """Autoregressive noise of one half, as a busy machine has it: drawn one by one, more than a fifth would miss."""
+    rng = np.random.default_rng(4)
+    misses = 0
+    for _ in range(100):
+        noise = rng.normal(0, 0.05, 200)
+        for i in range(1, 200):
+            noise[i] += 0.5 * noise[i - 1]
+        low, high = ratio(measurement("b", np.exp(noise)), measurement("a", np.ones(200))).interval
+        misses += not low <= 1 <= high
+    assert misses <= 15
+
+
 def test_pairing_makes_the_interval_of_a_ratio_narrow() -> None:
     """Load that swings by tens of per cent and hits both candidates of a round leaves their ratio alone."""
     rng = np.random.default_rng(2)
@@ -207,22 +220,6 @@ def test_a_steady_candidate_warms_up_for_two_windows_and_200_ms(ms: float, expec
     calls = []
     interleave({"A": lambda r: (calls.append(r), clock.spend_ms(ms))}, pace=Pace(runs=2, settle_runs=0, clock=clock))
     assert len(calls) - 2 == expected
-
-
-def test_slow_candidates_do_not_settle_again() -> None:
-    clock, calls = Clock(), {"fast": 0, "slow": 0}
-
-    def candidate(name: str, ms: float) -> Callable[[int], None]:
-        def run(_: int) -> None:
-            calls[name] += 1
-            clock.spend_ms(ms)
-
-        return run
-
-    pace = Pace(runs=5, settle_runs=3, settle_below_ms=10, warm_up_ms=0, warm_up_limit_ms=0, clock=clock)
-    interleave({"fast": candidate("fast", 1), "slow": candidate("slow", 10)}, pace=pace)
-    # Ten runs of warm-up; the slow one's first timed run has none before it that would tell.
-    assert calls == {"fast": 10 + 5 * (3 + 1), "slow": 10 + 2 + 5}
 
 
 def test_warm_up_waits_until_the_times_settle() -> None:

@@ -64,6 +64,8 @@ class RandomNetworks:
             self._write(point, path)
         except UsageError as error:
             write_file(obstacle_of(path), f"{error}\n")
+        else:
+            obstacle_of(path).unlink(missing_ok=True)
 
     @property
     def runtimes(self) -> tuple[str, ...]:
