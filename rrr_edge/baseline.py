@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Literal, NamedTuple, Protocol
 
 from pydantic import Field
@@ -68,7 +69,7 @@ class Baseline(Record):
                 "--against none",
             )
         card = cls.from_json_file(card_of(model))
-        check_file(model, card.model, f"rm -r {model.parent}, then the command again")
+        check_file(model, card.model, f"rm {quote(str(model))} {quote(str(card_of(model)))}; then the command again")
         return card
 
 

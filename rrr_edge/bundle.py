@@ -310,7 +310,7 @@ class Bundle:
         Raises CorruptArtifact, also where there is none.
         """
         folder = self.engine_folder(target.engine_name)
-        repair = f"{target.compiling(self.path)} --prepare-only"
+        repair = target.compiling(self.path, "--prepare-only")
         card = _read(folder / PREPARED_CARD, Prepared, repair)
         check_file(folder / PREPARED, card.file, repair)
         return card

@@ -11,7 +11,7 @@ from pydantic import Field
 from rrr_edge.anatomy import Alternative, Ceiling, LayerTime, Load, PartTime, sum_up
 from rrr_edge.bundle import PROFILE, SCHEMA, Accuracy, Verification
 from rrr_edge.errors import BadInput, CorruptArtifact
-from rrr_edge.measurement import Environment, Interval, Measurement, Ratio
+from rrr_edge.measurement import Environment, Interval, Measurement, Ratio, Summary
 from rrr_edge.record import Record
 from rrr_edge.target import Target
 
@@ -159,13 +159,14 @@ class Profile(Record):
             summaries = {m["name"]: m.pop("summary") for m in stored}
             for measurement in stored:
                 measurement["samples_ms"] = samples.get(measurement["name"], ())
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{folder / PROFILE} cannot be read: {error}.") from error
         profile = cls.parse(data, str(folder / PROFILE))
         for measurement in profile.everything:
             # Not the bootstrap: another NumPy may draw differently.
-            found, said = measurement.summary, summaries[measurement.name]
-            if (found.runs, found.median_ms, found.min_ms) != (said["runs"], said["median_ms"], said["min_ms"]):
+            where = f"The summary of {measurement.name!r} in {folder / PROFILE}"
+            found, said = measurement.summary, Summary.parse(summaries[measurement.name], where)
+            if (found.runs, found.median_ms, found.min_ms) != (said.runs, said.median_ms, said.min_ms):
                 raise CorruptArtifact(
                     f"The samples of {measurement.name!r} in {folder / SAMPLES} are not those that {PROFILE} sums up.",
                     advice="Run rrr-edge profile again.",

@@ -19,7 +19,7 @@ from rrr_edge.baseline import Against, Rival
 from rrr_edge.bundle import MANIFEST, Bundle
 from rrr_edge.dissection import CEILING, LAYERS, dissecting
 from rrr_edge.errors import CannotRunHere
-from rrr_edge.files import sha256, staged_folder
+from rrr_edge.files import sha256, staged_folder, write_file
 from rrr_edge.images import load
 from rrr_edge.loads import Bench, Loads, measure_loads
 from rrr_edge.machine import cpu_quota, governor, usable_cores
@@ -64,7 +64,8 @@ def profile_bundle(
     All run interleaved in this process, on the bundle's reference images in shuffled order, with the target's number
     of threads (0: all usable cores). `against` names ONNX files with their cards, which are compiled by the same
     backend at fp32 and at the engine's precision and kept beside them, open sessions, and a sweep of sparsities, which
-    is measured first: where that is interrupted, the same call goes on with it.
+    is measured first: where that is interrupted, the same call goes on with it. What was timed is stored before the
+    loads are measured, and again before anything is drawn, so nothing that fails later takes it away.
 
     Raises UsageError (not compiled), CannotRunHere (another machine than the target's; a baseline is missing),
     CorruptArtifact, MissingLibrary.
@@ -107,7 +108,6 @@ def profile_bundle(
         found = {m.name: m for m in measurements}
         layers = dissection.layers(found[ENGINE].summary.median_ms) if dissection else ()
         ceiling = dissection.ceiling(found.get(CEILING)) if dissection else None
-    loads = measure_loads(Bench(bundle, target, own, pace, report), extras.loads)
     profile = Profile(
         bundle=bundle.manifest.name,
         manifest_sha256=sha256(bundle.path / MANIFEST),
@@ -119,15 +119,19 @@ def profile_bundle(
         measurements=tuple(m for m in measurements if m.name not in (LAYERS, CEILING)),
         ratios=tuple(ratio(found[rival.name], found[ENGINE]) for rival in (*rivals, *against.rivals)),
         alternatives=swept.alternatives,
-        loads=loads,
         layers=layers,
         clocking=ratio(found[LAYERS], found[ENGINE]) if dissection else None,
         ceiling=ceiling,
         notes=(*notes, *swept.notes, *(dissection.notes if dissection else ())),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    _write(profile, bundle)
+    _store(profile, bundle)
     forget_rounds(bundle, engine.name)
+    if loads := measure_loads(Bench(bundle, target, own, pace, report), extras.loads):
+        profile = profile.model_copy(update={"loads": loads})
+        _store(profile, bundle)
+    for name, text in files_of(bundle, profile).items():
+        write_file(bundle.profile_folder(engine.name) / name, text)
     return profile
 
 
@@ -273,11 +277,9 @@ def _doubts(measurements: tuple[Measurement, ...], restless: tuple[str, ...]) ->
     return tuple(doubts)
 
 
-def _write(profile: Profile, bundle: Bundle) -> None:
+def _store(profile: Profile, bundle: Bundle) -> None:
     with staged_folder(bundle.profile_folder(profile.target.engine_name)) as stage:
         profile.write(stage)
-        for name, text in files_of(bundle, profile).items():
-            (stage / name).write_text(text, "utf-8")
 
 
 def _versions() -> dict[str, str]:

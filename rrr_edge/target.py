@@ -58,12 +58,19 @@ class Target(Record):
     def largest_batch(self) -> int:
         return max(self.batch, self.max_batch)
 
-    def compiling(self, bundle: Path) -> str:
-        """The command that compiles `bundle` for this target, which may be known only to those who have its file."""
-        known = self.name in target_names()
-        named = self.name if known else "FILE.toml"
-        command = f"rrr-edge compile {quote(str(bundle))} --target {named} --precision {self.precision}"
-        return command if known else f"{command} (FILE.toml is the file of the target {self.name!r})"
+    @property
+    def words(self) -> str:
+        """The options that name it; the target itself may be known only to those who have its file."""
+        return f"--target {self.name if self._is_known else 'FILE.toml'} --precision {self.precision}"
+
+    def compiling(self, bundle: Path, *options: str) -> str:
+        """The command that compiles `bundle` for this target."""
+        command = " ".join(("rrr-edge compile", quote(str(bundle)), self.words, *options))
+        return command if self._is_known else f"{command} (FILE.toml is the file of the target {self.name!r})"
+
+    @property
+    def _is_known(self) -> bool:
+        return self.name in target_names()
 
     def check_device(self) -> None:
         """Raise CannotRunHere where `cpu` names another processor than this machine's."""

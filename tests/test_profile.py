@@ -1,8 +1,12 @@
 import csv
 import io
 import json
+import shlex
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -351,6 +355,24 @@ def test_unreadable_samples_are_bad_input(damage: str, bundle: Bundle, backend: 
         Profile.read(folder)
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: [], "profile.json cannot be read"),
+        (lambda data: data | {"measurements": 3}, "profile.json cannot be read"),
+        (lambda data: data["measurements"][0]["summary"].pop("runs") and data, "of 'engine' .* runs: field required"),
+    ],
+)
+def test_an_unreadable_profile_is_bad_input(
+    damage: Callable[[Any], Any], said: str, bundle: Bundle, backend: FakeBackend
+) -> None:
+    profile_bundle(bundle, TARGET, pace=Pace(runs=4, warm_up_limit_ms=0))
+    file = bundle.profile_folder("test-int8") / "profile.json"
+    file.write_text(json.dumps(damage(json.loads(file.read_text()))))
+    with pytest.raises(BadInput, match=said):
+        Profile.read(file.parent)
+
+
 def test_a_missing_profile_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput):
         Profile.read(tmp_path)
@@ -367,6 +389,29 @@ def test_a_failed_run_leaves_the_old_profile(bundle: Bundle, backend: FakeBacken
     with pytest.raises(RuntimeError, match="the rival failed"):
         profile_bundle(bundle, TARGET, against=Against((), (failing,)), pace=Pace(runs=2, clock=clock))
     assert (bundle.profile_folder("test-int8") / "profile.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("later", ["measure_loads", "files_of"])
+def test_what_was_timed_outlives_what_fails_later(
+    later: str, bundle: Bundle, backend: FakeBackend, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise CannotRunHere("something later failed")
+
+    monkeypatch.setattr(profile_module, later, fail)
+    with pytest.raises(CannotRunHere, match="later"):
+        profile_bundle(bundle, TARGET, pace=Pace(runs=3, clock=clock))
+    assert Profile.read(bundle.profile_folder("test-int8")).engine.summary.runs == 3
+
+
+def test_another_engine_that_is_damaged_does_not_spoil_a_profile(
+    bundle: Bundle, backend: FakeBackend, clock: Clock
+) -> None:
+    other = TARGET.model_copy(update={"precision": "fp32"})
+    write_engine(bundle, other, (ENGINE_FILE, b"x"))
+    (bundle.engine_folder(other.engine_name) / ENGINE_FILE).write_bytes(b"y")
+    profile_bundle(bundle, TARGET, pace=Pace(runs=3, clock=clock))
+    assert "refused: " in (bundle.profile_folder("test-int8") / "report.html").read_text()
 
 
 def test_doubts_are_said_with_what_helps(bundle: Bundle, backend: FakeBackend, clock: Clock) -> None:
@@ -461,6 +506,22 @@ def test_a_damaged_baseline_is_refused(bundle: Bundle, backend: FakeBackend, bas
     baseline.write_bytes(b"a larger grapH")
     with pytest.raises(CorruptArtifact):
         profile_bundle(bundle, TARGET, against=Against((baseline,)))
+
+
+def test_the_repair_of_a_damaged_baseline_deletes_nothing_else(
+    bundle: Bundle, backend: FakeBackend, baseline: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my baselines; mine"
+    baseline.parent.rename(folder)
+    damaged, kept = folder / baseline.name, folder / "kept.onnx"
+    damaged.write_bytes(b"a larger grapH")
+    kept.touch()
+    with pytest.raises(CorruptArtifact) as caught:
+        Baseline.read(damaged)
+    repair, _, rest = caught.value.advice.removeprefix("Run: ").rpartition("; ")
+    assert rest == "then the command again"
+    subprocess.run(shlex.split(repair), check=True)
+    assert list(folder.iterdir()) == [kept]
 
 
 @pytest.mark.parametrize("words", [{"cpu": "Xeon Gold 6126"}, {"gpu": "GeForce RTX 2080 Ti"}])

@@ -93,6 +93,7 @@ def test_the_command_names_a_target_only_where_it_is_found_by_its_name(
         "rrr-edge compile 'x y.rrr' --target openvino --precision int8"
     )
     porch = Target.load(write_target(tmp_path, "porch", precision="bf16"))
+    assert " --precision bf16 --prepare-only (" in porch.compiling(Path("x.rrr"), "--prepare-only")
     assert porch.compiling(Path("x.rrr")) == (
         "rrr-edge compile x.rrr --target FILE.toml --precision bf16 (FILE.toml is the file of the target 'porch')"
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rrr_edge.bundle import ENGINE, Bundle, Engine, Verification
+from rrr_edge.errors import BadInput
 from rrr_edge.measured import Profile
 from rrr_edge.measurement import Environment
 from rrr_edge.report.candidate import Candidate
@@ -65,15 +66,20 @@ def slowest_layers(profile: Profile) -> Table:
 
 
 def verifications(bundles: Sequence[Bundle]) -> Table:
-    """Of each bundle the ONNX graph and every engine. Raises CorruptArtifact where a file has changed since."""
+    """Of each bundle the ONNX graph and every engine; one that is no longer what was verified is refused."""
     rows = []
     for bundle in bundles:
         rows.append(_verified(f"{bundle.manifest.name}, model.onnx", bundle.manifest.verification, "fp32"))
         for name in bundle.engine_names():
-            card = Engine.from_json_file(bundle.engine_folder(name) / ENGINE)
-            engine = bundle.engine(card.target)
+            what = f"{bundle.manifest.name}, {name}"
+            try:
+                engine = bundle.engine(Engine.from_json_file(bundle.engine_folder(name) / ENGINE).target)
+            except BadInput as error:
+                why = str(error).replace(str(bundle.path), bundle.path.name)
+                rows.append((what, f"refused: {why}", *[""] * 7))
+                continue
             shares = ", ".join(f"{share:.1%} {precision}" for precision, share in engine.precision_found.items())
-            rows.append(_verified(f"{bundle.manifest.name}, {name}", engine.verification, shares))
+            rows.append(_verified(what, engine.verification, shares))
     header = (
         "what",
         "verdict",

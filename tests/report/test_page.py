@@ -10,11 +10,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import typer
+from fake_bundle import write_engine
 from made_up import HERE, TARGET, layers, make_bundle, profile, store
 
 from rrr_edge.bundle import ENGINE
 from rrr_edge.cli import app
-from rrr_edge.errors import CorruptArtifact, UsageError
+from rrr_edge.errors import UsageError
 from rrr_edge.recipe import RRR, Selection, Training, read_recipe
 from rrr_edge.report import files_of, write_report
 from rrr_edge.report.candidate import Candidate
@@ -233,14 +234,18 @@ def test_reports_are_written_again_but_nothing_else_is_replaced(tmp_path: Path) 
     assert short.read_text() == "notes"
 
 
-def test_a_damaged_engine_is_not_reported_as_verified(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", ["model.xml", ENGINE])
+def test_a_damaged_engine_is_refused_and_the_others_are_reported(tmp_path: Path, damaged: str) -> None:
     bundle = make_bundle(tmp_path / "mugs.rrr")
     store(bundle, profile(bundle))
-    (bundle.engine_folder("openvino-int8") / "model.xml").write_bytes(b"y")
-    with pytest.raises(CorruptArtifact, match=r"model\.xml"):
-        write_report([bundle.path], tmp_path / "report.html")
-    assert (bundle.engine_folder("openvino-int8") / ENGINE).is_file()
-    assert not (tmp_path / "report.html").exists()
+    write_engine(bundle, TARGET.model_copy(update={"precision": "fp32"}), ("model.xml", b"x"))
+    (bundle.engine_folder("openvino-fp32") / damaged).write_bytes(b"y")
+    write_report([bundle.path], tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    verified = {row[0]: row[1] for table in Page(html).tables if table[0][0] == "what" for row in table[1:]}
+    assert verified["mugs, openvino-int8"] == "passed"
+    assert verified["mugs, openvino-fp32"].startswith(f"refused: mugs.rrr/engines/openvino-fp32/{damaged} ")
+    assert str(tmp_path) not in html
 
 
 def test_beside_a_profile_lie_its_figures_and_the_page(full: Candidate, html: str) -> None:
