@@ -255,14 +255,19 @@ def test_a_refusal_is_a_sentence_an_advice_an_exit_code_and_one_document(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("target", "codes"), [("tensorrt", {6}), ("rtx-2080ti", {6})])
-def test_tensorrt_is_refused_clearly_where_it_is_not(
-    compiled: Bundle, tmp_path: Path, target: str, codes: set[int]
+@pytest.mark.parametrize("target", ["tensorrt", "rtx-2080ti"])
+def test_without_tensorrt_the_graph_is_prepared_and_kept_and_then_comes_exit_6(
+    compiled: Bundle, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = run("compile", link_bundle(compiled, tmp_path).path, "-t", target, "--json")
-    assert result.code in codes
-    assert "tensorrt" in result.document["error"].lower()
-    assert result.document["advice"]
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    bundle = link_bundle(compiled, tmp_path)
+    result = run("compile", bundle.path, "-t", target, "--precision", "fp32", "--json")
+    assert result.code == 6
+    assert result.document["error"] == "The tensorrt backend needs TensorRT, which is not installed."
+    folder = bundle.engine_folder(f"{target}-fp32")
+    assert result.document["advice"].startswith("pip install 'rrr-edge[tensorrt]'")
+    assert str(folder) in result.document["advice"]
+    assert (folder / "prepared.onnx").is_file()
 
 
 def test_a_missing_library_is_its_pip_line_and_exit_6(

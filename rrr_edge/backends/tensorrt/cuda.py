@@ -27,11 +27,11 @@ class GPU(NamedTuple):
 
 
 def cuda() -> Any:
-    """cuda-python's bindings of the CUDA runtime. Raises MissingLibrary."""
+    """NVIDIA's Python bindings of the CUDA runtime. Raises MissingLibrary."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
-        raise MissingLibrary("cuda-python", extra="tensorrt", purpose="The tensorrt backend") from error
+        raise MissingLibrary("cuda-bindings", extra="tensorrt", purpose="The tensorrt backend") from error
     return runtime
 
 
