@@ -266,6 +266,10 @@ class Bundle:
         """Also those of engines that lost their card."""
         return sorted(folder.name for folder in (self.path / "engines").glob("[!.]*") if folder.is_dir())
 
+    def is_prepared(self, name: str) -> bool:
+        """Whether there is a graph from which the engine `name` can be built."""
+        return (self.engine_folder(name) / PREPARED_CARD).is_file()
+
     def engine_folder(self, name: str) -> Path:
         return self.path / "engines" / name
 

@@ -279,7 +279,7 @@ def compile(
     """Build an engine for a target and prove that it answers like the network."""
     from rrr_edge.backends import backend_of
     from rrr_edge.bundle import Bundle, Engine
-    from rrr_edge.compile import compile_bundle, demand_share, prepare_bundle
+    from rrr_edge.compile import compile_bundle, demand_sense, prepare_bundle
     from rrr_edge.target import LOWERINGS
     from rrr_edge.verification import chance, coarse
 
@@ -288,9 +288,10 @@ def compile(
     if lowering:
         chosen = chosen.model_copy(update={"lowering": choose(lowering, (*LOWERINGS, "auto"), "lowering")})
     display.detail(f"target: {chosen.model_dump_json()}")
-    demand_share(max_drop)
-    folder = opened.engine_folder(chosen.engine_name)
-    replaces = chosen.engine_name in opened.engine_names()
+    demand_sense(opened, chosen, calib_data=calib_data, max_drop=max_drop, prepare_only=prepare_only)
+    name = chosen.engine_name
+    folder = opened.engine_folder(name)
+    replaces = opened.is_prepared(name) if prepare_only else name in opened.engine_names()
     if dry_run:
         opened.check()
         if not prepare_only:

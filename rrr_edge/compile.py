@@ -40,15 +40,14 @@ def compile_bundle(
     calibration images for int8; `max_drop` is the accuracy (absolute) that the reference images may lose. Where the
     backend takes a prepared graph, that is made and kept before anything is asked of this machine.
 
-    Raises UsageError (no such target, no share), MissingLibrary, CannotRunHere (this machine cannot run it), GateFailed
-    (it answers differently, or runs in another precision: nothing is kept), BadInput (calibration images).
+    Raises UsageError (no such target, no share, images that nothing reads), MissingLibrary, CannotRunHere (this machine
+    cannot run it), GateFailed (it answers differently, or runs in another precision: nothing is kept), BadInput
+    (calibration images).
     """
-    demand_share(max_drop)
     target = _resolve(target, precision)
-    if not takes_prepared(target):
-        backend_of(target).check(target)
+    demand_sense(bundle, target, calib_data=calib_data, max_drop=max_drop)
     order = Order(bundle, target, _calibration(bundle, target, calib_data), max_drop, report)
-    lowerings = _lowerings(order)
+    lowerings = _lowerings(bundle, target)
     kept = takes_prepared(target) and len(lowerings) == 1
     if kept:
         keep_prepared(order, lowerings[0])
@@ -111,21 +110,44 @@ def prepare_bundle(
     The arguments are those of `compile_bundle`. Raises UsageError (`target` takes no prepared graph, or which one is
     best can only be measured on it), MissingLibrary, GateFailed (nothing is kept), BadInput (calibration images).
     """
-    demand_share(max_drop)
     target = _resolve(target, precision)
-    if not takes_prepared(target):
-        raise UsageError(
-            f"The {target.backend} backend takes the bundle's own graph; there is nothing to prepare.",
-            advice="Compile without --prepare-only.",
-        )
+    demand_sense(bundle, target, calib_data=calib_data, max_drop=max_drop, prepare_only=True)
     order = Order(bundle, target, _calibration(bundle, target, calib_data), max_drop, report)
-    lowerings = _lowerings(order)
-    if len(lowerings) > 1:
+    return keep_prepared(order, *_lowerings(bundle, target))
+
+
+def demand_sense(
+    bundle: Bundle,
+    target: Target,
+    *,
+    calib_data: str | Path | None = None,
+    max_drop: float = MAX_DROP,
+    prepare_only: bool = False,
+) -> None:
+    """Raise UsageError or CannotRunHere for what can be refused before anything is made.
+
+    Where a graph has to be prepared first, the machine that builds from it is not asked.
+    """
+    demand_share(max_drop)
+    if calib_data is not None:
+        if not _reads_images(target):
+            raise UsageError(
+                f"Nothing reads --calib-data for {target.precision} with the {target.backend} backend.",
+                advice="Leave it out, or ask for --precision int8.",
+            )
+        calibration_folder(calib_data)
+    if not takes_prepared(target):
+        if prepare_only:
+            raise UsageError(
+                f"The {target.backend} backend takes the bundle's own graph; there is nothing to prepare.",
+                advice="Compile without --prepare-only.",
+            )
+        backend_of(target).check(target)
+    elif prepare_only and len(lowerings := _lowerings(bundle, target)) > 1:
         raise UsageError(
             "The fastest lowering can only be measured on the target itself.",
             advice=f"Prepare one of them with --lowering {', '.join(lowerings)}.",
         )
-    return keep_prepared(order, lowerings[0])
 
 
 def build_unproven(
@@ -164,12 +186,11 @@ def demand_share(max_drop: float) -> None:
         raise UsageError(f"--max-drop is a share between 0 and 1, such as 0.01, not {max_drop:g}.")
 
 
-def _lowerings(order: Order) -> tuple[Lowering, ...]:
+def _lowerings(bundle: Bundle, target: Target) -> tuple[Lowering, ...]:
     """What is to be tried; without branches all are the same."""
-    asked = order.target.lowering
-    if order.bundle.manifest.spec.branches == 1:
+    if bundle.manifest.spec.branches == 1:
         return ("grouped",)
-    return LOWERINGS if asked == "auto" else (asked,)
+    return LOWERINGS if target.lowering == "auto" else (target.lowering,)
 
 
 def _build_fastest(order: Order, lowerings: tuple[Lowering, ...], out: Path) -> tuple[Lowering, tuple[Ratio, ...]]:
@@ -207,9 +228,13 @@ def _resolve(target: Target | str, precision: Precision | None) -> Target:
     return target if precision is None else target.model_copy(update={"precision": precision})
 
 
+def _reads_images(target: Target) -> bool:
+    """Typical images tell int8 its ranges, and fp16 where it is written into the graph."""
+    return target.precision == "int8" or (target.precision == "fp16" and takes_prepared(target))
+
+
 def _calibration(bundle: Bundle, target: Target, calib_data: str | Path | None) -> Images:
-    """Typical images for what reads them: int8, and fp16 where it is written into the graph."""
-    if target.precision != "int8" and not (target.precision == "fp16" and takes_prepared(target)):
+    if not _reads_images(target):
         return bundle.reference.images[:0]
     if calib_data is None:
         return bundle.calibration

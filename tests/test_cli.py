@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import typer
 from conftest import LABELS, flip_a_byte, link_bundle, write_shapes
-from fake_bundle import rewrite
+from fake_bundle import rewrite, write_engine
 from made_up import make_bundle, store
 from made_up import profile as made_up_profile
 from typer.testing import CliRunner
@@ -215,6 +215,11 @@ def test_a_share_of_bad_photos_is_a_share(shapes: Path, tmp_path: Path, share: s
         ("compile {bundle} -t openvino --lowering dens", 2, "There is no lowering 'dens'. Did you mean 'dense'?"),
         ("compile {bundle} -t openvino --prepare-only", 2, "The openvino backend takes the bundle's own graph"),
         ("compile {bundle} -t tensorrt --prepare-only --lowering auto", 2, "Prepare one of them with --lowering"),
+        ("compile {bundle} -t openvino --prepare-only --dry-run", 2, "takes the bundle's own graph"),
+        ("compile {bundle} -t tensorrt --prepare-only --lowering auto --dry-run", 2, "Prepare one of them"),
+        ("compile {bundle} -t openvino --precision fp32 --calib-data digits", 2, "Nothing reads --calib-data for fp32"),
+        ("compile {bundle} -t openvino --precision bf16 --calib-data {tmp}/absent", 2, "Leave it out"),
+        ("compile {bundle} -t openvino --calib-data digts --dry-run", 2, "Did you mean 'digits'?"),
         ("compile {bundle} -t openvino --max-drop nan", 2, "a share between 0 and 1"),
         ("compile {bundle} -t openvino --max-drop 5 --dry-run", 2, "a share between 0 and 1, such as 0.01, not 5"),
         ("compile {bundle} -t openvino --calib-data digts", 2, "Did you mean 'digits'?"),
@@ -336,10 +341,22 @@ def test_prepare_only_makes_the_graph_and_proves_it(compiled: Bundle, tmp_path: 
     result = run("compile", bundle.path, "-t", "tensorrt", "--precision", "fp32", "--prepare-only")
     assert result.code == 0
     assert "engines/tensorrt-fp32: " in result.stdout
+    prepare = ("compile", bundle.path, "-t", "tensorrt", "--precision", "fp32", "--prepare-only")
+    assert run(*prepare, "--dry-run", "--json").document["replaces"]
+    assert "engines/tensorrt-fp32 (replaced): " in run(*prepare).stdout
     assert "verified on 24 images: top-1 agrees on 100.00%" in result.stdout
     again = run("compile", bundle.path, "-t", "tensorrt", "--precision", "fp32", "--prepare-only", "--json")
     assert again.document == json.loads((bundle.engine_folder("tensorrt-fp32") / "prepared.json").read_text())
     assert run("compile", bundle.path, "-t", "tensorrt", "--prepare-only", "--dry-run").code == 0
+
+
+def test_an_engine_beside_a_prepared_graph_is_not_called_replaced(compiled: Bundle, tmp_path: Path) -> None:
+    bundle = link_bundle(compiled, tmp_path)
+    write_engine(bundle, Target.load("tensorrt").model_copy(update={"precision": "fp32"}), ("engine.plan", b"x"))
+    prepare = ("compile", bundle.path, "-t", "tensorrt", "--precision", "fp32", "--prepare-only")
+    assert not run(*prepare, "--dry-run", "--json").document["replaces"]
+    assert "(replaced)" not in run(*prepare).stdout
+    assert (bundle.engine_folder("tensorrt-fp32") / "engine.plan").is_file()
 
 
 def test_auto_tells_the_times_that_decided(compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
