@@ -18,6 +18,7 @@ DATA = {
     "target",
     "bundle",
     "measurement",
+    "bounds",
     "onnxfile",
     "anatomy",
     "measured",
