@@ -35,6 +35,7 @@ class Dissection:
 
     def __init__(self, engine: ClockedSession, ceiling: ClockedSession | None, target: Target, note: str = "") -> None:
         self.notes = (note,) if note else ()
+        self.images_computed = engine.images_computed
         self._target = target
         self._engine = _Clocked(engine)
         self._ceiling = _Clocked(ceiling, _noise(target)) if ceiling else None

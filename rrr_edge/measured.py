@@ -30,7 +30,8 @@ class Profile(Record):
     The measurement "engine" is `Session.run` of one image, and "engine: on the device" the same runs by the device's
     own clock, where it has one; "Classifier.predict" is the same with a ready frame; "photo to answer" starts from a
     JPEG of 1280x720, and its parts are those of the very same runs. `layers` have the shares that the backend clocked
-    of the engine's median; `clocking` is how many times as long a run takes meanwhile.
+    of the engine's median; `clocking` is how many times as long a run takes meanwhile, and `images_computed` how many
+    images a run computes, the given one and those that fill up its batch.
     """
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
@@ -47,6 +48,7 @@ class Profile(Record):
     alternatives: tuple[Alternative, ...] = ()
     loads: tuple[Load, ...] = ()
     layers: tuple[LayerTime, ...] = ()
+    images_computed: int = 1
     clocking: Ratio | None = None
     ceiling: Ceiling | None = None
     notes: tuple[str, ...]
@@ -73,10 +75,16 @@ class Profile(Record):
     @property
     def parts(self) -> tuple[PartTime, ...]:
         """Where the engine's time goes, and at what share of the ceiling; empty where its layers were not clocked."""
-        work = self.target.batch
+        work = self.images_computed
         layers = [layer.model_copy(update={"macs": layer.macs * work}) for layer in self.layers]
         macs = (self.engine.subject.macs or 0) * work
         return sum_up(layers, self.engine.summary.median_ms, macs, self.ceiling) if layers else ()
+
+    @property
+    def beyond_ceiling(self) -> str:
+        """The parts that seem to compute faster than the machine does at best, with their shares of that."""
+        beyond = (part for part in self.parts if part.share is not None and part.share > 1)
+        return ", ".join(f"{part.part} {part.share:.0%}" for part in beyond)
 
     def measurement(self, name: str) -> Measurement:
         return next(m for m in self.measurements if m.name == name)

@@ -120,11 +120,14 @@ def profile_bundle(
         ratios=tuple(ratio(found[rival.name], found[ENGINE]) for rival in (*rivals, *against.rivals)),
         alternatives=swept.alternatives,
         layers=layers,
+        images_computed=dissection.images_computed if dissection else 1,
         clocking=ratio(found[LAYERS], found[ENGINE]) if dissection else None,
         ceiling=ceiling,
         notes=(*notes, *swept.notes, *(dissection.notes if dissection else ())),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
+    if profile.beyond_ceiling:
+        profile = profile.model_copy(update={"notes": (*profile.notes, _BEYOND.format(profile.beyond_ceiling))})
     _store(profile, bundle)
     forget_rounds(bundle, engine.name)
     if loads := measure_loads(Bench(bundle, target, own, pace, report), extras.loads):
@@ -244,6 +247,10 @@ class _Stopwatch:
         self._session.close()
 
 
+_BEYOND = (
+    "Above 100% of the best that this machine was seen to reach: {}. That was found too low, or these parts are too "
+    "short for the backend's clock."
+)
 _PHOTO_NOTE = (
     f"from a {_PHOTO_SIZE[0]}x{_PHOTO_SIZE[1]} JPEG of quality {_PHOTO_QUALITY}, made by scaling a reference image up"
 )

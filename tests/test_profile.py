@@ -391,6 +391,26 @@ def test_a_failed_run_leaves_the_old_profile(bundle: Bundle, backend: FakeBacken
     assert (bundle.profile_folder("test-int8") / "profile.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("computed", [1, 8])
+def test_macs_are_those_of_the_images_that_a_run_computes(
+    computed: int, bundle: Bundle, backend: FakeBackend, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine for a batch of 8 is timed with one image, which some backends fill up and others do not."""
+    target = TARGET.model_copy(update={"name": "eight", "batch": 8})
+    write_engine(bundle, target, (ENGINE_FILE, b"x"))
+    layer = LayerTime(name="conv4/x", kind="Conv", part="conv4", precision="int8", ms=2, macs=11)
+
+    def open_clocked(folder: Path, target: Target) -> Fake:
+        return Fake(clock.engine(2).answer, {"int8": 1.0}, clocked=(layer,), images_computed=computed)
+
+    monkeypatch.setattr("rrr_edge.dissection.time", SimpleNamespace(perf_counter_ns=clock))
+    backend.open_clocked = open_clocked
+    profile = profile_bundle(bundle, target, extras=Extras(anatomy=True), pace=Pace(runs=3, clock=clock))
+    parts = {part.part: part.macs for part in Profile.read(bundle.profile_folder("eight-int8")).parts}
+    assert parts["conv4"] == 11 * computed
+    assert parts["whole run"] == profile.engine.subject.macs * computed
+
+
 @pytest.mark.parametrize("later", ["measure_loads", "files_of"])
 def test_what_was_timed_outlives_what_fails_later(
     later: str, bundle: Bundle, backend: FakeBackend, clock: Clock, monkeypatch: pytest.MonkeyPatch

@@ -30,6 +30,7 @@ class Fake:
     answer: Callable[[Images], Outputs]
     precision: Mapping[str, float] = field(default_factory=lambda: {"fp32": 1.0})
     clocked: tuple[LayerTime, ...] = ()
+    images_computed: int = 1
     seen: int = field(default=0, init=False)
     closed: bool = field(default=False, init=False)
 

@@ -54,6 +54,8 @@ class ONNXRuntime:
 
 
 class ONNXRuntimeSession:
+    images_computed = 1
+
     def __init__(self, model: Path, *, threads: int = 0, clocked: bool = False) -> None:
         onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()

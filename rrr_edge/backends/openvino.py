@@ -83,7 +83,7 @@ class OpenVINOSession:
 
     def __init__(self, graph: Path, target: Target, *, clocked: bool = False) -> None:
         openvino = _openvino()
-        self._batch = target.batch
+        self._batch = self.images_computed = target.batch
         cores = usable_cores()
         config = {
             "PERFORMANCE_HINT": "LATENCY",

@@ -41,7 +41,12 @@ class Session(Protocol):
 
 
 class ClockedSession(Session, Protocol):
-    """A session whose every layer is clocked by the backend itself, which makes it a little slower."""
+    """A session whose every layer is clocked by the backend itself, which makes it a little slower.
+
+    `images_computed` is how many images a run of one image computes: more than one where a batch is filled up.
+    """
+
+    images_computed: int
 
     def layers(self) -> tuple[LayerTime, ...]:
         """The layers in the order in which they run, `ms` the mean over all runs so far.

@@ -1,14 +1,19 @@
 """The commands that lead to a report, and the recipe that they read."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import ceil
+from pathlib import PurePath
 from shlex import quote
 from typing import Any
 
 from rrr_edge.anatomy import LoadKind
+from rrr_edge.errors import RRREdgeError
 from rrr_edge.measured import Profile
 from rrr_edge.recipe import Recipe
 from rrr_edge.report.candidate import Candidate
+from rrr_edge.verification import MAX_DROP
 
 RECIPE = "recipe.toml"
 
@@ -20,11 +25,30 @@ def commands(candidates: Sequence[Candidate]) -> str:
     for bundle in bundles:
         lines.append(f"rrr-edge compress DATA -o {bundle} --recipe {RECIPE}")
         for candidate in (c for c in candidates if quote(c.bundle.path.name) == bundle):
-            profile = candidate.profile
-            asked = f"{bundle} --target {profile.target.name} --precision {profile.target.precision}"
-            lines.append(f"rrr-edge compile {asked}")
-            lines.append(" ".join((f"rrr-edge profile {asked}", *_options(profile))))
+            asked = f"{bundle} {candidate.profile.target.words}"
+            lines.append(" ".join((f"rrr-edge compile {asked}", *_making(candidate))))
+            lines.append(" ".join((f"rrr-edge profile {asked}", *_options(candidate.profile))))
     return "\n".join((*lines, f"rrr-edge report {' '.join(bundles)} -o report.html"))
+
+
+def _making(candidate: Candidate) -> Iterator[str]:
+    """What the engine was made with besides its target, as far as its card and the bundle tell.
+
+    A loss beyond the default limit was allowed by --max-drop; of other calibration images only the digest is known.
+    """
+    bundle, target = candidate.bundle, candidate.profile.target
+    try:
+        engine = bundle.engine(target)
+        own = hashlib.sha256(bundle.calibration.tobytes()).hexdigest()
+    except RRREdgeError:
+        return
+    if {engine.lowering, target.lowering} != {"grouped"}:
+        yield f"--lowering {engine.lowering}"
+    if engine.calibration and engine.calibration != own:
+        yield "--calib-data DIR"
+    lost = engine.verification.accuracy_reference - engine.verification.accuracy
+    if lost > MAX_DROP:
+        yield f"--max-drop {ceil(lost * 1000) / 1000:g}"
 
 
 def _options(profile: Profile) -> Iterator[str]:
@@ -58,8 +82,9 @@ def _list(numbers: Iterable[float]) -> str:
 
 
 def recipe_toml(recipe: Recipe) -> str:
-    """The recipe as `compress --recipe` reads it."""
-    return "\n".join(_toml(recipe.model_dump(mode="json", exclude_none=True)))
+    """The recipe as `compress --recipe` reads it; a file of weights is named, not located."""
+    settings = recipe.model_dump(mode="json", exclude_none=True)
+    return "\n".join(_toml(settings | {"weights": PurePath(settings["weights"]).name}))
 
 
 def _toml(settings: Mapping[str, Any], place: str = "") -> Iterator[str]:
@@ -68,7 +93,8 @@ def _toml(settings: Mapping[str, Any], place: str = "") -> Iterator[str]:
         yield f"\n[{place}]"
     for key, value in settings.items():
         if not isinstance(value, Mapping):
-            yield f"{key} = {json.dumps(value)}"
+            # TOML knows no pairs of surrogates, and wants DEL escaped.
+            yield f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _toml(value, f"{place}.{key}" if place else key)

@@ -57,7 +57,7 @@ def slowest_layers(profile: Profile) -> Table:
             layer.precision,
             f"{layer.ms:.4f}",
             f"{layer.ms / profile.engine.summary.median_ms:.1%}",
-            f"{profile.target.batch * layer.macs / layer.ms / 1e6:.1f}" if layer.ms and layer.macs else "",
+            f"{profile.images_computed * layer.macs / layer.ms / 1e6:.1f}" if layer.ms and layer.macs else "",
         )
         for layer in slowest
     ]

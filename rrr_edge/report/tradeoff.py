@@ -118,7 +118,7 @@ def criteria(own: Candidate, candidates: Sequence[Candidate]) -> list[Criterion]
 def draw_spider(own: Candidate, candidates: Sequence[Candidate]) -> Picture | None:
     """An arm a criterion, as long as the larger of both values; None where fewer than three are known of both."""
     every = criteria(own, candidates)
-    known = [c for c in every if c.own is not None and c.baseline]
+    known = [c for c in every if c.own is not None and c.baseline is not None]
     if len(known) < 3:
         return None
     centre, radius = (WIDTH / 2, 140.0), 96.0
@@ -131,7 +131,8 @@ def draw_spider(own: Candidate, candidates: Sequence[Candidate]) -> Picture | No
         corners = [at(arm, share) for arm, share in enumerate(shares)]
         return [*corners, corners[0]]
 
-    longest = [max(c.own or 0, c.baseline or 0) for c in known]
+    # Where both are 0, both arms have no length.
+    longest = [max(c.own or 0, c.baseline or 0) or 1 for c in known]
     sides = {
         OWN: [(c.own or 0) / most for c, most in zip(known, longest, strict=True)],
         LOOKS[1]: [(c.baseline or 0) / most for c, most in zip(known, longest, strict=True)],

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from rrr_edge.anatomy import Alternative
+from rrr_edge.measured import Profile
 from rrr_edge.measurement import Measurement, Ratio, ratio
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.tradeoff import accuracy_interval
@@ -63,12 +64,23 @@ def _doubts(candidates: Sequence[Candidate]) -> Iterator[str]:
             f"({milliseconds(alternative.summary.median_ms)}), its accuracy not known"
         )
     for other in candidates[1:]:
-        high = other.profile.engine.summary.median_interval_ms[1]
-        if other.bundle.path != own.bundle.path and high < profile.engine.summary.median_interval_ms[0]:
-            yield f"{title_of(other.profile)} is faster ({milliseconds(other.median_ms)})"
+        if other.bundle.path != own.bundle.path:
+            yield from _better(other.profile, profile)
+    if profile.beyond_ceiling:
+        yield f"the machine's ceiling is not its best: parts compute above it ({profile.beyond_ceiling})"
     if unstable := [m for m in profile.measurements if m.summary.unstable]:
         its = f"its own time was unstable (the middle half of the runs spreads by {profile.engine.summary.spread:.0%})"
         yield its if profile.engine in unstable else f"{len(unstable)} of the times beside it were unstable"
+
+
+def _better(other: Profile, own: Profile) -> Iterator[str]:
+    """In what another bundle's engine is surely better: the intervals lie apart, and accuracies are of one task."""
+    if other.engine.summary.median_interval_ms[1] < own.engine.summary.median_interval_ms[0]:
+        yield f"{title_of(other)} is faster ({milliseconds(other.engine.summary.median_ms)})"
+    if other.accuracy and own.accuracy and other.accuracy.per_class.keys() == own.accuracy.per_class.keys():
+        (low, high), (_, reached) = accuracy_interval(other), accuracy_interval(own)
+        if low > reached:
+            yield f"{title_of(other)} is right more often ({other.verification.accuracy:.1%}, {low:.1%} to {high:.1%})"
 
 
 def _faster_pruned(alternatives: Sequence[Alternative]) -> list[Measurement]:

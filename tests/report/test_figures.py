@@ -254,6 +254,15 @@ def test_the_spider_compares_what_is_known_of_both_and_says_what_is_not(full: Ca
     }
 
 
+def test_an_error_of_nothing_is_known(full: Candidate, whole: Candidate) -> None:
+    """A baseline without an error has an arm of no length; where both have none, neither has."""
+    perfect = Candidate(whole.bundle, profile(whole.bundle, accuracy=1.0))
+    for own in (full, Candidate(full.bundle, profile(full.bundle, accuracy=1.0))):
+        drawn = read(draw_spider(own, [own, perfect]))
+        assert "Not known of both, so left out: GPU ms." in texts(drawn)
+        assert any(text.endswith(" of 0.0%") for text in texts(drawn))
+
+
 def test_arms_are_as_long_as_their_share_of_the_larger(full: Candidate, whole: Candidate) -> None:
     root = read(draw_spider(full, [full, whole]))
     own = np.array([m[1:] for m in marks(root) if "%" in m[0]])
@@ -325,10 +334,10 @@ def test_rates_are_macs_over_time_and_bars_their_share_of_the_ceiling(full: Cand
     for part in ("stump", "conv4", "conv5", "heads"):
         mine = [layer for layer in layers if layer.part == part]
         rates.append(sum(layer.macs for layer in mine) / (sum(layer.ms for layer in mine) * 1e-3) / 1e9)
-    assert bars == pytest.approx([x(100 * rate / 850) - x(0) for rate in rates], abs=0.03)
-    assert f"whole run: {rates[0]:.0f} GMAC/s, {rates[0] / 8.5:.0f} % of the ceiling" in texts(root)
+    assert bars == pytest.approx([x(100 * rate / 2500) - x(0) for rate in rates], abs=0.03)
+    assert f"whole run: {rates[0]:.0f} GMAC/s, {rates[0] / 25:.0f} % of the ceiling" in texts(root)
     (band, *_) = with_class(root, "interval", "rect")
-    assert float(band.get("width", "")) == pytest.approx(x(100 * 859 / 850) - x(100 * 841 / 850), abs=0.02)
+    assert float(band.get("width", "")) == pytest.approx(x(100 * 2525 / 2500) - x(100 * 2475 / 2500), abs=0.02)
 
 
 @pytest.mark.parametrize("missing", [{"ceiling": None}, {"layers": (), "ceiling": None}])

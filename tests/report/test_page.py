@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import typer
-from fake_bundle import write_engine
-from made_up import HERE, TARGET, layers, make_bundle, profile, store
+from fake_bundle import rewrite, write_engine
+from made_up import HERE, TARGET, layers, make_bundle, profile, store, verification
 
 from rrr_edge.bundle import ENGINE
 from rrr_edge.cli import app
@@ -20,7 +20,7 @@ from rrr_edge.recipe import RRR, Selection, Training, read_recipe
 from rrr_edge.report import files_of, write_report
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.page import page_of
-from rrr_edge.report.reproduce import recipe_toml
+from rrr_edge.report.reproduce import commands, recipe_toml
 
 ATTACK = "<script>alert('&')</script>"
 VOID = {"meta", "link"}
@@ -264,9 +264,27 @@ def test_beside_a_profile_lie_its_figures_and_the_page(full: Candidate, html: st
         RRR(),
         RRR(depths="auto", selection=Selection(epsilon=0.01), training=Training(epochs=7)),
         RRR(weights='a "quoted" \\ file', dropout=0.05, dropout_kind="plain"),
+        RRR(weights="\U0001f9a6 und \u00e4\x7f.pth"),
     ],
 )
 def test_the_recipe_reads_back_the_same(recipe: RRR, tmp_path: Path) -> None:
     file = tmp_path / "recipe.toml"
     file.write_text(recipe_toml(recipe))
     assert read_recipe(file) == recipe
+
+
+def test_a_file_of_weights_is_named_and_not_located() -> None:
+    assert 'weights = "mine.pth"' in recipe_toml(RRR(weights="/home/somebody/private/mine.pth")).splitlines()
+
+
+def test_the_commands_have_what_the_engine_was_made_with(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "mugs.rrr")
+    target = TARGET.model_copy(update={"name": "box"})
+    store(bundle, profile(bundle, target=target))
+    lost = verification(0.9, 400).model_copy(update={"accuracy_reference": 0.9234})
+    changes = {"lowering": "dense", "calibration": "0" * 64, "verification": lost.model_dump()}
+    rewrite(bundle.engine_folder("box-int8") / "engine.json", lambda card: card.update(changes))
+    said = commands([Candidate(bundle, profile(bundle, target=target))]).splitlines()
+    asked = "mugs.rrr --target FILE.toml --precision int8"
+    assert said[1] == f"rrr-edge compile {asked} --lowering dense --calib-data DIR --max-drop 0.024"
+    assert said[2].startswith(f"rrr-edge profile {asked} ")

@@ -1,14 +1,19 @@
 """One sentence by rules: every good thing that it says is true, and nothing bad is kept back."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import TARGET, full_profile, make_bundle, measurement, profile, verification
+from made_up import TARGET, full_profile, layers, make_bundle, measurement, profile, verification
 from scipy import stats
 
+from rrr_edge.anatomy import Ceiling
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.verdict import verdict
+
+# Fewer MACs a second than any part of the made-up engine computes.
+LOW = Ceiling(precision="int8", gmacs_per_s=1, interval=(0.9, 1.1), how="a small 1x1 convolution")
 
 
 def of(full: Candidate, **changes: object) -> str:
@@ -38,6 +43,10 @@ def test_it_is_one_sentence_with_the_numbers_of_the_samples(full: Candidate) -> 
         ({"accuracy": 0.35}, "but that is no better than guessing among 3 classes."),
         ({"rivals": {}}, "but nothing was measured beside it."),
         ({"spread": 0.5}, "but its own time was unstable (the middle half of the runs spreads by"),
+        (
+            {"layers": layers(), "ceiling": LOW},
+            "but the machine's ceiling is not its best: parts compute above it (",
+        ),
         ({"rivals": {"MobileNet": 0.5}}, "but MobileNet is faster: it takes 0.59"),
         ({"rivals": {"itself": 0.8404}}, "but it cannot be told from itself"),
         ({"verification": verification(0.94, 400).model_copy(update={"passed": False})}, "failed its verification"),
@@ -71,3 +80,22 @@ def test_a_faster_bundle_is_named_and_another_engine_of_its_own_is_not(full: Can
     assert verdict([full, fast]).endswith("but cups, openvino int8 is faster (0.4 ms).")
     fp32 = Candidate(full.bundle, profile(full.bundle, ms=0.4, target=TARGET.model_copy(update={"precision": "fp32"})))
     assert verdict([full, fp32]) == verdict([full])
+
+
+@pytest.mark.parametrize(("reached", "named"), [(0.9975, True), (0.95, False), (0.5, False)])
+def test_a_bundle_that_is_surely_right_more_often_is_named(
+    full: Candidate, tmp_path: Path, reached: float, named: bool
+) -> None:
+    cups = make_bundle(tmp_path / "cups.rrr", name="cups")
+    rival = Candidate(cups, profile(cups, ms=2, accuracy=reached))
+    own, theirs = (stats.binomtest(round(s * 400), 400).proportion_ci(method="wilson") for s in (0.94, reached))
+    assert (theirs.low > own.high) == named
+    said = f"but cups, openvino int8 is right more often ({reached:.1%}, {theirs.low:.1%} to {theirs.high:.1%})."
+    assert verdict([full, rival]).endswith(said) == named
+    assert ("more often" in verdict([full, rival])) == named
+
+
+def test_accuracies_on_other_classes_are_not_compared(full: Candidate, tmp_path: Path) -> None:
+    animals = make_bundle(tmp_path / "animals.rrr", name="animals", labels=("cat", "dog"))
+    rival = Candidate(animals, profile(animals, ms=2, accuracy=0.9975))
+    assert "more often" not in verdict([full, rival])

@@ -34,6 +34,8 @@ class TensorRTSession:
     the driver and the copy into pinned memory. A `clocked` session lets TensorRT time its layers, which graphs hide.
     """
 
+    images_computed = 1
+
     def __init__(self, libraries: Libraries, folder: Path, target: Target, *, repair: str, clocked: bool) -> None:
         self.device_ms = 0.0
         self._trt, self._cudart = libraries
