@@ -24,6 +24,19 @@ class Command(TyperCommand):
         super().__init__(name, params=params, **settings)
 
 
+# What every command takes beside whatever else is said.
+_ALWAYS = ("--target", "--precision", "--json", "--quiet", "--verbose")
+
+
+def demand_alone(context: typer.Context, option: str, *beside: str) -> None:
+    """Raise UsageError where the command line has an option that `option` makes meaningless."""
+    for other in context.command.params:
+        name, source = max(other.opts, key=len), context.get_parameter_source(other.name or "")
+        said = isinstance(other, TyperOption) and source is not None and source.name == "COMMANDLINE"
+        if said and name not in (option, *beside, *_ALWAYS):
+            raise UsageError(f"{name} means nothing with {option}.", advice=f"Leave one of them out: {option}, {name}")
+
+
 class Commands(TyperGroup):
     """Commands whose misspelt arguments end like every other mistake: a sentence, an advice, a document, exit code."""
 

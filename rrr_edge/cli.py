@@ -1,7 +1,6 @@
 """The command line: parse, call one function, print, exit. Heavy imports happen inside the commands."""
 
 import functools
-import json
 import platform
 import signal
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from rrr_edge import __version__
-from rrr_edge.arguments import Command, Commands
+from rrr_edge.arguments import Command, Commands, demand_alone
 from rrr_edge.display import Display
 from rrr_edge.errors import BadInput, Interrupted, RRREdgeError, UsageError, choose
 from rrr_edge.files import write_file
@@ -101,7 +100,8 @@ def _particulars(options: dict[str, Any]) -> str:
         with suppress(PackageNotFoundError):
             versions[library] = version(library)
     said = ", ".join(f"{name} {number}" for name, number in versions.items())
-    asked = ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
+    said_of = {name: value for name, value in options.items() if name != "context" and value is not None}
+    asked = ", ".join(f"{name}={value}" for name, value in said_of.items())
     return f"{said}\n{asked}"
 
 
@@ -320,6 +320,7 @@ def compile(
 
 @_command
 def profile(
+    context: typer.Context,
     bundle: BundleFolder,
     target: TargetName,
     precision: PrecisionName = None,
@@ -350,6 +351,7 @@ def profile(
     ] = False,
     batches: Annotated[str, typer.Option(metavar="1,4,8", help="Also engines for batches of so many images.")] = "",
     streams: Annotated[str, typer.Option(metavar="1,2", help="Also so many sessions that answer at once.")] = "",
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -364,6 +366,10 @@ def profile(
     from rrr_edge.sweep import delete_pruned, prepare_sweep
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    if clean:
+        demand_alone(context, "--clean")
+    if prepare:
+        demand_alone(context, "--prepare", "--against", "--sparsity")
     asked = read_comparison(against, sparsity, prepare=prepare)
     counts = {"batches": _counts("--batches", batches), "streams": _counts("--streams", streams)}
     extras = Extras(anatomy, Loads(fps=pace, cold_starts=_COLD_STARTS * cold_start, **counts))
@@ -373,6 +379,12 @@ def profile(
         display.result({"freed_bytes": freed}, f"{freed / 1e6:,.0f} MB of pruned networks deleted")
         return
     opened.engine(chosen)
+    if dry_run:
+        from rrr_edge.plan import plan_profile
+
+        plan = plan_profile(opened, chosen, asked, pace=Pace(runs=runs), extras=extras)
+        display.result(plan.document(), plan.words)
+        return
     with (
         display.progress() as report,
         assembled(opened, chosen, asked, display=display, report=report) as versus,
@@ -391,7 +403,7 @@ def profile(
         display.table(title or f"{folder}", [dict(zip(header, row, strict=True)) for row in rows])
     for note in result.notes:
         display.say(f"note: {note}")
-    display.result({**json.loads((folder / "profile.json").read_text()), "folder": str(folder)})
+    display.result({**result.document(), "folder": str(folder)})
 
 
 @_command

@@ -185,6 +185,23 @@ def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path
     assert sorted(bundle.path.rglob("*")) == before
 
 
+def test_a_dry_run_of_profile_says_what_it_would_time(compiled: Bundle) -> None:
+    bundle = compiled
+    before = sorted(bundle.path.rglob("*"))
+    profile = ("profile", bundle.path, "-t", "openvino", "--dry-run")
+    alone = run(*profile, "--json", "--against", "none", "--no-anatomy", "--runs", "50").document
+    assert alone["measures"] == ["engine", "Classifier.predict", "photo to answer"]
+    assert (alone["runs"], alone["replaces"]) == (50, "openvino-int8" in bundle.profile_names())
+    assert alone["seconds_at_least"] >= 3 * 0.2  # three warm-ups
+    options = ("--against", "baseline,block", "--sparsity", "0,0.5", "--batches", "4", "--cold-start")
+    more = run(*profile, "--json", *options).document
+    assert set(alone["measures"]) | {"ResNet152, openvino fp32", "batch of 4", "cold starts"} <= set(more["measures"])
+    assert sum(what.startswith("block 50 %, ") for what in more["measures"]) == 3  # PyTorch, FP32, INT8
+    assert more["seconds_at_least"] > alone["seconds_at_least"]
+    assert f" {bundle.profile_folder('openvino-int8')}\n200 runs of each, " in run(*profile).stdout
+    assert sorted(bundle.path.rglob("*")) == before
+
+
 def test_what_the_scan_found_is_told_before_the_training(tmp_path: Path) -> None:
     photos = write_shapes(tmp_path / "photos", train=4, test=2)
     (photos / "train" / "circle" / "half.png").write_bytes(b"")
@@ -232,6 +249,12 @@ def test_a_share_of_bad_photos_is_a_share(shapes: Path, tmp_path: Path, share: s
         ("doctor {tmp}", 5, "{tmp} is not a bundle: it has no manifest.json."),
         ("profile {bundle} -t openvino --against basline", 2, "Did you mean 'baseline'?"),
         ("profile {bundle} -t openvino --precision fp16", 2, "has no openvino-fp16 engine"),
+        ("profile {bundle} -t openvino --clean --prepare", 2, "--prepare means nothing with --clean."),
+        ("profile {bundle} -t openvino --clean --runs 50", 2, "--runs means nothing with --clean."),
+        ("profile {bundle} -t openvino --prepare --pace 25", 2, "--pace means nothing with --prepare."),
+        ("profile {bundle} -t openvino --prepare --batches 1,2", 2, "--batches means nothing with --prepare."),
+        ("profile {bundle} -t openvino --prepare --no-anatomy", 2, "--anatomy means nothing with --prepare."),
+        ("profile {bundle} -t openvino --dry-run --precision fp16", 2, "has no openvino-fp16 engine"),
         ("report {bundle} -o {tmp}/x.html", 2, "{bundle} has not been profiled. Run: rrr-edge profile {bundle}"),
         ("report {tmp}/absent.rrr -o {tmp}/x.html", 5, "There is no bundle {tmp}/absent.rrr."),
         ("compress {tmp}/absent -o {tmp}/x.rrr", 5, "There is no folder {tmp}/absent."),

@@ -27,7 +27,7 @@ PLAIN = {"baseline", "images", "dataset", "verification", "backends", "schemas",
 PLAIN |= {"graph", "lowering", "prepare", "prepared"}
 DEVICE = {"dissection", "gate", "loads", "compile", "race", "profile", "report", "rivals", "runtime", "sweep", "doctor"}
 WORKSHOP = {"networks", "training", "export", "compress"}
-EDGE = {"cli", "comparison", "arguments", "display", "demo", "digits", "__main__", "__init__"}
+EDGE = {"cli", "comparison", "plan", "arguments", "display", "demo", "digits", "__main__", "__init__"}
 MAY_IMPORT = {
     "data": DATA,
     "plain": DATA | PLAIN,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import LABELS, write_shapes
+from made_up import make_bundle, profile
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -57,6 +58,22 @@ def test_every_rrr_edge_command_runs_as_written_and_then_the_python(desk: Path) 
     done = _run([sys.executable, str(ROOT / "examples" / "embed.py"), "mugs.rrr", "photo.jpg"], desk)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] in LABELS
+
+
+def test_the_demos_tables_have_the_columns_and_rows_that_a_profile_prints(tmp_path: Path) -> None:
+    rivals = dict.fromkeys(("ResNet152, openvino fp32", "ResNet152, openvino int8", "ResNet152, PyTorch"), 10.0)
+    printed = profile(make_bundle(tmp_path / "x.rrr"), rivals=rivals)
+    after = README[README.index("`make demo` took") :]
+    shown = [_cells(table) for table in re.findall(r"(?:^\|.*\n)+", after, re.MULTILINE)[:2]]
+    for (header, _, *rows), (columns, *lines) in zip(shown, (printed.table(), printed.networks()), strict=True):
+        assert tuple(header) == columns
+        parts = [line[0] for line in lines if line[0].startswith(" ")]
+        assert [row[0] for row in rows] == [line[0] for line in lines if line[0] not in parts]
+        assert {len(row) for row in rows} == {len(header)}
+
+
+def _cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
 def test_no_placeholder_is_left() -> None:
