@@ -1,9 +1,11 @@
 """The gate: whether a candidate may replace a baseline, by its time beside the baseline's and by its accuracy."""
 
+import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -11,14 +13,25 @@ from pydantic import Field
 
 from rrr_edge.backends import backend_of
 from rrr_edge.bounds import bounds, medians_of, stretch_of
-from rrr_edge.bundle import SCHEMA, Bundle
-from rrr_edge.errors import UsageError
+from rrr_edge.bundle import SCHEMA, Bundle, Engine
+from rrr_edge.errors import UsageError, choose
 from rrr_edge.machine import usable_cores
-from rrr_edge.measurement import Environment, Interval, Pace, turn_ms, warm_up, without_garbage_collection
+from rrr_edge.markup import plain_markdown
+from rrr_edge.measurement import (
+    Environment,
+    Interval,
+    Pace,
+    turn_ms,
+    warm_up,
+    wilson_interval,
+    without_garbage_collection,
+)
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.record import Record
+from rrr_edge.rivals import running, shuffled_images
 from rrr_edge.runtime import Classifier
 from rrr_edge.target import PRECISIONS, Precision, Target
+from rrr_edge.verification import drops_beyond
 
 Verdict = Literal["pass", "fail", "undecided"]
 Run = Callable[[int], Any]
@@ -39,10 +52,12 @@ class Limits:
     budget_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if not self.max_slowdown > 0:
+        if not 0 < self.max_slowdown < math.inf:
             raise UsageError(f"--max-slowdown is a ratio of times such as 1.05, not {self.max_slowdown:g}.")
         if not 0 <= self.max_drop <= 1:
             raise UsageError(f"--max-drop is a share between 0 and 1, such as 0.01, not {self.max_drop:g}.")
+        if not 0 <= self.budget_s < math.inf:
+            raise UsageError(f"--budget-s is a number of seconds such as 60, not {self.budget_s:g}.")
 
 
 class Side(NamedTuple):
@@ -53,10 +68,15 @@ class Side(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """BUNDLE or BUNDLE:PRECISION. Raises BadInput, CorruptArtifact."""
+        """BUNDLE or BUNDLE:PRECISION. Raises UsageError (no such precision), BadInput, CorruptArtifact."""
         path, _, word = text.rpartition(":")
-        precision = next((precision for precision in PRECISIONS if precision == word), None)
-        return cls(Bundle.open(path if precision and path else text), precision)
+        if Path(text).exists() or not (path and Path(path).exists()):
+            return cls(Bundle.open(text), None)
+        choose(word, PRECISIONS, "precision")
+        return cls(Bundle.open(path), next(precision for precision in PRECISIONS if precision == word))
+
+    def engine(self, target: Target) -> Engine:
+        return self.bundle.engine(target.model_copy(update={"precision": self.precision or target.precision}))
 
 
 class Speed(Record):
@@ -78,12 +98,30 @@ class Speed(Record):
 
 
 class Drop(Record):
-    """Accuracies of the engines on the same labelled reference images, as compile stored them."""
+    """Accuracies of the engines on the same labelled reference images, as compile stored them.
+
+    `interval` is Wilson's at 95 % for the candidate's. A loss within the limit on these images passes, one beyond it
+    fails where the interval lies below the limit, and is undecided where the limit lies within.
+    """
 
     baseline: float
     candidate: float
+    interval: Interval
     images: int
     verdict: Verdict
+
+    def sentences(self, max_drop: float) -> Iterator[str]:
+        low, high = self.interval
+        yield (
+            f"Accuracy {self.baseline:.2%} -> {self.candidate:.2%} ({low:.1%} to {high:.1%}, 95 %) on {self.images} "
+            f"images (limit: {max_drop:.2%} lower)."
+        )
+        if low < self.baseline - max_drop <= high:
+            least = "; a single one is more than the limit" if self.images * max_drop < 1 - 1e-9 else ""
+            yield (
+                f"{self.images} images cannot tell whether others would lose more than the limit{least}: compress with "
+                "more test photos, or raise --max-drop."
+            )
 
 
 class Gate(Record):
@@ -122,10 +160,7 @@ class Gate(Record):
                 "depend on those before: give more (--budget-s) or a quieter machine."
             )
         if self.drop:
-            reasons.append(
-                f"Accuracy {self.drop.baseline:.2%} -> {self.drop.candidate:.2%} on {self.drop.images} images "
-                f"(limit: {self.max_drop:.2%} lower)."
-            )
+            reasons += self.drop.sentences(self.max_drop)
         else:
             reasons.append("Accuracy was not compared.")
         return (f"{self.verdict}: {self.candidate} beside {self.baseline}, on {self.target}.", *reasons)
@@ -166,14 +201,15 @@ class SelfTest(Record):
 def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, report: Report = silent) -> Gate:
     """Measure both engines interleaved in this process until the interval decides or the budget ends.
 
-    Raises UsageError (not compiled; accuracies that cannot be compared), CannotRunHere, CorruptArtifact.
+    Both run with as many threads: the target's, or else the baseline's, or all usable cores.
+    Raises UsageError (not compiled; engines or accuracies that cannot be compared), CannotRunHere, CorruptArtifact.
     """
+    target = _settled(baseline, candidate, target)
     drop = _drop(baseline, candidate, target, limits)
     with ExitStack() as stack:
         first, second = (_opened(stack, side, target) for side in (baseline, candidate))
         speed = race(first, second, limits, report=report)
     verdicts = {speed.verdict, drop.verdict if drop else "pass"}
-    threads = target.threads or usable_cores()
     return Gate(
         baseline=_name(baseline, target),
         candidate=_name(candidate, target),
@@ -183,12 +219,13 @@ def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, rep
         verdict=next(verdict for verdict in _GRAVEST_FIRST if verdict in verdicts),
         speed=speed,
         drop=drop,
-        environment=Environment.here(threads=threads, versions=backend_of(target).versions()),
+        environment=Environment.here(threads=target.threads, versions=backend_of(target).versions()),
     )
 
 
 def self_test(side: Side, target: Target, limits: Limits, *, times: int, report: Report = silent) -> SelfTest:
     """Race the engine against itself, opened twice anew each time."""
+    target = _settled(side, side, target)
     comparisons = []
     for done in range(times):
         report(Step("self-test", done, times))
@@ -239,7 +276,8 @@ def race(baseline: Run, candidate: Run, limits: Limits, *, pace: Pace = _PACE, r
 
 
 def _markdown(verdict: str, *reasons: str) -> str:
-    return "\n".join((f"### rrr-edge gate: {verdict}", "", *(f"- {reason}" for reason in reasons), ""))
+    listed = (f"- {plain_markdown(reason)}" for reason in reasons)
+    return "\n".join((f"### rrr-edge gate: {plain_markdown(verdict)}", "", *listed, ""))
 
 
 _GRAVEST_FIRST: tuple[Verdict, ...] = ("fail", "undecided", "pass")
@@ -265,9 +303,19 @@ def _opened(stack: ExitStack, side: Side, target: Target) -> Run:
     classifier = stack.enter_context(
         Classifier.open(side.bundle.path, target, precision=precision, threads=target.threads)
     )
-    images = side.bundle.reference.images
-    images = images[np.random.default_rng(0).permutation(len(images))]
-    return lambda round_: classifier.session.run(images[(i := round_ % len(images)) : i + 1])
+    return running(classifier.session, shuffled_images(side.bundle))
+
+
+def _settled(baseline: Side, candidate: Side, target: Target) -> Target:
+    """`target` with a number of threads, for both. Raises UsageError unless their batches and devices are the same."""
+    first, second = (side.engine(target).target for side in (baseline, candidate))
+    for what, a, b in (("batch", first.batch, second.batch), ("device", first.device, second.device)):
+        if a != b:
+            raise UsageError(
+                f"The engine of {baseline.bundle.path} has the {what} {a}, the one of {candidate.bundle.path} {b}.",
+                advice=f"Compile both for the same: {first.compiling(candidate.bundle.path)}",
+            )
+    return target.model_copy(update={"threads": target.threads or first.threads or usable_cores()})
 
 
 def _name(side: Side, target: Target) -> str:
@@ -275,22 +323,33 @@ def _name(side: Side, target: Target) -> str:
 
 
 def _drop(baseline: Side, candidate: Side, target: Target, limits: Limits) -> Drop | None:
-    """None where no image has a label, or any drop is allowed."""
-    labels, others = baseline.bundle.reference.labels, candidate.bundle.reference.labels
-    known = int((labels >= 0).sum())
-    if limits.max_drop == 1 or not known:
+    """None where any drop is allowed."""
+    if limits.max_drop == 1:
         return None
-    photos, of_candidate = (side.bundle.manifest.provenance.data_sha256 for side in (baseline, candidate))
-    if photos != of_candidate or not np.array_equal(labels, others):
+    known = int((baseline.bundle.reference.labels >= 0).sum())
+    if not known:
+        raise UsageError(
+            f"The reference images of {baseline.bundle.path} have no labels, so accuracies cannot be compared.",
+            advice="Compare times only: --max-drop 1",
+        )
+    if not _same_photos(baseline.bundle, candidate.bundle):
         raise UsageError(
             f"The accuracies of {baseline.bundle.path} and {candidate.bundle.path} are of different photos.",
             advice="Compress both from the same photos with the same seed, or compare times only: --max-drop 1",
         )
-    before, after = (
-        side.bundle.engine(
-            target.model_copy(update={"precision": side.precision or target.precision})
-        ).verification.accuracy
-        for side in (baseline, candidate)
-    )
-    verdict: Verdict = "fail" if before - after > limits.max_drop else "pass"
-    return Drop(baseline=before, candidate=after, images=known, verdict=verdict)
+    before, after = (side.engine(target).verification.accuracy for side in (baseline, candidate))
+    interval = wilson_interval(round(after * known), known)
+    verdict: Verdict = "pass"
+    if drops_beyond(limits.max_drop, before, after):
+        verdict = "fail" if drops_beyond(limits.max_drop, before, interval[1]) else "undecided"
+    return Drop(baseline=before, candidate=after, interval=interval, images=known, verdict=verdict)
+
+
+def _same_photos(a: Bundle, b: Bundle) -> bool:
+    """Whether the labelled images are the same; at another size, whether they were drawn alike from the same files."""
+    if not np.array_equal(a.reference.labels, b.reference.labels):
+        return False
+    if a.manifest.preprocess.image_size == b.manifest.preprocess.image_size:
+        return np.array_equal(a.reference.images, b.reference.images)
+    drawn, as_well = ((m.provenance.data_sha256, m.recipe.seed) for m in (a.manifest, b.manifest))
+    return drawn == as_well

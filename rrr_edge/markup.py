@@ -1,8 +1,17 @@
-"""HTML and SVG, written so that nothing of a user's becomes markup: all that is not Markup yet is escaped."""
+"""HTML, SVG and Markdown, written so that nothing of a user's becomes markup: all that is not Markup yet is escaped."""
 
+import re
 from collections.abc import Iterable
 from html import escape
 from typing import TypeAlias
+
+# What is not rendered, but keeps GitHub from making mentions of names and links of addresses.
+_NOTHING = "<!-- -->"
+_MARKDOWN = str.maketrans(
+    {c: f"\\{c}" for c in "\\`*_[]|~#"}
+    | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " ", "@": f"@{_NOTHING}"}
+)
+_ADDRESS = re.compile(r"(?<=\w)(?=://)|(?<=www)(?=\.)", re.IGNORECASE)
 
 
 class Markup(str):
@@ -30,6 +39,11 @@ def element(name: str, /, *children: str, **attributes: Attribute) -> Markup:
 
 def together(parts: Iterable[str]) -> Markup:
     return Markup("".join(part if isinstance(part, Markup) else _escaped(part) for part in parts))
+
+
+def plain_markdown(words: str) -> str:
+    """Markdown that shows `words` on one line as they are, whatever they hold."""
+    return _ADDRESS.sub(_NOTHING, words.translate(_MARKDOWN))
 
 
 def _attribute(key: str, value: Attribute) -> str:

@@ -17,7 +17,7 @@ from rrr_edge.machine import cpu_info
 from rrr_edge.prepare import modelopt_version, prepare, run_prepared
 from rrr_edge.progress import Report, Step
 from rrr_edge.target import Lowering, Target
-from rrr_edge.verification import demand_answers, demand_precision, verify
+from rrr_edge.verification import demand_answers, demand_precision, drops_beyond, verify
 
 # Backends that compute as the graph says, whatever the target says.
 PREPARED_FOR = ("tensorrt",)
@@ -71,8 +71,9 @@ def _still_right(order: Order, lowering: Lowering) -> Prepared | None:
     wanted = _origin(order, lowering)
     if wanted.modelopt is None:  # this machine could not make it, but may build from it
         wanted = wanted.model_copy(update={"modelopt": card.origin.modelopt})
-    lost = card.verification.accuracy_reference - card.verification.accuracy
-    return card if card.origin == wanted and lost <= order.max_drop else None
+    proof = card.verification
+    lost = drops_beyond(order.max_drop, proof.accuracy_reference, proof.accuracy)
+    return card if card.origin == wanted and not lost else None
 
 
 def _origin(order: Order, lowering: Lowering) -> Origin:

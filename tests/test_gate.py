@@ -1,8 +1,10 @@
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_bundle import VERIFICATION, write_bundle, write_engine
+from scipy.stats import binomtest
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import ENGINE_FILE, Fake
@@ -78,9 +80,16 @@ def test_a_load_that_doubles_both_does_not_matter() -> None:
     assert speed.ratio == pytest.approx(1.02)
 
 
-@pytest.mark.parametrize("wrong", [{"max_slowdown": 0}, {"max_drop": 1.5}, {"max_drop": -0.1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"max_slowdown": value} for value in (0, math.inf, math.nan)),
+        *({"max_drop": value} for value in (1.5, -0.1, math.nan)),
+        *({"budget_s": value} for value in (-1, math.inf, math.nan)),
+    ],
+)
 def test_senseless_limits_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="--max-"):
+    with pytest.raises(UsageError, match="--(max|budget)-"):
         Limits(**wrong)
 
 
@@ -90,9 +99,9 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     return with_accuracy(tmp_path / "shipped.rrr", 0.9)
 
 
-def with_accuracy(path: Path, accuracy: float) -> Bundle:
-    bundle = write_bundle(path)
-    engine = write_engine(bundle, TARGET, (ENGINE_FILE, b"x"))
+def with_accuracy(path: Path, accuracy: float, target: Target = TARGET) -> Bundle:
+    bundle = write_bundle(path, images=200)
+    engine = write_engine(bundle, target, (ENGINE_FILE, b"x"))
     found = engine.model_copy(update={"verification": VERIFICATION.model_copy(update={"accuracy": accuracy})})
     (bundle.engine_folder(engine.name) / ENGINE).write_text(found.to_json())
     return bundle
@@ -101,14 +110,20 @@ def with_accuracy(path: Path, accuracy: float) -> Bundle:
 ANY_TIME = {"max_slowdown": 1000.0, "budget_s": 20.0}
 
 
-@pytest.mark.parametrize(("accuracy", "verdict"), [(0.9, "pass"), (0.895, "pass"), (0.85, "fail"), (1.0, "pass")])
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"),
+    [(0.9, "pass"), (0.89, "pass"), (0.885, "undecided"), (0.8, "fail"), (1.0, "pass")],
+)
 def test_accuracy_may_drop_so_far(shipped: Bundle, tmp_path: Path, accuracy: float, verdict: str) -> None:
     candidate = with_accuracy(tmp_path / "candidate.rrr", accuracy)
     gate = compare(Side(shipped, None), Side(candidate, "int8"), TARGET, Limits(max_drop=0.01, **ANY_TIME))
     assert gate.verdict == verdict
     assert gate.speed.verdict == "pass"
     assert gate.drop is not None
-    assert (gate.drop.baseline, gate.drop.candidate, gate.drop.images) == (0.9, accuracy, 6)
+    assert (gate.drop.baseline, gate.drop.candidate, gate.drop.images) == (0.9, accuracy, 200)
+    wilson = binomtest(round(accuracy * 200), 200).proportion_ci(method="wilson")
+    assert gate.drop.interval == pytest.approx((wilson.low, wilson.high))
+    assert any("more test photos" in reason for reason in gate.sentences) == (wilson.low < 0.89 <= wilson.high)
     assert gate.passed == (verdict == "pass")
 
 
@@ -160,5 +175,55 @@ def test_a_self_test_counts_what_should_not_be(shipped: Bundle) -> None:
 def test_a_side_is_a_bundle_with_or_without_a_precision(shipped: Bundle) -> None:
     assert Side.parse(f"{shipped.path}:fp32") == (Bundle.open(shipped.path), "fp32")
     assert Side.parse(str(shipped.path)) == (Bundle.open(shipped.path), None)
-    with pytest.raises(BadInput, match="int9"):
+    with pytest.raises(UsageError, match="no precision 'int9'. Did you mean 'int8'") as caught:
         Side.parse(f"{shipped.path}:int9")
+    assert "fp32" in caught.value.advice
+    with pytest.raises(BadInput, match="no bundle"):
+        Side.parse(f"{shipped.path}x:int8")
+
+
+def test_both_sides_run_with_the_same_threads(tmp_path: Path, shipped: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate = with_accuracy(tmp_path / "many.rrr", 0.9, TARGET.model_copy(update={"threads": 8}))
+    opened = []
+
+    class Noting(Fake):
+        def open(self, folder, target):
+            opened.append(target.threads)
+            return super().open(folder, target)
+
+    monkeypatch.setitem(BACKENDS, "fake", Noting.always([1 / 3] * 3))
+    for asked, used in ((0, 1), (3, 3)):
+        opened.clear()
+        target = TARGET.model_copy(update={"threads": asked})
+        gate = compare(Side(shipped, None), Side(candidate, None), target, Limits(budget_s=0))
+        assert opened == [used, used]
+        assert gate.environment.threads == used
+
+
+@pytest.mark.parametrize("different", [{"batch": 8}, {"device": "GPU"}])
+def test_engines_of_another_batch_or_device_are_not_compared(
+    tmp_path: Path, shipped: Bundle, different: dict[str, object]
+) -> None:
+    candidate = with_accuracy(tmp_path / "other.rrr", 0.9, TARGET.model_copy(update=different))
+    with pytest.raises(UsageError, match=f"the {next(iter(different))} "):
+        compare(Side(shipped, None), Side(candidate, None), TARGET, Limits())
+
+
+def test_other_images_of_the_same_labels_are_different_photos(tmp_path: Path, shipped: Bundle) -> None:
+    other = with_accuracy(tmp_path / "other.rrr", 0.9)
+    other.reference.images[0] ^= 1
+    with pytest.raises(UsageError, match="different photos"):
+        compare(Side(shipped, None), Side(other, None), TARGET, Limits())
+
+
+def test_without_labels_there_is_no_accuracy_to_compare(shipped: Bundle) -> None:
+    shipped.reference.labels[:] = -1
+    with pytest.raises(UsageError, match="no labels") as caught:
+        compare(Side(shipped, None), Side(shipped, None), TARGET, Limits())
+    assert "--max-drop 1" in caught.value.advice
+
+
+def test_names_stay_words_in_the_markdown(tmp_path: Path, shipped: Bundle) -> None:
+    odd = with_accuracy(tmp_path / "@team_*x*.rrr", 0.9)
+    said = compare(Side(shipped, None), Side(odd, None), TARGET, Limits(budget_s=0)).to_markdown()
+    assert r"@<!-- -->team\_\*x\*.rrr" in said

@@ -1,10 +1,11 @@
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrr_edge.markup import Markup, element, together
+from rrr_edge.markup import Markup, element, plain_markdown, together
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\ufffe\uffff"))
 
@@ -42,3 +43,17 @@ def test_attributes_are_named_left_out_and_rounded() -> None:
 @given(st.text(st.characters(exclude_categories=("Cs",))))
 def test_whatever_the_words_it_is_xml(words: str) -> None:
     assert ElementTree.fromstring(element("p", words, title=words)).tag == "p"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("a|b\r\n**c**", r"a\|b  \*\*c\*\*"),
+        ("@owner", "@<!-- -->owner"),
+        ("see https://x.y and WWW.x.y", "see https<!-- -->://x.y and WWW<!-- -->.x.y"),
+        ("<b> & [d](e)", r"&lt;b&gt; &amp; \[d\](e)"),
+        ("1.05: 3.2 ms, a-b", "1.05: 3.2 ms, a-b"),
+    ],
+)
+def test_markdown_shows_words_as_they_are(words: str, said: str) -> None:
+    assert plain_markdown(words) == said

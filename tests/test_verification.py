@@ -6,7 +6,7 @@ import pytest
 from rrr_edge.backends.protocols import Outputs
 from rrr_edge.bundle import Accuracy
 from rrr_edge.target import Precision
-from rrr_edge.verification import chance, coarse, verify
+from rrr_edge.verification import chance, coarse, drops_beyond, verify
 
 LABELS = np.zeros(1000, np.int64)
 
@@ -79,6 +79,13 @@ def test_an_accuracy_drop_fails_any_precision(max_drop: float, passes: bool) -> 
     result = verify(SURE, _outputs(first), LABELS, precision="int8", against="torch", max_drop=max_drop)
     assert result.accuracy_reference - result.accuracy == pytest.approx(0.015)
     assert result.passed is passes
+
+
+@pytest.mark.parametrize("right", range(2, 101))
+def test_a_drop_of_exactly_the_limit_passes_and_one_more_answer_does_not(right: int) -> None:
+    """Of 100 images, 0.01 is one; in floats 0.9 - 0.89 > 0.01."""
+    assert not drops_beyond(0.01, right / 100, (right - 1) / 100)
+    assert drops_beyond(0.01, right / 100, (right - 2) / 100)
 
 
 def test_images_without_label_are_not_scored() -> None:
