@@ -1,5 +1,6 @@
 """An engine under the loads of real life: a camera's pace, a fresh process, batches, several streams at once."""
 
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 from PIL import Image
@@ -19,11 +21,12 @@ from rrr_edge.anatomy import Load
 from rrr_edge.backends import Session, backend_of
 from rrr_edge.bundle import Bundle
 from rrr_edge.compile import build_unproven
-from rrr_edge.errors import CannotRunHere
+from rrr_edge.errors import CannotRunHere, UsageError
 from rrr_edge.measurement import Measurement, Pace, Subject, interleave
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.runtime import Classifier
 from rrr_edge.target import Target
+from rrr_edge.verification import demand_precision
 
 FRAME_SIZE = (1280, 720)
 
@@ -32,6 +35,8 @@ _CALIBRATION_IMAGES = 32
 _WINDOWS = 6
 _WINDOW_S = 0.5
 _PATIENCE_S = 300
+# Backends that keep compiled models in the user's cache folder.
+_CACHING = ("openvino",)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class Loads:
     cold_starts: int = 0
     batches: tuple[int, ...] = ()
     streams: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fps < math.inf:
+            raise UsageError(f"--pace is a number of frames a second such as 25, not {self.fps:g}.")
 
 
 @dataclass(frozen=True)
@@ -128,11 +137,16 @@ with Classifier.open(bundle, target, precision=target.precision, threads=target.
 
 
 def _cold_starts(bench: Bench, count: int) -> Iterator[Load]:
-    """Fresh processes in turns, with an empty and with a filled cache of compiled models; files stay in memory."""
-    notes = {
-        "empty cache": "process start to first answer, no compiled model in the backend's cache",
-        "filled cache": "process start to first answer, the backend's cache has the compiled model",
-    }
+    """Fresh processes in turns; files stay in memory.
+
+    Where the backend keeps compiled models, they start with an empty and with a filled cache of these.
+    """
+    notes = {"": "process start to first answer"}
+    if bench.target.backend in _CACHING:
+        notes = {
+            ", empty cache": "process start to first answer, no compiled model in the backend's cache",
+            ", filled cache": "process start to first answer, the backend's cache has the compiled model",
+        }
     samples: dict[str, list[float]] = {name: [] for name in notes}
     with tempfile.TemporaryDirectory(prefix="rrr-edge-") as work:
         photo = Path(work) / "photo.jpg"
@@ -140,34 +154,44 @@ def _cold_starts(bench: Bench, count: int) -> Iterator[Load]:
         filled = Path(work) / "filled"
         _first_answer_ms(bench, photo, filled)
         for round_ in range(count):
-            caches = {"empty cache": Path(work) / f"empty-{round_}", "filled cache": filled}
-            for name in sorted(caches, reverse=bool(round_ % 2)):
-                samples[name].append(_first_answer_ms(bench, photo, caches[name]))
+            for name in sorted(notes, reverse=bool(round_ % 2)):
+                cache = Path(work) / f"empty-{round_}" if "empty" in name else filled
+                samples[name].append(_first_answer_ms(bench, photo, cache))
             bench.report(Step("cold start", round_ + 1, count))
     for name, note in notes.items():
-        measurement = bench.measurement(f"cold start, {name}", samples[name], note)
+        measurement = bench.measurement(f"cold start{name}", samples[name], note)
         rate = measurement.images_per_second
         yield Load(kind="cold start", setting=0, measurement=measurement, images_per_second=rate)
 
 
 def _first_answer_ms(bench: Bench, photo: Path, cache: Path) -> float:
+    """Raises CannotRunHere where none comes."""
     command = [sys.executable, "-c", _CHILD, str(bench.bundle.path), bench.target.model_dump_json(), str(photo)]
-    start = bench.pace.clock()
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
-    ) as child:
-        assert child.stdout is not None
-        answer = child.stdout.readline()
-        ms = (bench.pace.clock() - start) / 1e6
-        _, complaint = child.communicate(timeout=_PATIENCE_S)
+    # Its complaints go to a file: a pipe that nobody reads would stop it when full.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
+        start = bench.pace.clock()
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+            env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        ) as child:
+            assert child.stdout is not None
+            # A process that hangs is killed, which ends the wait for its line.
+            patience = Timer(_PATIENCE_S, child.kill)
+            patience.start()
+            try:
+                answer = child.stdout.readline()
+                ms = (bench.pace.clock() - start) / 1e6
+                child.communicate()
+            finally:
+                patience.cancel()
+        complaints.seek(0)
+        said = complaints.read().strip().splitlines()[-1:] or ["nothing"]
     if not answer.strip():
-        said = complaint.strip().splitlines()[-1:] or ["nothing"]
-        raise CannotRunHere(f"A fresh process gave no answer; it said: {said[0]}")
+        raise CannotRunHere(f"A fresh process gave no answer (it has {_PATIENCE_S} s); it said: {said[0]}")
     return ms
 
 
@@ -203,6 +227,8 @@ def _engine_of(bench: Bench, size: int) -> Iterator[Session]:
             build_unproven(bench.bundle.model, target, calibration, folder, lowering=lowering, report=bench.report)
         session = backend_of(target).open(folder, target)
         try:
+            found = session.precision_found()
+            demand_precision(target.precision, found, what=f"the batch of {size}", so="it is not measured")
             yield session
         finally:
             session.close()
