@@ -15,6 +15,8 @@ from rrr_edge.record import Record
 from rrr_edge.spec import NetworkSpec
 
 LATENCY_ONLY = "latency only, random weights"
+# So many typical images are enough for what is there for its time only.
+CALIBRATION_IMAGES = 32
 
 
 class Point(NamedTuple):

@@ -102,7 +102,7 @@ def _profile(bundle: Bundle, report: Report) -> Profile:
     report(Step("baseline", 0, 1, "ResNet152 is built and exported"))
     against = against_resnet152(bundle, threads=usable_cores())
     report(Step("baseline", 1, 1))
-    return profile_bundle(bundle, TARGET, precision="int8", against=against, report=report)
+    return profile_bundle(bundle, TARGET, against=against, report=report)
 
 
 def _predict(bundle: Bundle, photos: Path, picture: Path) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from rrr_edge.anatomy import Load
 from rrr_edge.backends import Session, backend_of
+from rrr_edge.baseline import CALIBRATION_IMAGES
 from rrr_edge.bundle import Bundle
 from rrr_edge.compile import build_unproven
 from rrr_edge.errors import CannotRunHere, UsageError
@@ -31,7 +32,6 @@ from rrr_edge.verification import demand_precision
 FRAME_SIZE = (1280, 720)
 
 _FRAMES = 16
-_CALIBRATION_IMAGES = 32
 _WINDOWS = 6
 _WINDOW_S = 0.5
 _PATIENCE_S = 300
@@ -222,7 +222,7 @@ def _engine_of(bench: Bench, size: int) -> Iterator[Session]:
             folder = Path(work) / "engine"
             folder.mkdir()
             bench.report(Step("build", 0, 1, f"batch of {size}"))
-            calibration = bench.bundle.calibration[:_CALIBRATION_IMAGES]
+            calibration = bench.bundle.calibration[:CALIBRATION_IMAGES]
             lowering = bench.bundle.engine(bench.target).lowering
             build_unproven(bench.bundle.model, target, calibration, folder, lowering=lowering, report=bench.report)
         session = backend_of(target).open(folder, target)

@@ -21,7 +21,7 @@ from rrr_edge.dissection import CEILING, LAYERS, dissecting
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.files import sha256, staged_folder, write_file
 from rrr_edge.images import load
-from rrr_edge.loads import Bench, Loads, measure_loads
+from rrr_edge.loads import FRAME_SIZE, Bench, Loads, measure_loads
 from rrr_edge.machine import cpu_quota, governor, usable_cores
 from rrr_edge.measured import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, Profile, part_name
 from rrr_edge.measurement import Environment, Measurement, Pace, Subject, interleave, ratio
@@ -30,9 +30,8 @@ from rrr_edge.report import files_of
 from rrr_edge.rivals import compiled, running, shuffled_images, targets_beside
 from rrr_edge.runtime import Classifier
 from rrr_edge.sweep import Place, Swept, forget_rounds, measure_sweep
-from rrr_edge.target import Precision, Target
+from rrr_edge.target import Target
 
-_PHOTO_SIZE = (1280, 720)
 _PHOTO_QUALITY = 90
 _PHOTOS = 16
 
@@ -53,7 +52,6 @@ def profile_bundle(
     bundle: Bundle,
     target: Target | str,
     *,
-    precision: Precision | None = None,
     against: Against | None = None,
     pace: Pace | None = None,
     extras: Extras | None = None,
@@ -72,7 +70,7 @@ def profile_bundle(
     """
     against, pace, extras = against or Against(), pace or Pace(), extras or Extras()
     target = Target.load(target) if isinstance(target, str) else target
-    engine = bundle.engine(target.model_copy(update={"precision": precision or target.precision}))
+    engine = bundle.engine(target)
     threads = target.threads or engine.target.threads or usable_cores()
     target = engine.target.model_copy(update={"threads": threads, "portability": target.portability})
     backend = backend_of(target)
@@ -252,7 +250,7 @@ _BEYOND = (
     "short for the backend's clock."
 )
 _PHOTO_NOTE = (
-    f"from a {_PHOTO_SIZE[0]}x{_PHOTO_SIZE[1]} JPEG of quality {_PHOTO_QUALITY}, made by scaling a reference image up"
+    f"from a {FRAME_SIZE[0]}x{FRAME_SIZE[1]} JPEG of quality {_PHOTO_QUALITY}, made by scaling a reference image up"
 )
 
 
@@ -260,7 +258,7 @@ def _photos(images: NDArray[np.uint8]) -> list[bytes]:
     photos = []
     for image in images:
         file = io.BytesIO()
-        picture = Image.fromarray(image).resize(_PHOTO_SIZE, Image.Resampling.BICUBIC)
+        picture = Image.fromarray(image).resize(FRAME_SIZE, Image.Resampling.BICUBIC)
         picture.save(file, "JPEG", quality=_PHOTO_QUALITY)
         photos.append(file.getvalue())
     return photos

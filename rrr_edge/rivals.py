@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from rrr_edge.backends import Backend, Images, Session
-from rrr_edge.baseline import LATENCY_ONLY, Baseline, Rival
+from rrr_edge.baseline import CALIBRATION_IMAGES, LATENCY_ONLY, Baseline, Rival
 from rrr_edge.bundle import Bundle, FileEntry, describe_file
 from rrr_edge.files import staged_folder
 from rrr_edge.measurement import Subject
@@ -17,7 +17,6 @@ from rrr_edge.record import Record
 from rrr_edge.target import Precision, Target
 from rrr_edge.verification import demand_precision
 
-_CALIBRATION_IMAGES = 32
 _COMPILED = "compiled.json"
 
 
@@ -83,7 +82,7 @@ def compile_rival(backend: Backend, model: Path, bundle: Bundle, target: Target,
         report(Step("build", 0, 1, f"{card.name} {target.precision}"))
         backend.check(target)
         with staged_folder(folder) as stage:
-            backend.compile(model, target, bundle.calibration[:_CALIBRATION_IMAGES], stage, report)
+            backend.compile(model, target, bundle.calibration[:CALIBRATION_IMAGES], stage, report)
             (stage / stamp.name).write_text(made_from.made(stage).to_json(), "utf-8")
     return folder
 

@@ -175,8 +175,8 @@ def test_parts_of_the_photo_are_those_of_the_same_runs(bundle: Bundle, backend: 
     parts = np.array([profile.measurement(part_name(part)).samples_ms for part in PARTS])
     assert (parts > 0).all()
     np.testing.assert_array_less(parts.sum(0), whole)
-    # What is between the whole and its parts is one function call; on a busy machine not every time.
-    assert np.min(whole - parts.sum(0)) < 0.2
+    # Between the whole and its parts are a function call and the photo's memory that is given back.
+    assert np.min((whole - parts.sum(0)) / whole) < 0.1
     # A photo of 1280x720 is decoded in no less than a tenth of a millisecond.
     assert np.median(parts[0]) > 0.1
 
@@ -283,9 +283,7 @@ def test_an_fp32_engine_has_one_compiled_baseline(
 ) -> None:
     target = TARGET.model_copy(update={"precision": "fp32"})
     write_engine(bundle, target, (ENGINE_FILE, b"x"))
-    profile = profile_bundle(
-        bundle, TARGET, precision="fp32", against=Against((baseline,)), pace=Pace(runs=2, clock=clock)
-    )
+    profile = profile_bundle(bundle, target, against=Against((baseline,)), pace=Pace(runs=2, clock=clock))
     assert [m.name for m in profile.baselines] == ["ResNet152, fake fp32"]
     assert bundle.profile_folder("test-fp32").is_dir()
 
@@ -511,7 +509,7 @@ def test_pictures_and_page_show_what_was_measured(
 
 def test_without_the_engine_it_is_a_usage_error(bundle: Bundle, backend: FakeBackend) -> None:
     with pytest.raises(UsageError) as caught:
-        profile_bundle(bundle, TARGET, precision="bf16")
+        profile_bundle(bundle, TARGET.model_copy(update={"precision": "bf16"}))
     assert "rrr-edge compile" in caught.value.advice
 
 

@@ -64,9 +64,8 @@ def test_a_profile_and_its_baseline_fit_and_changed_ones_do_not(bundle: Bundle) 
         name="itself", spec=spec, preprocess=bundle.manifest.preprocess, params=1, macs=1, model=describe_file(path)
     )
     card_of(path).write_text(card.to_json())
-    profile_bundle(
-        bundle, "openvino", precision="fp32", against=Against((path,)), pace=Pace(runs=2, settle_runs=0, warm_up_ms=0)
-    )
+    target = Target.load("openvino").model_copy(update={"precision": "fp32"})
+    profile_bundle(bundle, target, against=Against((path,)), pace=Pace(runs=2, settle_runs=0, warm_up_ms=0))
     for name, file in (
         ("profile", bundle.profile_folder("openvino-fp32") / "profile.json"),
         ("baseline", card_of(path)),

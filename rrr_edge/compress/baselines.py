@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rrr_edge.backends import Session
-from rrr_edge.baseline import LATENCY_ONLY, UNPRUNED, Against, Baseline, Point, Rival, card_of, obstacle_of
+from rrr_edge.baseline import (
+    CALIBRATION_IMAGES,
+    LATENCY_ONLY,
+    UNPRUNED,
+    Against,
+    Baseline,
+    Point,
+    Rival,
+    card_of,
+    obstacle_of,
+)
 from rrr_edge.bundle import Bundle, Preprocess, describe_file
 from rrr_edge.compress.prune import make_permanent, mask, slimming, sparsity_of, without_blocks
 from rrr_edge.errors import RRREdgeError, UsageError
@@ -25,7 +35,6 @@ from rrr_edge.networks.cuda import CudaSession
 from rrr_edge.networks.eager import EagerSession
 from rrr_edge.spec import NetworkSpec, resnet152
 
-_CALIBRATION_IMAGES = 32
 _SEED = 0
 
 
@@ -187,7 +196,7 @@ def random_network(
             module.momentum = None  # the plain average over all batches
     network.train()
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    pixels = torch.from_numpy(np.ascontiguousarray(images[:_CALIBRATION_IMAGES])).permute(0, 3, 1, 2) / 255
+    pixels = torch.from_numpy(np.ascontiguousarray(images[:CALIBRATION_IMAGES])).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         network((pixels - mean) / std)
     return network.eval()

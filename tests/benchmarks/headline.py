@@ -134,7 +134,7 @@ def run(bundle: Bundle, runs: int) -> dict[str, Any]:
             continue
         agreement[f"{target} {precision}"] = {**engine.verification.model_dump(), "macs": engine.precision_found}
     against = against_resnet152(bundle, threads=usable_cores())
-    profile = profile_bundle(bundle, "openvino", precision="int8", against=against, pace=Pace(runs=runs))
+    profile = profile_bundle(bundle, "openvino", against=against, pace=Pace(runs=runs))
     cost = embedding_cost(bundle, runs)
     theirs = benchmark_app_ms(bundle)
     return {

@@ -64,7 +64,7 @@ def main() -> None:
         against = Against(models=(write_baseline(bundle),))
 
         def measure(runs: int) -> Profile:
-            return profile_bundle(bundle, "openvino", precision="int8", against=against, pace=Pace(runs=runs))
+            return profile_bundle(bundle, "openvino", against=against, pace=Pace(runs=runs))
 
         measure(2)  # compiles the baselines
         first, second = measure(options.runs), measure(options.runs)
