@@ -436,11 +436,14 @@ def gate(
     candidate: Annotated[str | None, typer.Option(metavar="BUNDLE[:PRECISION]", help="What would replace it.")] = None,
     precision: PrecisionName = None,
     max_slowdown: Annotated[float, typer.Option(help="The candidate's time over the baseline's, at most.")] = 1.05,
-    max_drop: Annotated[float, typer.Option(help="Accuracy (absolute) that may be lost; 1: do not compare it.")] = 0.01,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Accuracy (absolute) that may be lost; 1: do not compare it (default: 0.01).")
+    ] = None,
     budget_s: Annotated[float, typer.Option(min=0, help="Seconds to measure at most.")] = 60,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the verdict for a pull request.")] = None,
     self_test: Annotated[bool, typer.Option("--self-test", help="Compare the baseline with itself.")] = False,
-    times: Annotated[int, typer.Option(min=1, help="Comparisons of a self-test.")] = 20,
+    times: Annotated[int | None, typer.Option(min=1, help="Comparisons of a self-test (default: 20).")] = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -451,14 +454,26 @@ def gate(
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     if self_test == (candidate is not None):
         raise UsageError("A gate takes either a --candidate or --self-test.")
-    chosen, limits = _target(target, precision), gates.Limits(max_slowdown, max_drop, budget_s)
+    if self_test and max_drop is not None:
+        raise UsageError("--max-drop means nothing with --self-test, which compares times.")
+    if times is not None and not self_test:
+        raise UsageError("--times means nothing without --self-test.")
+    chosen = _target(target, precision)
+    limits = gates.Limits(max_slowdown, (1 if self_test else 0.01) if max_drop is None else max_drop, budget_s)
     shipped = gates.Side.parse(baseline)
+    other = gates.Side.parse(candidate) if candidate else shipped
+    if dry_run:
+        threads = gates.demand_comparable(shipped, other, chosen, limits).threads
+        against = candidate or "itself"
+        document = {"baseline": baseline, "candidate": candidate, "target": chosen.name, "threads": threads}
+        display.result(document, f"would time {against} beside {baseline}, on {threads} threads")
+        return
     found: gates.Gate | gates.SelfTest
     with display.progress() as report:
         if candidate is None:
-            found = gates.self_test(shipped, chosen, limits, times=times, report=report)
+            found = gates.self_test(shipped, chosen, limits, times=times or 20, report=report)
         else:
-            found = gates.compare(shipped, gates.Side.parse(candidate), chosen, limits, report)
+            found = gates.compare(shipped, other, chosen, limits, report)
     if markdown:
         write_file(markdown, found.to_markdown())
     display.result(found.model_dump(mode="json", by_alias=True), "\n".join(found.sentences))

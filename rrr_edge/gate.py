@@ -223,6 +223,13 @@ def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, rep
     )
 
 
+def demand_comparable(baseline: Side, candidate: Side, target: Target, limits: Limits) -> Target:
+    """Raise what `compare` would before it measures; return the target with its number of threads."""
+    backend_of(target).check(target)
+    _drop(baseline, candidate, target, limits)
+    return _settled(baseline, candidate, target)
+
+
 def self_test(side: Side, target: Target, limits: Limits, *, times: int, report: Report = silent) -> SelfTest:
     """Race the engine against itself, opened twice anew each time."""
     target = _settled(side, side, target)

@@ -495,6 +495,25 @@ def test_the_gate_lets_through_what_it_should(
     assert note.read_text().startswith(f"### rrr-edge gate: {verdict}")
 
 
+def test_a_dry_gate_refuses_what_the_gate_would_and_measures_nothing(compiled: Bundle, tmp_path: Path) -> None:
+    note = tmp_path / "verdict.md"
+    options = ("--baseline", f"{compiled.path}:fp32", "-t", "openvino", "--dry-run", "--json", "--markdown", note)
+    result = run("gate", *options, "--candidate", f"{compiled.path}:int8")
+    assert result.code == 0
+    assert result.document["threads"] >= 1
+    assert not note.exists()
+    assert run("gate", *options, "--candidate", f"{compiled.path}:fp16").code == 2
+    assert run("gate", *options, "--candidate", f"{compiled.path}:int9").code == 2
+
+
+@pytest.mark.parametrize("options", [("--self-test", "--max-drop", "0.1"), ("--candidate", "{}", "--times", "3")])
+def test_gate_options_that_would_do_nothing_are_refused(compiled: Bundle, options: tuple[str, ...]) -> None:
+    words = [word.format(compiled.path) for word in options]
+    result = run("gate", "--baseline", compiled.path, "-t", "openvino", *words)
+    assert result.code == 2
+    assert "means nothing" in result.stderr
+
+
 def test_the_gate_tests_itself(compiled: Bundle) -> None:
     sides = ("--baseline", f"{compiled.path}:fp32", "-t", "openvino")
     result = run("gate", *sides, "--self-test", "--times", "2", "--max-slowdown", "1000", "--json")

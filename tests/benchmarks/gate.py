@@ -24,8 +24,9 @@ from rrr_edge.backends import Images, Outputs, Session
 from rrr_edge.bundle import Bundle
 from rrr_edge.compile import compile_bundle
 from rrr_edge.display import Display
-from rrr_edge.gate import Limits, Run, Speed, race
+from rrr_edge.gate import Limits, Speed, race
 from rrr_edge.progress import Step
+from rrr_edge.rivals import running, shuffled_images
 from rrr_edge.runtime import Classifier
 
 
@@ -51,17 +52,13 @@ class Slowed:
 
 
 def compare(bundle: Bundle, factor: float, limits: Limits) -> Speed:
-    images = bundle.reference.images
-
-    def running(session: Session) -> Run:
-        return lambda round_: session.run(images[(i := round_ % len(images)) : i + 1])
-
+    images = shuffled_images(bundle)
     with (
         Classifier.open(bundle.path, "openvino", precision="int8") as baseline,
         Classifier.open(bundle.path, "openvino", precision="int8") as candidate,
     ):
         slowed = Slowed(candidate.session, factor) if factor != 1 else candidate.session
-        return race(running(baseline.session), running(slowed), limits)
+        return race(running(baseline.session, images), running(slowed, images), limits)
 
 
 def sum_up(speeds: list[Speed]) -> dict[str, Any]:
