@@ -156,7 +156,7 @@ class Gate(Record):
         ]
         if speed.verdict == "undecided":
             reasons.append(
-                "The budget ended before the interval decided, which takes 44 rounds at least and more the more they "
+                "The budget ended before the interval decided, which takes 40 rounds at least and more the more they "
                 "depend on those before: give more (--budget-s) or a quieter machine."
             )
         if self.drop:
