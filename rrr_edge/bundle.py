@@ -140,12 +140,13 @@ class Manifest(Sealed):
 
 
 class Origin(Record):
-    """All that a prepared graph follows from; `modelopt` is the version that wrote it, if one did."""
+    """All that a prepared graph follows from: our `preparation`, and the version of `modelopt` if that took part."""
 
     model_sha256: str
     precision: Precision
     lowering: Lowering
     calibration: str
+    preparation: int
     modelopt: str | None
 
 
@@ -299,6 +300,7 @@ class Bundle:
         engine = _read(folder / ENGINE, Engine, repair)
         if engine.name != folder.name:
             raise CorruptArtifact(f"{folder} holds another engine, {engine.name}.", advice=f"Run: {repair}")
+        repair = engine.target.compiling(self.path)
         for entry in engine.files:
             check_file(folder / entry.name, entry, repair)
         if engine.model_sha256 != self.model_sha256:

@@ -129,6 +129,11 @@ def demand_sense(
     Where a graph has to be prepared first, the machine that builds from it is not asked.
     """
     demand_share(max_drop)
+    if bundle.manifest.spec.branches == 1 and target.lowering not in ("grouped", "auto"):
+        raise UsageError(
+            f"{bundle.path} has no branches that could be {target.lowering}.",
+            advice="Compile with --lowering grouped.",
+        )
     if calib_data is not None:
         if not _reads_images(target):
             raise UsageError(
@@ -187,7 +192,7 @@ def demand_share(max_drop: float) -> None:
 
 
 def _lowerings(bundle: Bundle, target: Target) -> tuple[Lowering, ...]:
-    """What is to be tried; without branches all are the same."""
+    """What is to be tried; without branches there is nothing to choose from."""
     if bundle.manifest.spec.branches == 1:
         return ("grouped",)
     return LOWERINGS if target.lowering == "auto" else (target.lowering,)

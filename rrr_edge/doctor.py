@@ -53,7 +53,7 @@ def _engine(bundle: Bundle, name: str) -> Finding:
     except RRREdgeError as error:
         return _finding(name, "refuse", error)
     try:
-        backend.demand_fit(engine, repair=asked.compiling(bundle.path))
+        backend.demand_fit(engine, repair=engine.target.compiling(bundle.path))
     except CannotRunHere as error:
         return _finding(name, "rebuild", error)
     return Finding(name, "load")

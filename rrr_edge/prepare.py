@@ -29,6 +29,8 @@ from rrr_edge.lowering import pad_groups
 from rrr_edge.progress import Report, Step, quiet
 from rrr_edge.target import Precision
 
+# Raised with every change, here or in lowering.py, of the graph that comes out: older ones are then made again.
+PREPARATION = 1
 # TensorRT's grouped convolutions in int8 want so many channels a group, or a multiple (IConvolutionLayer.num_groups).
 INT8_GROUP = 4
 # fp16 ends at 65,504. Other images may go further than the calibration's, but hardly eight times.

@@ -14,7 +14,7 @@ from rrr_edge.files import staged_folder, write_file
 from rrr_edge.graph import Graph
 from rrr_edge.lowering import lower
 from rrr_edge.machine import cpu_info
-from rrr_edge.prepare import modelopt_version, prepare, run_prepared
+from rrr_edge.prepare import PREPARATION, modelopt_version, prepare, run_prepared
 from rrr_edge.progress import Report, Step
 from rrr_edge.target import Lowering, Target
 from rrr_edge.verification import demand_answers, demand_precision, drops_beyond, verify
@@ -83,6 +83,7 @@ def _origin(order: Order, lowering: Lowering) -> Origin:
         precision=precision,
         lowering=lowering,
         calibration=order.calibration_digest,
+        preparation=PREPARATION,
         modelopt=None if precision == "fp32" else modelopt_version(),
     )
 

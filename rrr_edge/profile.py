@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from rrr_edge.backends import DeviceTimed, Images, Outputs, Session, backend_of
 from rrr_edge.baseline import Against, Rival
 from rrr_edge.bundle import MANIFEST, Bundle
 from rrr_edge.dissection import CEILING, LAYERS, dissecting
-from rrr_edge.errors import CannotRunHere
+from rrr_edge.errors import CannotRunHere, MissingLibrary
 from rrr_edge.files import sha256, staged_folder, write_file
 from rrr_edge.images import load
 from rrr_edge.loads import FRAME_SIZE, Bench, Loads, measure_loads
@@ -63,7 +64,8 @@ def profile_bundle(
     of threads (0: all usable cores). `against` names ONNX files with their cards, which are compiled by the same
     backend at fp32 and at the engine's precision and kept beside them, open sessions, and a sweep of sparsities, which
     is measured first: where that is interrupted, the same call goes on with it. What was timed is stored before the
-    loads are measured, and again before anything is drawn, so nothing that fails later takes it away.
+    loads are measured, and again before anything is drawn, so nothing that fails later takes it away. A baseline for
+    which a library is missing is left out with a note.
 
     Raises UsageError (not compiled), CannotRunHere (another machine than the target's; a baseline is missing),
     CorruptArtifact, MissingLibrary.
@@ -93,11 +95,12 @@ def profile_bundle(
         if against.sweep:
             place = Place(bundle, target, backend, classifier.session, own, here)
             swept = measure_sweep(against.sweep, place, pace=pace, report=report)
-        rivals = [
-            stack.enter_context(compiled(backend, model, bundle, rival_target, report))
-            for model in against.models
-            for rival_target in targets_beside(target)
-        ]
+        rivals, lacking = [], []
+        for model, beside in product(against.models, targets_beside(target)):
+            try:
+                rivals.append(stack.enter_context(compiled(backend, model, bundle, beside, report)))
+            except MissingLibrary as missing:
+                lacking.append(f"The baseline in {beside.precision} was not measured: {missing} {missing.advice}")
         precision_found = classifier.session.precision_found()
         folder = bundle.engine_folder(engine.name)
         dissection = stack.enter_context(dissecting(backend, folder, target, report)) if extras.anatomy else None
@@ -121,7 +124,7 @@ def profile_bundle(
         images_computed=dissection.images_computed if dissection else 1,
         clocking=ratio(found[LAYERS], found[ENGINE]) if dissection else None,
         ceiling=ceiling,
-        notes=(*notes, *swept.notes, *(dissection.notes if dissection else ())),
+        notes=(*notes, *lacking, *swept.notes, *(dissection.notes if dissection else ())),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     if profile.beyond_ceiling:

@@ -65,7 +65,9 @@ class Target(Record):
 
     def compiling(self, bundle: Path, *options: str) -> str:
         """The command that compiles `bundle` for this target."""
-        command = " ".join(("rrr-edge compile", quote(str(bundle)), self.words, *options))
+        default = Target.load(self.name).lowering if self._is_known else Target.model_fields["lowering"].default
+        lowering = () if self.lowering == default else (f"--lowering {self.lowering}",)
+        command = " ".join(("rrr-edge compile", quote(str(bundle)), self.words, *lowering, *options))
         return command if self._is_known else f"{command} (FILE.toml is the file of the target {self.name!r})"
 
     @property

@@ -363,3 +363,15 @@ def test_a_target_of_ones_own_is_a_file(compiled: Bundle, tmp_path: Path) -> Non
     engine = compile_bundle(bundle, Target.load(write_target(tmp_path, "porch", precision="fp32", threads=1)))
     assert engine.name == "porch-fp32"
     assert engines(bundle) == ["porch-fp32"]
+
+
+@pytest.mark.parametrize("lowering", ["split", "dense"])
+def test_branches_that_a_network_has_not_cannot_be_written_otherwise(
+    small: Bundle, fake: Callable[..., Fake], lowering: str
+) -> None:
+    fake()
+    with pytest.raises(UsageError, match=f"has no branches that could be {lowering}") as caught:
+        compile_bundle(small, TARGET.model_copy(update={"lowering": lowering}))
+    assert "--lowering grouped" in caught.value.advice
+    assert small.engine_names() == []
+    assert compile_bundle(small, TARGET.model_copy(update={"lowering": "auto"})).lowering == "grouped"

@@ -164,6 +164,15 @@ def test_other_calibration_images_or_another_modelopt_make_another_graph(
     assert made == ["fp16"] * 3
 
 
+def test_another_way_to_prepare_makes_another_graph(
+    bundle: Bundle, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare_bundle(bundle, TARGET)
+    monkeypatch.setattr(module, "PREPARATION", first.origin.preparation + 1)
+    assert prepare_bundle(bundle, TARGET).origin.preparation == first.origin.preparation + 1
+    assert made == ["fp32", "fp32"]
+
+
 def test_an_engine_stays_sound_when_its_graph_is_prepared_anew(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BACKENDS, "tensorrt", Builder())
     engine, before = compile_bundle(bundle, TARGET), files(bundle)

@@ -21,7 +21,7 @@ from rrr_edge.backends.fake import ENGINE_FILE, Fake
 from rrr_edge.baseline import Against, Baseline, Rival, card_of
 from rrr_edge.bundle import Bundle, describe_file
 from rrr_edge.display import Display
-from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, UsageError
+from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, MissingLibrary, UsageError
 from rrr_edge.loads import Loads
 from rrr_edge.measured import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, Profile, part_name
 from rrr_edge.measurement import GPU, Environment, Pace, Subject
@@ -267,6 +267,25 @@ def test_a_compiled_baseline_that_changed_is_compiled_again(
     backend.compiled.clear()
     profile()
     assert [precision for _, precision, _ in backend.compiled] == ["int8"]
+
+
+def test_a_baseline_that_nothing_here_can_prepare_is_left_out_with_a_note(
+    bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_fake = backend.compile
+
+    def lacking(model, target, *rest) -> None:
+        if target.precision == "int8":
+            raise MissingLibrary("modelopt", extra="prepare", purpose="Preparing for TensorRT")
+        compile_fake(model, target, *rest)
+
+    monkeypatch.setattr(backend, "compile", lacking)
+    profile = profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=2, clock=clock))
+    (note,) = (note for note in profile.notes if "baseline" in note)
+    assert note.startswith("The baseline in int8 was not measured: Preparing for TensorRT needs modelopt")
+    assert note.endswith("pip install 'rrr-edge[prepare]'")
+    assert [ratio.of for ratio in profile.ratios] == ["ResNet152, fake fp32"]
+    assert {session.closed for session in backend.opened} == {True}
 
 
 def test_a_baseline_in_another_precision_than_asked_is_not_measured(

@@ -92,6 +92,10 @@ def test_the_command_names_a_target_only_where_it_is_found_by_its_name(
     assert Target.load("openvino").compiling(Path("x y.rrr")) == (
         "rrr-edge compile 'x y.rrr' --target openvino --precision int8"
     )
+    split = Target.load("openvino").model_copy(update={"lowering": "split"})
+    assert split.compiling(Path("x.rrr")) == (
+        "rrr-edge compile x.rrr --target openvino --precision int8 --lowering split"
+    )
     porch = Target.load(write_target(tmp_path, "porch", precision="bf16"))
     assert " --precision bf16 --prepare-only (" in porch.compiling(Path("x.rrr"), "--prepare-only")
     assert porch.compiling(Path("x.rrr")) == (
@@ -100,6 +104,8 @@ def test_the_command_names_a_target_only_where_it_is_found_by_its_name(
     (tmp_path / "targets").mkdir()
     (tmp_path / "porch.toml").rename(tmp_path / "targets" / "porch.toml")
     assert porch.compiling(Path("x.rrr")) == "rrr-edge compile x.rrr --target porch --precision bf16"
+    write_target(tmp_path / "targets", "porch", precision="bf16", lowering="split")
+    assert " --lowering grouped" in porch.compiling(Path("x.rrr"))
 
 
 @pytest.mark.parametrize(("cpu", "fits"), [("", True), ("Gold 6126", True), ("gold 6126", True), ("Gold 6127", False)])

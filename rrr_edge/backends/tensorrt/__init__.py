@@ -29,7 +29,7 @@ def find_libraries() -> Libraries:
     """Raises MissingLibrary."""
     try:
         import tensorrt
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: the bindings are there, the libraries that they load are not
         raise MissingLibrary("TensorRT", extra="tensorrt", purpose="The tensorrt backend") from error
     return Libraries(tensorrt, cuda())
 

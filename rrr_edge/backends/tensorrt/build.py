@@ -1,6 +1,9 @@
 """prepared.onnx -> a serialised engine, in the precision that the graph itself prescribes."""
 
+import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,8 @@ def build(trt: Any, model: Path, target: Target, timing_cache: Path, report: Rep
     monitor = _monitor(trt, progress)
     config.progress_monitor = monitor
 
-    plan = builder.build_serialized_network(network, config)
+    with _signals_kept(progress):
+        plan = builder.build_serialized_network(network, config)
     if progress.interruption is not None:
         raise progress.interruption
     if plan is None:
@@ -97,8 +101,8 @@ def _advice(log: Log) -> str:
 class Progress:
     """Nested phases, each of so many steps, as one percentage of the outermost.
 
-    A phase within another one fills the step that the other one is in. Ctrl-C and the like, which come while TensorRT
-    calls, are kept in `interruption`, and the build is asked to stop.
+    A phase within another one fills the step that the other one is in. No exception may pass through TensorRT: what is
+    raised meanwhile is kept in `interruption`, and the build is asked to stop.
     """
 
     def __init__(self, report: Report) -> None:
@@ -135,10 +139,30 @@ class Progress:
             width /= steps
         # Phases may begin anew inside a step, but what was told is not taken back.
         self._percent = max(self._percent, min(99, int(100 * share)) if self._phases else 100)
+        self.keep(lambda: self._report(Step("build", self._percent, 100, phase)))
+
+    def keep(self, work: Callable[[], object]) -> None:
+        """Do `work` and keep what it raises."""
         try:
-            self._report(Step("build", self._percent, 100, phase))
-        except BaseException as interruption:  # no exception may pass through TensorRT
+            work()
+        except BaseException as interruption:
             self.interruption = interruption
+
+
+@contextmanager
+def _signals_kept(progress: Progress) -> Iterator[None]:
+    """Python acts on a signal where it next runs at all, which during a build is at the head of TensorRT's calls."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept = {number: handler for number, handler in handlers.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread():
+        kept = {}  # signals come to the main thread only
+    for number, handler in kept.items():
+        signal.signal(number, lambda *told, handler=handler: progress.keep(lambda: handler(*told)))
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from rrr_edge.graph import Product
 from rrr_edge.record import Record
 
-# The inspector's words for types, in lower case. What is not here (uint8, int64) is no arithmetic.
+# The inspector's words for types, in lower case.
 _PRECISIONS = {
     "float": "fp32",
     "fp32": "fp32",
@@ -20,7 +20,7 @@ _PRECISIONS = {
     "fp16": "fp16",
     "int8": "int8",
 }
-_WIDTHS = {"": 0, "int8": 1, "fp16": 2, "bf16": 2, "fp32": 3}
+_UNKNOWN = "unknown"
 # Layers that move or hold numbers but compute nothing; they may name the node that they do it for.
 _IDLE = ("reformat", "constant", "shuffle", "noop", "signal", "wait")
 _BUSY = re.compile("conv|gemm|matrix|matmul", re.IGNORECASE)
@@ -35,16 +35,15 @@ class Products(Record):
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of the engine, with the ONNX `nodes` that it names.
+    """A layer of the engine, with the ONNX `nodes` that it names, and the types of its first input and its weights.
 
-    `precision` is the wider one of its first input and its weights, as far as they are told, so that weights which are
-    stored in int8 but widened before use do not count as int8; `types` are those of all its tensors.
+    "unknown" is a type that is none of ours; `weights` is empty where none are told.
     """
 
     name: str
     kind: str
-    precision: str
-    types: frozenset[str]
+    data: str
+    weights: str
     nodes: tuple[str, ...]
 
 
@@ -65,8 +64,7 @@ def read_layers(information: str) -> list[Layer]:
 def share_out(products: Sequence[Product], layers: Sequence[Layer]) -> list[Work]:
     """Give each product to the layer that computes it; those that no layer names end up in a nameless one.
 
-    Networks are strongly typed: the floating-point type that the graph prescribes is the one in use, wherever the layer
-    handles that type at all. INT8 counts only where a layer's data and weights both arrive in it.
+    A precision counts only where a layer's data and weights both arrive in it; what the graph prescribes is not asked.
     """
     computing = {name: layer for layer in sorted(layers, key=_likely) for name in layer.nodes}
     given: dict[str, list[Product]] = {}
@@ -85,7 +83,7 @@ def precision_shares(works: Iterable[Work]) -> dict[str, float]:
     return {precision: count / macs.total() for precision, count in macs.items() if count}
 
 
-_NAMELESS = Layer("", "", "", frozenset(), ())
+_NAMELESS = Layer("", "", _UNKNOWN, "", ())
 
 
 def _likely(layer: Layer) -> int:
@@ -96,23 +94,21 @@ def _likely(layer: Layer) -> int:
 
 
 def _work(layer: Layer, products: Sequence[Product]) -> Work:
-    prescribed = max(products, key=lambda product: product.macs).precision if products else ""
-    typed = prescribed != "int8" and prescribed in layer.types
-    return Work(layer, prescribed if typed else layer.precision or "unknown", sum(p.macs for p in products))
+    # Some kinds of layers never tell their weights. In a strongly typed network floats are multiplied by their own type
+    # only, but int8 may be widened inside the layer.
+    weights = layer.weights or (_UNKNOWN if products and layer.data == "int8" else layer.data)
+    return Work(layer, layer.data if weights == layer.data else _UNKNOWN, sum(p.macs for p in products))
 
 
 def _layer(told: Any) -> Layer:
     if isinstance(told, str):
-        return Layer(told, "", "", frozenset(), tuple(told.split(" + ")))
-    inputs, outputs = ([_type(tensor) for tensor in told.get(side, ())] for side in ("Inputs", "Outputs"))
-    weights = told.get("Weights")
-    weights = _precision(weights.get("Type", "")) if isinstance(weights, dict) else ""
-    operands = (*inputs[:1], weights)
+        return Layer(told, "", _UNKNOWN, "", tuple(told.split(" + ")))
+    inputs, weights = told.get("Inputs"), told.get("Weights")
     return Layer(
         name=told["Name"],
         kind=f"{told.get('LayerType', '')} {told.get('ParameterType', '')}".strip(),
-        precision=max(operands, key=_WIDTHS.__getitem__),
-        types=frozenset((*inputs, *outputs, weights)) - {""},
+        data=_type(inputs[0]) if inputs else _UNKNOWN,
+        weights=_precision(weights.get("Type", "")) if isinstance(weights, dict) else "",
         nodes=tuple(_ONNX_LAYER.findall(told.get("Metadata", "")) or told["Name"].split(" + ")),
     )
 
@@ -124,4 +120,4 @@ def _type(tensor: Mapping[str, Any]) -> str:
 
 def _precision(words: str) -> str:
     found = (_PRECISIONS.get(word) for word in re.findall(r"[a-z0-9]+", words.lower()))
-    return next(filter(None, found), "")
+    return next(filter(None, found), _UNKNOWN)

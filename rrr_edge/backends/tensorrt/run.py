@@ -143,7 +143,8 @@ class TensorRTSession:
             )
         if self._clock is not None:
             context.profiler = self._clock.profiler
-        context.set_input_shape(self._names[0], (count, *self._shape[1:]))
+        if not context.set_input_shape(self._names[0], (count, *self._shape[1:])):
+            raise CannotRunHere(f"{self._plan} takes no {count} images: {self._log.cause}.")
         return context
 
     def _allocate(self) -> None:

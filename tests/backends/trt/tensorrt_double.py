@@ -7,6 +7,7 @@ import ctypes
 import enum
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -187,7 +188,8 @@ def make_tensorrt(script: Script) -> Any:
             for step in range(4):
                 monitor.phase_start("Tactics", "Building", 5)
                 for inner in range(5):
-                    script.on_step()
+                    with suppress(BaseException):  # what Python raises does not come back through C++
+                        script.on_step()
                     if not monitor.step_complete("Tactics", inner):
                         return None
                 monitor.phase_finish("Tactics")
@@ -223,7 +225,8 @@ def make_tensorrt(script: Script) -> Any:
         def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
             assert self._engine.get_tensor_mode(name) is made["TensorIOMode"].INPUT
             self._shape = shape
-            return True
+            smallest, _, largest = self._engine._shapes
+            return smallest[0] <= shape[0] <= largest[0]
 
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
             dims = self._engine._tensors[name][1]
@@ -324,6 +327,7 @@ def inspected(name: str, precision: str) -> dict[str, Any]:
         "LayerType": "CaskConvolution",
         "Inputs": [tensor],
         "Outputs": [tensor],
+        "Weights": {"Type": precision, "Count": 9},
         "Metadata": f"[ONNX Layer: {name}]",
     }
 

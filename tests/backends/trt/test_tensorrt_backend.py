@@ -1,6 +1,8 @@
 """Build and run, driven through success and every failure by doubles that answer with ONNX Runtime."""
 
 import re
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +155,24 @@ def test_an_interruption_stops_the_build_and_passes_around_tensorrt(
 
     with pytest.raises(KeyboardInterrupt):
         here.backend.compile(own.model, TARGET, NONE, engine_folder, impatient)
+    assert not (engine_folder / "model.engine").exists()
+
+
+def test_ctrl_c_in_the_middle_of_tensorrt_stops_the_build(
+    machine: Callable[..., Machine], own: Bundle, engine_folder: Path
+) -> None:
+    """Python acts on it where TensorRT calls it, and nothing that is raised there comes back."""
+    steps = iter(range(100))
+
+    def press_once() -> None:
+        if next(steps) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        machine(on_step=press_once).compile(own, engine_folder)
+    assert next(steps) == 4, "the build went on"
+    assert signal.getsignal(signal.SIGINT) is before
     assert not (engine_folder / "model.engine").exists()
 
 
@@ -365,6 +385,13 @@ def test_no_memory_is_said_and_what_was_taken_is_given_back(open_session: OpenSe
     assert live == {}
 
 
+def test_a_shape_outside_the_profile_is_said(open_session: OpenSession, own: Bundle) -> None:
+    _, session = open_session()
+    with pytest.raises(CannotRunHere, match="takes no 0 images"):
+        session.run(own.reference.images[:0])
+    session.close()
+
+
 def test_no_room_for_the_engine_is_said(open_session: OpenSession) -> None:
     with pytest.raises(CannotRunHere, match="cannot make room to run"):
         open_session(context_fails="Requested amount of GPU memory could not be allocated.")
@@ -404,8 +431,18 @@ def test_what_cannot_run_here_is_said_before_anything_is_made(
     assert told in str(caught.value)
 
 
+def test_bindings_that_cannot_load_their_libraries_are_missing_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt.py").write_text("import ctypes; ctypes.CDLL('libnvinfer.so.none')")
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingLibrary, match="needs TensorRT"):
+        TensorRT().check(TARGET)
+
+
 def test_what_is_missing_is_one_line_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingLibrary) as caught:
         TensorRT().check(TARGET)
     assert str(caught.value) == "The tensorrt backend needs TensorRT, which is not installed."

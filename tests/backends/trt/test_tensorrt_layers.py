@@ -23,16 +23,28 @@ def layer(name: str, data: str, **more: Any) -> dict[str, Any]:
 def test_int8_needs_int8_data_and_int8_weights() -> None:
     conv = Product(name="conv", macs=10, precision="int8")
     assert shares([layer("conv", "Int8", Weights={"Type": "Int8", "Count": 9})], conv) == {"int8": 1.0}
-    assert shares([layer("conv", "Half", Weights={"Type": "Int8", "Count": 9})], conv) == {"fp16": 1.0}
-    assert shares([layer("conv", "Int8", Weights={"Type": "Float", "Count": 9})], conv) == {"fp32": 1.0}
+    for data, weights in (("Half", "Int8"), ("Int8", "Float"), ("Int8", "FP8")):
+        assert shares([layer("conv", data, Weights={"Type": weights, "Count": 9})], conv) == {"unknown": 1.0}
 
 
-def test_a_type_that_the_graph_prescribes_is_believed_where_the_layer_has_it() -> None:
-    """A kernel that starts with the cast from fp32 still multiplies in fp16."""
-    half = {"Name": "weights", "Dimensions": [1], "Datatype": "Half"}
-    fused = layer("conv", "Float", Outputs=[half])
-    assert shares([fused], Product(name="conv", macs=10, precision="fp16")) == {"fp16": 1.0}
-    assert shares([layer("conv", "Float")], Product(name="conv", macs=10, precision="fp16")) == {"fp32": 1.0}
+def test_a_layer_that_only_writes_or_only_holds_fp16_does_not_count_as_fp16() -> None:
+    half = {"Name": "t", "Dimensions": [1], "Datatype": "Half"}
+    conv = Product(name="conv", macs=10, precision="fp16")
+    assert shares([layer("conv", "Float", Outputs=[half])], conv) == {"fp32": 1.0}
+    assert shares([layer("conv", "Float", Weights={"Type": "Half", "Count": 9})], conv) == {"unknown": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("data", "found"), [("Half", "fp16"), ("BFloat16", "bf16"), ("Float", "fp32"), ("Int8", "unknown")]
+)
+def test_untold_weights_have_the_datas_type_unless_they_could_be_widened(data: str, found: str) -> None:
+    gemm = layer("head", data, LayerType="gemm", Weights=None)
+    assert shares([gemm], Product(name="head", macs=10, precision="fp32")) == {found: 1.0}
+
+
+def test_a_layer_that_multiplies_nothing_has_its_datas_type() -> None:
+    (work,) = share_out([], read_layers(json.dumps({"Layers": [layer("pool", "Int8", Weights=None)]})))
+    assert work.precision == "int8"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +58,7 @@ def test_a_type_that_the_graph_prescribes_is_believed_where_the_layer_has_it() -
 )
 def test_types_are_also_read_from_formats(words: str, precision: str) -> None:
     tensor = {"Name": "t", "Dimensions": [1], "Format/Datatype": words}
-    told = {"Name": "conv + relu", "LayerType": "CaskConvolution", "Inputs": [tensor], "Outputs": [tensor]}
+    told = {"Name": "conv + relu", "LayerType": "CaskConvolution", "Inputs": [tensor], "Weights": {"Type": words}}
     assert shares([told], Product(name="conv", macs=1, precision=precision)) == {precision: 1.0}
 
 
