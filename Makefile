@@ -9,7 +9,7 @@ demo: $(INSTALLED)
 	$(BIN)/rrr-edge demo --out demo --force
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format .
@@ -25,5 +25,6 @@ clean:
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --editable '.[dev]'
+	@echo "Installing PyTorch and the rest into .venv: 6 GB, some minutes"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@

@@ -5,10 +5,13 @@ python examples/embed.py mugs.rrr photo.jpg ...
 
 import sys
 
-from rrr_edge import Classifier
+from rrr_edge import Classifier, RRREdgeError
 
 if len(sys.argv) < 3:
     sys.exit(__doc__)
-with Classifier.open(sys.argv[1], target="openvino", precision="int8") as classifier:
-    for prediction in classifier.predict_many(sys.argv[2:]):
-        print(f"{prediction.label}  {prediction.probability:.1%}  uncertainty {prediction.uncertainty:.2f}")
+try:
+    with Classifier.open(sys.argv[1], target="openvino", precision="int8") as classifier:
+        for prediction in classifier.predict_many(sys.argv[2:]):
+            print(f"{prediction.label}  {prediction.probability:.1%}  uncertainty {prediction.uncertainty:.2f}")
+except RRREdgeError as error:
+    sys.exit(f"{error} {error.advice}")

@@ -312,7 +312,7 @@ def compile(
         display.say(f"{ratio.of} takes {ratio.value:.3f} of {ratio.to}'s time (95 % interval {low:.3f} to {high:.3f})")
     display.result(
         made.document(),
-        f"{folder}{' (replaced)' if replaces else ''}: {made.bytes / 1e6:.1f} MB, MACs: {shares}\n"
+        f"{folder}{' (replaced)' if replaces else ''}{', the graph, not yet an engine' if prepare_only else ''}: {made.bytes / 1e6:.1f} MB, MACs: {shares}\n"
         f"verified on {proof.images} images: top-1 agrees on {proof.top1_agreement:.2%}, largest difference "
         f"{proof.max_abs_diff:.2g}, accuracy {proof.accuracy_reference:.2%} -> {proof.accuracy:.2%}",
     )
@@ -573,8 +573,8 @@ def doctor(bundle: BundleFolder, as_json: AsJson = False, quiet: Quiet = False, 
     rows = [{"what": f.what, "verdict": f.verdict, "why": f.why, "repair": f.repair} for f in findings]
     display.table("", rows)
     display.result(rows)
-    if any(finding.verdict != "load" for finding in findings):
-        raise typer.Exit(max(finding.exit_code for finding in findings))
+    if worst := max(finding.exit_code for finding in findings):
+        raise typer.Exit(worst)
 
 
 def _target(name: str, precision: str | None) -> "Target":

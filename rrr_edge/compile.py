@@ -56,7 +56,7 @@ def compile_bundle(
         backend.check(target)
     except RRREdgeError as error:
         if kept:
-            error.advice += f" The prepared graph is kept in {bundle.engine_folder(target.engine_name)}."
+            error.args = (f"{error} The prepared graph is kept in {bundle.engine_folder(target.engine_name)}.",)
         raise
     name, reference = target.engine_name, bundle.reference
     with writing_engine(bundle, name) as folder:

@@ -12,6 +12,8 @@ from rrr_edge.errors import RRREdgeError
 from rrr_edge.progress import Report, Step, silent
 
 _PLAIN_EVERY_S = 10.0
+# What the first moments promise is not kept.
+_TELLING_S = 2.0
 
 
 class Display:
@@ -73,7 +75,7 @@ class Display:
             table.add_column(column, justify="right" if figures else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(row[column]) for column in columns))
-        Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+        Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160, highlight=False).print(table)
 
     @contextmanager
     def progress(self) -> Iterator[Report]:
@@ -117,7 +119,8 @@ class _PlainLines:
             return
         self._printed = now
         left = (now - self._begun) / step.done * (step.total - step.done) if step.done else 0.0
-        eta = f", {int(left // 60)}:{int(left % 60):02d} left" if step.done and step.done < step.total else ""
+        tells = step.done and step.done < step.total and now - self._begun >= _TELLING_S
+        eta = f", {int(left // 60)}:{int(left % 60):02d} left" if tells else ""
         print(f"{step.stage} {step.done}/{step.total}{eta} {step.note}".rstrip(), file=sys.stderr, flush=True)
 
 

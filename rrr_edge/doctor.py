@@ -10,12 +10,15 @@ from rrr_edge.bundle import Bundle
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, RRREdgeError, UsageError
 from rrr_edge.target import PRECISIONS, Target
 
-Verdict = Literal["load", "rebuild", "refuse"]
+Verdict = Literal["load", "prepared", "rebuild", "refuse"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`load`: it is sound. `rebuild`: `repair` mends it. `refuse`: not on this machine, or not at all."""
+    """`load`: it is sound. `prepared`: a graph from which `repair` builds the engine, on a machine that can.
+
+    `rebuild`: `repair` mends it. `refuse`: not on this machine, or not at all.
+    """
 
     what: str
     verdict: Verdict
@@ -31,7 +34,11 @@ def examine(path: str | Path) -> list[Finding]:
         bundle.check()
     except CorruptArtifact as error:
         return [_finding(str(bundle.path), "refuse", error)]
-    return [Finding(str(bundle.path), "load"), *(_engine(bundle, name) for name in bundle.engine_folders())]
+    engines = [_engine(bundle, name) for name in bundle.engine_folders()]
+    why, repair = (
+        ("", "") if engines else ("It has no engine yet.", f"rrr-edge compile {quote(str(path))} --target ...")
+    )
+    return [Finding(str(bundle.path), "load", why, repair), *engines]
 
 
 def _engine(bundle: Bundle, name: str) -> Finding:
@@ -48,7 +55,11 @@ def _engine(bundle: Bundle, name: str) -> Finding:
         engine.target.check_device()
         backend = backend_of(engine.target)
         backend.check(engine.target)
-    except (CorruptArtifact, UsageError) as error:
+    except UsageError as error:
+        if bundle.is_prepared(name):
+            return Finding(name, "prepared", "No engine has been built of it yet.", error.advice.removeprefix("Run: "))
+        return _finding(name, "rebuild", error)
+    except CorruptArtifact as error:
         return _finding(name, "rebuild", error)
     except RRREdgeError as error:
         return _finding(name, "refuse", error)

@@ -16,6 +16,7 @@ import numpy as np
 from rrr_edge.backends import Images, Session, backend_of
 from rrr_edge.backends.protocols import Floats
 from rrr_edge.bundle import Bundle, Manifest
+from rrr_edge.errors import UsageError
 from rrr_edge.images import fit, load
 from rrr_edge.target import Precision, Target
 
@@ -45,6 +46,7 @@ class Classifier:
         self.image_size = manifest.preprocess.image_size
         self.batch = batch
         self._nats = float(np.log(len(manifest.labels)))
+        self._closed = False
 
     @classmethod
     def open(
@@ -83,6 +85,7 @@ class Classifier:
             yield from self._predict(batch)
 
     def close(self) -> None:
+        self._closed = True
         self.session.close()
 
     def __enter__(self) -> "Classifier":
@@ -94,6 +97,8 @@ class Classifier:
         self.close()
 
     def _predict(self, frames: list[Any]) -> list[Prediction]:
+        if self._closed:
+            raise UsageError("This classifier is closed.", advice="Predict before close(), or inside the with block.")
         fitted = [fit(load(frame), self.image_size) for frame in frames]
         images: Images = fitted[0][None] if len(fitted) == 1 else np.stack(fitted)
         probabilities, branch_probabilities = self.session.run(images)

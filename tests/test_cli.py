@@ -291,11 +291,15 @@ def test_without_tensorrt_the_graph_is_prepared_and_kept_and_then_comes_exit_6(
     bundle = link_bundle(compiled, tmp_path)
     result = run("compile", bundle.path, "-t", target, "--precision", "fp32", "--json")
     assert result.code == 6
-    assert result.document["error"] == "The tensorrt backend needs TensorRT, which is not installed."
     folder = bundle.engine_folder(f"{target}-fp32")
-    assert result.document["advice"].startswith("pip install 'rrr-edge[tensorrt]'")
-    assert str(folder) in result.document["advice"]
+    missing = "The tensorrt backend needs TensorRT, which is not installed."
+    assert result.document["error"] == f"{missing} The prepared graph is kept in {folder}."
+    assert result.document["advice"] == "pip install 'rrr-edge[tensorrt]'"
     assert (folder / "prepared.onnx").is_file()
+    found = run("doctor", bundle.path, "--json")
+    (row,) = (row for row in found.document if row["what"] == folder.name)
+    assert (found.code, row["verdict"]) == (0, "prepared")
+    assert row["repair"] == f"rrr-edge compile {bundle.path} --target {target} --precision fp32"
 
 
 def test_a_missing_library_is_its_pip_line_and_exit_6(

@@ -124,6 +124,13 @@ def test_the_context_manager_closes_the_session(compiled: Bundle) -> None:
     assert session.closed
 
 
+def test_a_closed_classifier_says_so(compiled: Bundle) -> None:
+    with Classifier.open(compiled.path, "onnxruntime") as classifier:
+        pass
+    with pytest.raises(UsageError, match="This classifier is closed"):
+        classifier.predict(compiled.reference.images[0])
+
+
 @pytest.mark.parametrize(("target", "precision"), [("openvino", "int8"), ("onnxruntime", "fp32")])
 def test_closing_twice_is_closing(compiled: Bundle, target: str, precision: str) -> None:
     with Classifier.open(compiled.path, target, precision=precision) as classifier:

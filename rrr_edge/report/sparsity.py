@@ -114,7 +114,7 @@ def _point(m: Measurement, x: Axis, y: Axis, look: Look, what: str) -> Markup:
     left, (low, high) = x(100 * _sparsity(m)), m.summary.mean_interval_ms
     ms = f"{milliseconds(m.summary.mean_ms)} ({three_digits(low)} to {three_digits(high)})"
     tip = f"{what}, {_sparsity(m):.0%} removed: {ms}"
-    return together((error_bar(left, y(low), y(high), look), mark(left, y(m.summary.mean_ms), look, tip=tip)))
+    return together((error_bar(left, y(max(low, 0)), y(high), look), mark(left, y(m.summary.mean_ms), look, tip=tip)))
 
 
 def _sparsity(m: Measurement) -> float:
