@@ -312,7 +312,8 @@ def compile(
         display.say(f"{ratio.of} takes {ratio.value:.3f} of {ratio.to}'s time (95 % interval {low:.3f} to {high:.3f})")
     display.result(
         made.document(),
-        f"{folder}{' (replaced)' if replaces else ''}{', the graph, not yet an engine' if prepare_only else ''}: {made.bytes / 1e6:.1f} MB, MACs: {shares}\n"
+        f"{folder}{' (replaced)' if replaces else ''}: {'a graph, not yet an engine, ' if prepare_only else ''}"
+        f"{made.bytes / 1e6:.1f} MB, MACs: {shares}\n"
         f"verified on {proof.images} images: top-1 agrees on {proof.top1_agreement:.2%}, largest difference "
         f"{proof.max_abs_diff:.2g}, accuracy {proof.accuracy_reference:.2%} -> {proof.accuracy:.2%}",
     )

@@ -75,7 +75,7 @@ class Display:
             table.add_column(column, justify="right" if figures else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(row[column]) for column in columns))
-        Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160, highlight=False).print(table)
+        Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
     @contextmanager
     def progress(self) -> Iterator[Report]:

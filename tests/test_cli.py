@@ -367,7 +367,7 @@ def test_prepare_only_makes_the_graph_and_proves_it(compiled: Bundle, tmp_path: 
     bundle = link_bundle(compiled, tmp_path)
     result = run("compile", bundle.path, "-t", "tensorrt", "--precision", "fp32", "--prepare-only")
     assert result.code == 0
-    assert "engines/tensorrt-fp32: " in result.stdout
+    assert "engines/tensorrt-fp32: a graph, not yet an engine, " in result.stdout
     prepare = ("compile", bundle.path, "-t", "tensorrt", "--precision", "fp32", "--prepare-only")
     assert run(*prepare, "--dry-run", "--json").document["replaces"]
     assert "engines/tensorrt-fp32 (replaced): " in run(*prepare).stdout

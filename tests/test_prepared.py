@@ -72,7 +72,7 @@ def test_without_tensorrt_the_graph_is_made_and_kept_and_the_exit_code_is_6(bund
     with pytest.raises(MissingLibrary) as caught:
         compile_bundle(bundle, TARGET)
     assert caught.value.exit_code == 6
-    assert f"The prepared graph is kept in {bundle.path}/engines/rtx-fp32." in caught.value.advice
+    assert f"The prepared graph is kept in {bundle.path}/engines/rtx-fp32." in str(caught.value)
     assert set(files(bundle)) == {PREPARED, PREPARED_CARD}
     assert bundle.engine_names() == []
     with pytest.raises(UsageError, match=r"has no rtx-fp32 engine \(it has: none yet\); its graph is prepared\."):
