@@ -26,7 +26,6 @@ from rrr_edge.compress.rrr import branch_widths, split
 from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import BadInput
 from rrr_edge.files import sha256, write_file
-from rrr_edge.machine import usable_cores
 from rrr_edge.measurement import Environment
 from rrr_edge.networks import Network, ResNetSpec, build
 from rrr_edge.networks.resnet import in_stump
@@ -168,7 +167,7 @@ def run_study(
 
     The caller may stop between any two. Raises what training raises.
     """
-    environment = Environment.here(threads=usable_cores(), versions={"torch": torch.__version__})
+    environment = Environment.here(threads=torch.get_num_threads(), versions={"torch": torch.__version__})
     target: _Target | None = None
     for place in todo:
         if target is None or (target.seed, target.domain) != (place.seed, place.domain):
