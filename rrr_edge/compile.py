@@ -19,7 +19,7 @@ from rrr_edge.prepared import PREPARED_FOR, Order, keep_prepared, write_prepared
 from rrr_edge.progress import Report, Step, silent
 from rrr_edge.race import fastest as race
 from rrr_edge.target import LOWERINGS, Lowering, Precision, Target
-from rrr_edge.verification import MAX_DROP, demand_answers, demand_precision, verify
+from rrr_edge.verification import MAX_DROP, demand_answers, demand_precision, demand_share, verify_answers
 
 # The share of unreadable calibration images that is passed over, as in the scan of a data set.
 MAX_BAD = 0.01
@@ -68,14 +68,7 @@ def compile_bundle(
             outputs = _answer(session, reference.images, report)
         finally:
             session.close()
-        verification = verify(
-            Outputs(reference.probabilities, reference.branch_probabilities),
-            outputs,
-            reference.labels,
-            precision=target.precision,
-            against="torch",
-            max_drop=max_drop,
-        )
+        verification = verify_answers(reference, outputs, precision=target.precision, max_drop=max_drop)
         demand_precision(target.precision, found, what="the engine", so="it was not kept")
         demand_answers(verification, target.precision, what="engine")
         own = [file for file in sorted(folder.iterdir()) if file.name not in (PREPARED, PREPARED_CARD)]
@@ -183,12 +176,6 @@ def build_unproven(
 def takes_prepared(target: Target) -> bool:
     """Whether the precision has to be in the graph already."""
     return target.backend in PREPARED_FOR
-
-
-def demand_share(max_drop: float) -> None:
-    """Raise UsageError unless `max_drop` lies between 0 and 1."""
-    if not 0 <= max_drop <= 1:
-        raise UsageError(f"--max-drop is a share between 0 and 1, such as 0.01, not {max_drop:g}.")
 
 
 def _lowerings(bundle: Bundle, target: Target) -> tuple[Lowering, ...]:

@@ -31,7 +31,7 @@ from rrr_edge.record import Record
 from rrr_edge.rivals import running, shuffled_images
 from rrr_edge.runtime import Classifier
 from rrr_edge.target import PRECISIONS, Precision, Target
-from rrr_edge.verification import drops_beyond
+from rrr_edge.verification import demand_share, drops_beyond
 
 Verdict = Literal["pass", "fail", "undecided"]
 Run = Callable[[int], Any]
@@ -54,8 +54,7 @@ class Limits:
     def __post_init__(self) -> None:
         if not 0 < self.max_slowdown < math.inf:
             raise UsageError(f"--max-slowdown is a ratio of times such as 1.05, not {self.max_slowdown:g}.")
-        if not 0 <= self.max_drop <= 1:
-            raise UsageError(f"--max-drop is a share between 0 and 1, such as 0.01, not {self.max_drop:g}.")
+        demand_share(self.max_drop)
         if not 0 <= self.budget_s < math.inf:
             raise UsageError(f"--budget-s is a number of seconds such as 60, not {self.budget_s:g}.")
 

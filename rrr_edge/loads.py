@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from rrr_edge.anatomy import Load
-from rrr_edge.backends import Session, backend_of
+from rrr_edge.backends import Images, Session, backend_of
 from rrr_edge.baseline import CALIBRATION_IMAGES
 from rrr_edge.bundle import Bundle
 from rrr_edge.compile import build_unproven
@@ -30,6 +30,7 @@ from rrr_edge.target import Target
 from rrr_edge.verification import demand_precision
 
 FRAME_SIZE = (1280, 720)
+JPEG_QUALITY = 90
 
 _FRAMES = 16
 _WINDOWS = 6
@@ -84,7 +85,7 @@ def measure_loads(bench: Bench, loads: Loads) -> tuple[Load, ...]:
 
 def _paced(bench: Bench, fps: float) -> Iterator[Load]:
     """Frames come by the clock; the app sleeps until the next, and after a delay takes the newest."""
-    frames = [np.asarray(frame) for frame in _frames(bench.bundle)]
+    frames = [np.asarray(frame) for frame in frames_of(bench.bundle.reference.images[:_FRAMES])]
     target = bench.target
     with Classifier.open(bench.bundle.path, target, precision=target.precision, threads=target.threads) as classifier:
         for frame in frames:
@@ -150,7 +151,7 @@ def _cold_starts(bench: Bench, count: int) -> Iterator[Load]:
     samples: dict[str, list[float]] = {name: [] for name in notes}
     with tempfile.TemporaryDirectory(prefix="rrr-edge-") as work:
         photo = Path(work) / "photo.jpg"
-        next(_frames(bench.bundle)).save(photo, quality=90)
+        next(frames_of(bench.bundle.reference.images)).save(photo, quality=JPEG_QUALITY)
         filled = Path(work) / "filled"
         _first_answer_ms(bench, photo, filled)
         for round_ in range(count):
@@ -283,8 +284,9 @@ def _all_at_once(sessions: Sequence[Session], bench: Bench, seconds: float) -> t
     return samples, (clock() - begin) / 1e9
 
 
-def _frames(bundle: Bundle) -> Iterator[Image.Image]:
-    for image in bundle.reference.images[:_FRAMES]:
+def frames_of(images: Images) -> Iterator[Image.Image]:
+    """What a camera might have sent: each of the images scaled up."""
+    for image in images:
         yield Image.fromarray(image).resize(FRAME_SIZE, Image.Resampling.BICUBIC)
 
 

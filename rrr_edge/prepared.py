@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rrr_edge.backends.protocols import Images, Outputs
+from rrr_edge.backends.protocols import Images
 from rrr_edge.bundle import PREPARED, PREPARED_CARD, Bundle, Origin, Prepared, describe_file
 from rrr_edge.errors import CorruptArtifact
 from rrr_edge.files import staged_folder, write_file
@@ -17,7 +17,7 @@ from rrr_edge.machine import cpu_info
 from rrr_edge.prepare import PREPARATION, modelopt_version, prepare, run_prepared
 from rrr_edge.progress import Report, Step
 from rrr_edge.target import Lowering, Target
-from rrr_edge.verification import demand_answers, demand_precision, drops_beyond, verify
+from rrr_edge.verification import demand_answers, demand_precision, drops_beyond, verify_answers
 
 # Backends that compute as the graph says, whatever the target says.
 PREPARED_FOR = ("tensorrt",)
@@ -96,14 +96,8 @@ def _make(order: Order, lowering: Lowering, out: Path) -> Prepared:
         prepare(lowered, precision, order.calibration, graph, order.report)
     shares = Graph.load(graph).precision_shares()
     order.report(Step("verify", 0, len(reference.images)))
-    verification = verify(
-        Outputs(reference.probabilities, reference.branch_probabilities),
-        run_prepared(graph, reference.images),
-        reference.labels,
-        precision=precision,
-        against="torch",
-        max_drop=order.max_drop,
-    )
+    answers = run_prepared(graph, reference.images)
+    verification = verify_answers(reference, answers, precision=precision, max_drop=order.max_drop)
     order.report(Step("verify", len(reference.images), len(reference.images)))
     advice = f"{precision} cannot hold what the other layers compute. Try --precision bf16 or fp32."
     demand_precision(precision, shares, what="the prepared graph", so="it was not kept", advice=advice)

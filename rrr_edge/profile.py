@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from rrr_edge import __version__
 from rrr_edge.backends import DeviceTimed, Images, Outputs, Session, backend_of
@@ -22,7 +21,7 @@ from rrr_edge.dissection import CEILING, LAYERS, dissecting
 from rrr_edge.errors import CannotRunHere, MissingLibrary
 from rrr_edge.files import sha256, staged_folder, write_file
 from rrr_edge.images import load
-from rrr_edge.loads import FRAME_SIZE, Bench, Loads, measure_loads
+from rrr_edge.loads import FRAME_SIZE, JPEG_QUALITY, Bench, Loads, frames_of, measure_loads
 from rrr_edge.machine import cpu_quota, governor, usable_cores
 from rrr_edge.measured import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, Profile, part_name
 from rrr_edge.measurement import Environment, Measurement, Pace, Subject, interleave, ratio
@@ -33,7 +32,6 @@ from rrr_edge.runtime import Classifier
 from rrr_edge.sweep import Place, Swept, forget_rounds, measure_sweep
 from rrr_edge.target import Target
 
-_PHOTO_QUALITY = 90
 _PHOTOS = 16
 
 
@@ -253,16 +251,15 @@ _BEYOND = (
     "short for the backend's clock."
 )
 _PHOTO_NOTE = (
-    f"from a {FRAME_SIZE[0]}x{FRAME_SIZE[1]} JPEG of quality {_PHOTO_QUALITY}, made by scaling a reference image up"
+    f"from a {FRAME_SIZE[0]}x{FRAME_SIZE[1]} JPEG of quality {JPEG_QUALITY}, made by scaling a reference image up"
 )
 
 
 def _photos(images: NDArray[np.uint8]) -> list[bytes]:
     photos = []
-    for image in images:
+    for frame in frames_of(images):
         file = io.BytesIO()
-        picture = Image.fromarray(image).resize(FRAME_SIZE, Image.Resampling.BICUBIC)
-        picture.save(file, "JPEG", quality=_PHOTO_QUALITY)
+        frame.save(file, "JPEG", quality=JPEG_QUALITY)
         photos.append(file.getvalue())
     return photos
 

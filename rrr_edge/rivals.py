@@ -42,8 +42,7 @@ def compiled(backend: Backend, model: Path, bundle: Bundle, target: Target, repo
 
     Raises GateFailed where it runs in another precision, and what compiling and opening raise.
     """
-    card = Baseline.read(model)
-    folder = compile_rival(backend, model, bundle, target, report)
+    card, folder = compile_rival(backend, model, bundle, target, report)
     session = backend.open(folder, target)
     try:
         found = session.precision_found()
@@ -65,8 +64,10 @@ def compiled(backend: Backend, model: Path, bundle: Bundle, target: Target, repo
         session.close()
 
 
-def compile_rival(backend: Backend, model: Path, bundle: Bundle, target: Target, report: Report) -> Path:
-    """The folder of the engine, compiled unless that has been done before; INT8 ranges come from 32 images.
+def compile_rival(
+    backend: Backend, model: Path, bundle: Bundle, target: Target, report: Report
+) -> tuple[Baseline, Path]:
+    """The network's card and its engine's folder, compiled unless that was done before; INT8 sees 32 images.
 
     Raises CannotRunHere (not made yet), CorruptArtifact, BadInput and what compiling raises.
     """
@@ -84,7 +85,7 @@ def compile_rival(backend: Backend, model: Path, bundle: Bundle, target: Target,
         with staged_folder(folder) as stage:
             backend.compile(model, target, bundle.calibration[:CALIBRATION_IMAGES], stage, report)
             (stage / stamp.name).write_text(made_from.made(stage).to_json(), "utf-8")
-    return folder
+    return card, folder
 
 
 class _Compiled(Record):

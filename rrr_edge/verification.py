@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrr_edge.backends.protocols import Floats, Outputs
-from rrr_edge.bundle import Accuracy, Verification
-from rrr_edge.errors import GateFailed
+from rrr_edge.bundle import Accuracy, Reference, Verification
+from rrr_edge.errors import GateFailed, UsageError
 from rrr_edge.target import Precision
 
 # Smallest top-1 agreement, largest difference of a probability, smallest mean cosine of log-probabilities.
@@ -41,6 +41,12 @@ def demand_precision(
         raise GateFailed(f"{asked} was asked, but {what} computes {shares} of its MACs; {so}.", advice=advice)
 
 
+def demand_share(max_drop: float) -> None:
+    """Raise UsageError unless `max_drop` lies between 0 and 1."""
+    if not 0 <= max_drop <= 1:
+        raise UsageError(f"--max-drop is a share between 0 and 1, such as 0.01, not {max_drop:g}.")
+
+
 def demand_answers(verification: Verification, precision: Precision, *, what: str) -> None:
     """Raise GateFailed unless `what`, such as an engine, was verified to answer like the network."""
     if not verification.passed:
@@ -54,6 +60,18 @@ def demand_answers(verification: Verification, precision: Precision, *, what: st
             "It was not kept.",
             advice=advice,
         )
+
+
+def verify_answers(reference: Reference, found: Outputs, *, precision: Precision, max_drop: float) -> Verification:
+    """`verify` what was answered on a bundle's reference images against what torch answered."""
+    return verify(
+        Outputs(reference.probabilities, reference.branch_probabilities),
+        found,
+        reference.labels,
+        precision=precision,
+        against="torch",
+        max_drop=max_drop,
+    )
 
 
 def verify(
