@@ -1,6 +1,7 @@
 """How fast branches train, against the authors' way: one separate network after the other.
 
     python tests/benchmarks/training_throughput.py [--json] [--rounds 7] [--threads N] [--size 128] [--full VIEWS]
+                                                   [--accuracy SEEDS]
 
 The rival is written here, as the authors of RRR-Net train: every branch a network of its own, made of torchvision's
 modules, with its own AdamW, its own augmented batches and its own float32 pass through the frozen stump. Ours are the
@@ -12,16 +13,21 @@ every image costs before; `--full VIEWS` really trains it.
 
 import argparse
 import json
+import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from PIL import Image
+from scipy import stats
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
 
@@ -29,10 +35,11 @@ from rrr_edge import machine
 from rrr_edge.bundle import Preprocess
 from rrr_edge.compress.rrr import branch_widths
 from rrr_edge.measurement import Environment, Measurement, Pace, Subject, interleave, ratio
-from rrr_edge.networks import ResNetSpec, build, cost
+from rrr_edge.networks import Network, ResNetSpec, build, cost
+from rrr_edge.networks.resnet import in_stump
 from rrr_edge.progress import Step
 from rrr_edge.recipe import Training
-from rrr_edge.training import Examples, Run, train
+from rrr_edge.training import Examples, Run, predict, reestimate_stump, train
 from rrr_edge.training.batches import Batches, normalise
 from rrr_edge.training.checkpoint import Identity, Progress
 from rrr_edge.training.loop import keep_views, open_fabric, precision_of
@@ -42,6 +49,13 @@ from rrr_edge.training.state import State
 BRANCHES, CLASSES, DEPTHS = 8, 20, (1, 1, 1, 1)
 IMAGES, BATCH, EPOCHS, VIEWS = 400, 32, 300, 8
 IMAGES_TIMED = 128
+# The task of --accuracy: as many images a class to learn from as in the paper's Meta-Album, all others for the test.
+TASK_SIZE, TASK_EPOCHS, TASK_IMAGES_A_CLASS = 64, 20, 20
+OURS: dict[str, dict[str, Any]] = {
+    "shared batches": {"shared_batches": True},
+    "own batches": {},
+    "own, kept features": {"feature_views": VIEWS},
+}
 
 
 def main() -> None:
@@ -51,32 +65,34 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=machine.usable_cores())
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--full", type=int, metavar="VIEWS", help="train the paper's recipe too; 0: without kept views")
+    parser.add_argument("--accuracy", type=int, metavar="SEEDS", help="compare test errors too, over so many seeds")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     result = measure(size=options.size, rounds=options.rounds, threads=options.threads)
     if options.full is not None:
         result["full"] = train_in_full(options.size, options.full)
+    if options.accuracy:
+        result["accuracy"] = compare_errors(options.accuracy)
     result["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(json.dumps(result, indent=2) if options.json else as_text(result))
 
 
 def measure(*, size: int, rounds: int, threads: int) -> dict[str, Any]:
-    _, *widths = branch_widths(DEPTHS, BRANCHES, CLASSES)
-    spec = ResNetSpec(depths=DEPTHS, branches=BRANCHES, branch_widths=tuple(widths), num_classes=CLASSES)
+    spec = spec_for(CLASSES)
     preprocess, examples = Preprocess(image_size=size), random_examples(IMAGES_TIMED, size)
     start = time.perf_counter()
     views = Ours(spec, examples, preprocess, feature_views=1)
     seconds_a_view = (time.perf_counter() - start) / len(examples)
+    ours = {name: Ours(spec, examples, preprocess, **how) for name, how in OURS.items() if "feature_views" not in how}
     candidates: dict[str, Callable[[int], None]] = {
         "rival": Rival(spec, examples, preprocess),
-        "shared batches": Ours(spec, examples, preprocess, shared_batches=True),
-        "own batches": Ours(spec, examples, preprocess),
+        **ours,
         "own, kept features": views,
     }
     pace = Pace(runs=rounds, settle_runs=0, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0)
     timed = interleave(candidates, pace=pace)
     params = cost(spec, size).params
-    rival, *ours = (
+    rival, *measured = (
         Measurement(
             name=name,
             subject=Subject(
@@ -89,7 +105,7 @@ def measure(*, size: int, rounds: int, threads: int) -> dict[str, Any]:
         )
         for name in candidates
     )
-    rates = {m.name: 1000 * IMAGES_TIMED / m.summary.median_ms for m in (rival, *ours)}
+    rates = {m.name: 1000 * IMAGES_TIMED / m.summary.median_ms for m in (rival, *measured)}
     minutes = {name: IMAGES * EPOCHS / rate / 60 for name, rate in rates.items()}
     minutes["own, kept features"] += VIEWS * IMAGES * seconds_a_view / 60
     return {
@@ -97,18 +113,16 @@ def measure(*, size: int, rounds: int, threads: int) -> dict[str, Any]:
         "batch": BATCH,
         "branches": BRANCHES,
         "images_per_second": rates,
-        "rival_over_ours": [ratio(rival, m).model_dump(mode="json") for m in ours],
+        "rival_over_ours": [ratio(rival, m).model_dump(mode="json") for m in measured],
         "paper_recipe_minutes_projected": minutes,
-        "measurements": [m.model_dump(mode="json") for m in (rival, *ours)],
+        "measurements": [m.model_dump(mode="json") for m in (rival, *measured)],
         "environment": Environment.here(threads=threads, versions={"torch": torch.__version__}).model_dump(mode="json"),
     }
 
 
 def train_in_full(size: int, views: int) -> dict[str, Any]:
     """The paper's recipe for 20 images of each of 20 classes, on random pixels: only the time means anything."""
-    _, *widths = branch_widths(DEPTHS, BRANCHES, CLASSES)
-    spec = ResNetSpec(depths=DEPTHS, branches=BRANCHES, branch_widths=tuple(widths), num_classes=CLASSES)
-    network = build(spec)
+    network = build(spec_for(CLASSES))
     network.freeze_stump()
     start = time.perf_counter()
     train(
@@ -119,6 +133,74 @@ def train_in_full(size: int, views: int) -> dict[str, Any]:
         run=Run(report=on_stderr),
     )
     return {"feature_views": views, "minutes": (time.perf_counter() - start) / 60}
+
+
+def compare_errors(seeds: int) -> dict[str, Any]:
+    """Test errors of eight branches that vote, and the differences from the rival's: mean, 95 % t-interval, seeds.
+
+    Nothing but the way of training differs: one stump, whose random weights stay and whose statistics are those of the
+    images; AdamW at a constant rate; no average over the last epochs. The branches begin at random weights of their
+    own in each way of training, as the rival's order of drawing them is another.
+    """
+    preprocess = Preprocess(image_size=TASK_SIZE)
+    errors: dict[str, list[float]] = {name: [] for name in ("rival", *OURS)}
+    for seed in range(seeds):
+        learned, asked = digits(seed)
+        spec = spec_for(int(learned.labels.max()) + 1)
+        training = Training(epochs=TASK_EPOCHS, batch_size=BATCH, ema_fraction=0)
+        for name, how in OURS.items():
+            network = adapted(spec, learned, preprocess, training, seed)
+            train(
+                network, learned, training=training.model_copy(update=how), preprocess=preprocess, seed=seed, run=Run()
+            )
+            answers = predict(network, asked.images, preprocess=preprocess).probabilities.argmax(1)
+            errors[name].append(float(np.mean(answers != asked.labels)))
+        network = adapted(spec, learned, preprocess, training, seed)
+        rival = Rival(spec, learned, preprocess, seed=seed)
+        rival.take_stump(network.state_dict())
+        for epoch in range(TASK_EPOCHS):
+            rival(epoch)
+        errors["rival"].append(float(np.mean(rival.answer(asked.images) != asked.labels)))
+        print(f"seed {seed}: {', '.join(f'{name} {of[-1]:.1%}' for name, of in errors.items())}", file=sys.stderr)
+    differences = {name: np.subtract(errors[name], errors["rival"]) for name in OURS}
+    return {
+        "seeds": seeds,
+        "epochs": TASK_EPOCHS,
+        "errors": errors,
+        "difference_from_rival": {
+            name: {"mean": float(each.mean()), "half_width": half_width(each)} for name, each in differences.items()
+        },
+    }
+
+
+def half_width(values: Any) -> float:
+    """Of the 95 % t-interval of the mean; nan for a single value."""
+    n = len(values)
+    return float(stats.t.ppf(0.975, n - 1) * stats.sem(values)) if n > 1 else math.nan
+
+
+def adapted(spec: ResNetSpec, examples: Examples, preprocess: Preprocess, training: Training, seed: int) -> Network:
+    torch.manual_seed(seed)
+    network = build(spec)
+    reestimate_stump(network, examples, training=training, preprocess=preprocess, seed=seed)
+    return network
+
+
+def digits(seed: int) -> tuple[Examples, Examples]:
+    """To learn from and to be asked, drawn anew for every seed."""
+    bunch = load_digits()
+    gray = [Image.fromarray(np.uint8(image * 255 / 16)) for image in bunch.images]
+    large = [image.resize((TASK_SIZE, TASK_SIZE), Image.Resampling.BILINEAR).convert("RGB") for image in gray]
+    images, labels = np.stack([np.asarray(image) for image in large]), bunch.target.astype(np.int64)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    learned = np.concatenate([order[labels[order] == label][:TASK_IMAGES_A_CLASS] for label in range(10)])
+    asked = np.setdiff1d(order, learned)
+    return Examples(images[learned], labels[learned]), Examples(images[asked], labels[asked])
+
+
+def spec_for(classes: int) -> ResNetSpec:
+    _, *widths = branch_widths(DEPTHS, BRANCHES, classes)
+    return ResNetSpec(depths=DEPTHS, branches=BRANCHES, branch_widths=tuple(widths), num_classes=classes)
 
 
 class Ours:
@@ -150,16 +232,18 @@ class Ours:
 class Rival:
     """An epoch of one branch, then of the next."""
 
-    def __init__(self, spec: ResNetSpec, examples: Examples, preprocess: Preprocess) -> None:
-        torch.manual_seed(0)
+    def __init__(self, spec: ResNetSpec, examples: Examples, preprocess: Preprocess, *, seed: int = 0) -> None:
+        torch.manual_seed(seed)
         self._preprocess = preprocess
         self._stump = nn.Sequential(
-            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
-            nn.BatchNorm2d(64),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, 2, 1),
-            bottleneck(64, 64, 1),
-            bottleneck(256, 128, 2),
+            OrderedDict(
+                conv1=nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+                bn1=nn.BatchNorm2d(64),
+                relu=nn.ReLU(inplace=True),
+                maxpool=nn.MaxPool2d(3, 2, 1),
+                layer1=nn.Sequential(bottleneck(64, 64, 1)),
+                layer2=nn.Sequential(bottleneck(256, 128, 2)),
+            )
         )
         self._stump.eval().requires_grad_(False)
         c4, c5 = spec.branch_widths
@@ -177,7 +261,19 @@ class Rival:
         if built != (expected := cost(spec, preprocess.image_size).params):
             raise SystemExit(f"The rival has {built} parameters, and not {expected}.")
         self._optimizers = [torch.optim.AdamW(b.parameters(), lr=1e-3, weight_decay=0.01) for b in self._branches]
-        self._batches = [Batches(examples, 0, BATCH, streams=range(i, i + 1)) for i in range(spec.branches)]
+        self._batches = [Batches(examples, seed, BATCH, streams=range(i, i + 1)) for i in range(spec.branches)]
+
+    def take_stump(self, state: Mapping[str, Tensor]) -> None:
+        self._stump.load_state_dict({name: tensor for name, tensor in state.items() if in_stump(name)})
+
+    def answer(self, images: Any) -> Any:
+        """The classes for which the branches vote."""
+        for branch in self._branches:
+            branch.eval()
+        with torch.inference_mode():
+            inputs = normalise(torch.from_numpy(images).permute(0, 3, 1, 2), self._preprocess)
+            features = torch.cat([self._stump(part) for part in inputs.split(64)])
+            return sum(branch(features).softmax(1) for branch in self._branches).argmax(1).numpy()
 
     def __call__(self, run: int) -> None:
         for branch, optimizer, batches in zip(self._branches, self._optimizers, self._batches, strict=True):
@@ -217,6 +313,15 @@ def as_text(result: dict[str, Any]) -> str:
     ]
     if "full" in result:
         lines.append(f"really trained, {result['full']['feature_views']} views: {result['full']['minutes']:.1f} min")
+    if "accuracy" in result:
+        found = result["accuracy"]
+        title = f"test errors on digits, {found['seeds']} seeds, {found['epochs']} epochs: rival"
+        lines.append(f"{title} {np.mean(found['errors']['rival']):.2%}")
+        lines += [
+            f"{name:20} {np.mean(found['errors'][name]):.2%}, {100 * d['mean']:+.2f} points from the rival's "
+            f"(95 % ± {100 * d['half_width']:.2f})"
+            for name, d in found["difference_from_rival"].items()
+        ]
     unstable = [m["name"] for m in result["measurements"] if m["summary"]["unstable"]]
     if unstable:
         lines.append(f"unstable: {', '.join(unstable)}; close other programs and repeat")
