@@ -40,13 +40,14 @@ class Deployed(nn.Module):
     def __init__(self, network: Network, preprocess: Preprocess) -> None:
         super().__init__()
         self.network = network
-        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
+        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
-        logits = self.network(pixels * self.scale + self.shift)
+        # Channels last until here: OpenVINO would move the bytes to channels first, and the numbers back again.
+        pixels = images.to(torch.float32) * self.scale + self.shift
+        logits = self.network(pixels.permute(0, 3, 1, 2))
         return _VOTES[self.network.spec.vote](logits), logits.softmax(-1)
 
 

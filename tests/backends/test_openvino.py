@@ -65,6 +65,16 @@ def test_a_view_of_a_larger_frame_gives_the_same_bits(session: Session) -> None:
         assert all(np.array_equal(a, b) for a, b in zip(session.run(view), expected, strict=True))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_no_pass_over_the_pixels_moves_the_channels(compiled: Bundle, precision: str) -> None:
+    target = TARGET.model_copy(update={"precision": precision})
+    session = OpenVINO().open_clocked(compiled.engine_folder(target.engine_name), target)
+    session.run(compiled.reference.images[:1])
+    kinds = [layer.kind for layer in session.layers()]
+    session.close()
+    assert not {"Transpose", "Reorder"} & set(kinds[: kinds.index("Convolution")])
+
+
 def test_int8_covers_the_grouped_kernels_of_the_branches(compiled: Bundle) -> None:
     """NNCF gives kernels that are still a Reshape a scale per column, and OpenVINO computes those in fp32."""
     assert compiled.manifest.spec.branches > 1
