@@ -19,6 +19,7 @@ from rrr_edge.measured import Profile
 from rrr_edge.profile import profile_bundle
 from rrr_edge.progress import Report, Step
 from rrr_edge.recipe import RRR, Training
+from rrr_edge.report import REPORT, write_report
 from rrr_edge.runtime import Classifier, Prediction
 from rrr_edge.target import Precision
 
@@ -29,11 +30,11 @@ _CELL, _LINE, _COLUMNS = 128, 16, 8
 
 
 def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
-    """Write photos, compress, compile, profile and predict into the folder `out`; print what came of it.
+    """Write photos, compress, compile, profile, report and predict into the folder `out`; print what came of it.
 
     Raises UsageError where `out` is a bundle, or has a demo in it and `force` is not given, and what the verbs raise.
     """
-    photos, path, picture = out / "digits", out / "digits.rrr", out / "predictions.png"
+    photos, path, picture, page = (out / name for name in ("digits", "digits.rrr", "predictions.png", REPORT))
     if (out / MANIFEST).exists():
         raise UsageError(f"{out} is a bundle, not a folder for a demo.", advice="Choose another folder with --out.")
     if any(made.exists() for made in (photos, path)) and not force:
@@ -48,9 +49,10 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
     display.say(f"3/5  compile for {TARGET}: {', '.join(PRECISIONS)}")
     with display.progress() as report:
         engines = _compile(bundle, display, report)
-    display.say("4/5  profile the INT8 engine beside ResNet152")
+    display.say(f"4/5  profile the INT8 engine beside ResNet152 -> {page}")
     with display.progress() as report:
         profile = _profile(bundle, report)
+    said = write_report([path], page)
     display.say(f"5/5  predict some test photos -> {picture}")
     _predict(bundle, photos, picture)
 
@@ -62,12 +64,15 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
     document: dict[str, Any] = {
         "bundle": str(path),
         "picture": str(picture),
+        "report": str(page),
+        "verdict": said,
         "profile": str(bundle.profile_folder("openvino-int8")),
     }
     document |= {"engines": {engine.name: engine.verification.accuracy for engine in engines}}
     document |= {"ratios": {ratio.of: ratio.value for ratio in profile.ratios}}
     display.result(
         document,
+        f"{said}\n{page} is the page to send around.\n\n"
         "With your own photos, sorted into a folder for each class:\n"
         "  rrr-edge compress PHOTOS -o mine.rrr && rrr-edge compile mine.rrr -t openvino && "
         "rrr-edge profile mine.rrr -t openvino",

@@ -63,6 +63,7 @@ def test_it_walks_the_whole_path_and_says_what_it_could_not_do(short: list[RRR],
     assert bundle.engine_names() == ["openvino-fp32", "openvino-int8"]
     assert set(document["engines"]) == {"openvino-fp32", "openvino-int8"}
     assert (Path(document["profile"]) / "profile.json").is_file()
+    assert document["verdict"] in Path(document["report"]).read_text("utf-8")
     with Image.open(document["picture"]) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     assert pixels.shape[1] % 8 == 0, "eight photos a row"
