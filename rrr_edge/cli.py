@@ -236,7 +236,7 @@ def compress(
 
                 write_baseline(bundle)
     if dry_run:
-        display.result(plan, "\n".join(f"{key}: {value}" for key, value in plan.items()))
+        display.result(plan, _words(plan))
         return
     manifest = bundle.manifest
     for note in manifest.provenance.notes:
@@ -583,6 +583,15 @@ def _target(name: str, precision: str | None) -> "Target":
 
     target = Target.load(name)
     return target.model_copy(update={"precision": choose(precision, PRECISIONS, "precision")}) if precision else target
+
+
+def _words(plan: dict[str, Any]) -> str:
+    cost, recipe = plan["cost"], plan["recipe"]
+    begin = " to begin with" if recipe.get("selection") else ""
+    return (
+        f"{plan['bundle']} would have {cost['params']:,} parameters and {cost['macs'] / 1e6:,.0f} million MACs{begin}; "
+        f"{recipe['training']['epochs']} epochs of {plan['photos']['train']} photos. --json tells all of it"
+    )
 
 
 def _warn_of_what_goes(out: Path, display: Display) -> None:

@@ -175,6 +175,10 @@ def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path
     planned = plan(shapes, tmp_path)
     assert planned["photos"] == {"train": 36, "test": 24}
     assert planned["classes"] == 3
+    words = run("compress", shapes, "-o", tmp_path / "x.rrr", *SMALL[:-1], "--depths", "auto").stdout
+    assert re.search(
+        r"x.rrr would have [\d,]{7,} parameters and \d+ million MACs to begin with; 300 epochs of 36", words
+    )
     assert not list(tmp_path.iterdir())
     bundle = link_bundle(compiled, tmp_path)
     before = sorted(bundle.path.rglob("*"))
