@@ -132,7 +132,7 @@ def _comparison_table(results: Sequence[Result]) -> str:
 def _made_with(results: Sequence[Result]) -> str:
     settings = results[0].settings
     backbones = {result.domain: result.backbone_error for result in results}
-    machines = {f"{r.environment.cpu}, {r.environment.cores} cores, {_versions(r)}, {r.precision}" for r in results}
+    machines = {_machine(r) for r in results}
     return (
         f"{len(results)} runs of {settings.epochs} epochs on {settings.train_images} training images a class at "
         f"{settings.image_size}x{settings.image_size}, judged on {settings.test_images} a class; "
@@ -143,8 +143,10 @@ def _made_with(results: Sequence[Result]) -> str:
     )
 
 
-def _versions(result: Result) -> str:
-    return f"Python {result.environment.python}, torch {result.environment.versions['torch']}"
+def _machine(result: Result) -> str:
+    here = result.environment
+    threads = f"{here.threads} thread{'s' if here.threads > 1 else ''} a process on {here.cores} cores"
+    return f"{here.cpu}, {threads}, Python {here.python}, torch {here.versions['torch']}, {result.precision}"
 
 
 def draw_errors(results: Sequence[Result]) -> str:
