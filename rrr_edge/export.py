@@ -41,13 +41,14 @@ class Deployed(nn.Module):
         super().__init__()
         self.network = network
         mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
-        self.register_buffer("scale", 1 / (255 * std))
-        self.register_buffer("shift", -mean / std)
+        # For a whole row of pixels: three numbers at a time would not fill a vector unit.
+        self.register_buffer("scale", (1 / (255 * std)).repeat(preprocess.image_size))
+        self.register_buffer("shift", (-mean / std).repeat(preprocess.image_size))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # Channels last until here: OpenVINO would move the bytes to channels first, and the numbers back again.
-        pixels = images.to(torch.float32) * self.scale + self.shift
-        logits = self.network(pixels.permute(0, 3, 1, 2))
+        rows = images.flatten(2).to(torch.float32) * self.scale + self.shift
+        logits = self.network(rows.reshape(images.shape).permute(0, 3, 1, 2))
         return _VOTES[self.network.spec.vote](logits), logits.softmax(-1)
 
 

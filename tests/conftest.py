@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from PIL import Image
 from rrr_edge.bundle import Bundle
 from rrr_edge.recipe import Training
 from rrr_edge.report.candidate import Candidate
+
+# A shell lets what it runs in the background ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COLOURS = {"circle": (190, 60, 60), "cross": (60, 190, 60), "square": (60, 60, 190)}
 LABELS = tuple(COLOURS)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from rrr_edge.cli import app
 from rrr_edge.comparison import read_comparison
 from rrr_edge.dataset import scan
+from rrr_edge.errors import BadInput
 
 FOLDER = Path(__file__).parent.parent / "examples" / "granularities"
 sys.path.insert(0, str(FOLDER))
@@ -37,6 +38,7 @@ def test_its_commands_are_those_of_the_command_line(tmp_path: Path, monkeypatch:
         known = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "300"}).output
         assert all(word in known for word in words if word.startswith("--"))
     profile = given[-1]
+    assert CliRunner().invoke(app, profile).exit_code == BadInput.exit_code, "but for the bundle it would have run"
     asked = read_comparison(profile[profile.index("--against") + 1], profile[profile.index("--sparsity") + 1])
     assert asked.baseline
     assert asked.granularities == ("element", "channel", "block")

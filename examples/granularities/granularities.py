@@ -67,12 +67,12 @@ def main(*arguments: str) -> None:
     for precision in PRECISIONS:
         if not (bundle / "engines" / f"{TARGET}-{precision}").exists():
             rrr_edge("compile", bundle, "--target", TARGET, "--precision", precision, "--max-drop", "1")
-    profile = ("profile", bundle, "--target", TARGET, "--precision", PRECISIONS[-1], "--runs", str(options.runs))
+    profile = ("profile", bundle, "--target", TARGET, "--precision", PRECISIONS[-1])
     comparison = ("--against", "baseline,element,channel,block", "--sparsity", options.sparsity)
     if options.prepare:
         rrr_edge(*profile, *comparison, "--prepare")
         return
-    rrr_edge(*profile, *comparison)
+    rrr_edge(*profile, *comparison, "--runs", str(options.runs))
     shutil.copytree(bundle / "profiles" / f"{TARGET}-{PRECISIONS[-1]}", options.out, dirs_exist_ok=True)
     print(f"{options.out}: after {(time.monotonic() - begun) / 60:.1f} minutes")
 
