@@ -587,10 +587,14 @@ def _target(name: str, precision: str | None) -> "Target":
 
 def _words(plan: dict[str, Any]) -> str:
     cost, recipe = plan["cost"], plan["recipe"]
-    begin = " to begin with" if recipe.get("selection") else ""
+    epochs, begin = f"{recipe['training']['epochs']} epochs", ""
+    if selection := recipe.get("selection"):
+        begin = " to begin with"
+        each = selection["epochs_per_step"] or recipe["training"]["epochs"]
+        epochs = f"{each} epochs for each of up to {1 + selection['max_additions']} steps"
     return (
         f"{plan['bundle']} would have {cost['params']:,} parameters and {cost['macs'] / 1e6:,.0f} million MACs{begin}; "
-        f"{recipe['training']['epochs']} epochs of {plan['photos']['train']} photos. --json tells all of it"
+        f"{epochs} on {plan['photos']['train']} photos. --json tells all of it"
     )
 
 

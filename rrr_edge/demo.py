@@ -19,7 +19,7 @@ from rrr_edge.measured import Profile
 from rrr_edge.profile import profile_bundle
 from rrr_edge.progress import Report, Step
 from rrr_edge.recipe import RRR, Training
-from rrr_edge.report import REPORT, write_report
+from rrr_edge.report import REPORT, demand_own, write_report
 from rrr_edge.runtime import Classifier, Prediction
 from rrr_edge.target import Precision
 
@@ -39,6 +39,7 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
         raise UsageError(f"{out} is a bundle, not a folder for a demo.", advice="Choose another folder with --out.")
     if any(made.exists() for made in (photos, path)) and not force:
         raise UsageError(f"{out} has a demo in it.", advice="Choose another folder with --out, or add --force.")
+    demand_own(page)
     for made in (photos, path):
         shutil.rmtree(made, ignore_errors=True)
     display.say(f"1/5  writing 1,797 handwritten digits to {photos}")

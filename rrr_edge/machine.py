@@ -2,15 +2,59 @@
 
 import os
 import platform
+import time
 from functools import cache
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
+# A clock tick on each of the cores is 1 % of this.
+_TELLING_S = 1.0
+
+
+class OthersClock:
+    """From now on: how much of the cores other programs take, and a hypervisor for its other guests.
+
+    A program that keeps a core busy slows all runs alike, so their spread need not show it.
+    """
+
+    def __init__(self) -> None:
+        self._begun = self._read()
+
+    @property
+    def share(self) -> float | None:
+        """Of the time of all cores that this process may use; None where /proc/stat does not tell, or too soon."""
+        (began, busy, own), (now, busy_now, own_now) = self._begun, self._read()
+        if busy is None or busy_now is None or now - began < _TELLING_S:
+            return None
+        others = (busy_now - busy) - (own_now - own)
+        return max(0.0, others / ((now - began) * len(_allowed_cpus())))
+
+    @staticmethod
+    def _read() -> tuple[float, float | None, float]:
+        return time.perf_counter(), _busy_s(), time.process_time()
+
+
+def _busy_s() -> float | None:
+    """Seconds since the boot in which the cores that this process may use had something to do."""
+    names = {f"cpu{cpu}" for cpu in _allowed_cpus()}
+    try:
+        rows = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+        ticks = [[int(count) for count in counts[:8]] for name, *counts in rows if name in names]
+    except (OSError, ValueError):
+        return None
+    # user, nice, system, idle, waiting for a disk, interrupts (2), stolen by the hypervisor
+    return sum(sum(row) - row[3] - row[4] for row in ticks) / os.sysconf("SC_CLK_TCK") if ticks else None
+
+
+def _allowed_cpus() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def usable_cores() -> int:
     """Cores to compute on: the smallest of physical cores, CPU affinity and the cgroup's quota; at least 1."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    allowed = _allowed_cpus()
     quota = cpu_quota()
     return max(1, min(_physical_cores(allowed), int(quota) if quota else len(allowed)))
 

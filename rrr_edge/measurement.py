@@ -30,6 +30,7 @@ Granularity = Literal["baseline", "element", "channel", "block"]
 
 CONFIDENCE = 0.95
 UNSTABLE_SPREAD = 0.10
+UNSTABLE_ELSEWHERE = 0.10
 SAMPLES_FOR_P99 = 1_000
 _RESAMPLES = 5_000
 _SEED = 0
@@ -58,10 +59,14 @@ class Pace:
 
 
 class Interleaved(NamedTuple):
-    """`samples_ms` of each candidate, one a round, and the names of those that were still drifting after warm-up."""
+    """`samples_ms` of each candidate, one a round, and the names of those that were still drifting after warm-up.
+
+    `elsewhere` is the share of the cores' time that other programs took meanwhile, where that is known.
+    """
 
     samples_ms: dict[str, tuple[float, ...]]
     restless: tuple[str, ...]
+    elsewhere: float | None
 
 
 def interleave(
@@ -82,12 +87,14 @@ def interleave(
                 restless.append(name)
         report(Step("warm up", len(candidates), len(candidates)))
         order = list(candidates.items())
+        others = machine.OthersClock()
         for round_ in range(pace.runs):
             for name, run in order:
                 samples[name].append(turn_ms(run, round_, pace))
             order.reverse()
             report(Step("measure", round_ + 1, pace.runs))
-    return Interleaved({name: tuple(values) for name, values in samples.items()}, tuple(restless))
+        elsewhere = others.share
+    return Interleaved({name: tuple(values) for name, values in samples.items()}, tuple(restless), elsewhere)
 
 
 def warm_up(run: Callable[[int], Any], pace: Pace) -> bool:
@@ -144,7 +151,8 @@ class Summary(Record):
     `mean_interval_ms` is Student's, as in Sun et al. 2023 (figure 3), and takes the runs for independent;
     `median_interval_ms` is the percentile bootstrap's. `p99_ms` needs 1,000 samples. `outliers` lie more than 1.5
     interquartile ranges beyond the quartiles; they are counted, never removed. `spread` is the interquartile range
-    over the median; above 0.1 the result is `unstable`.
+    over the median; above 0.1 the result is `unstable`, and so it is where other programs took more than 0.1 of the
+    cores' time.
     """
 
     runs: int
@@ -161,7 +169,7 @@ class Summary(Record):
     unstable: bool
 
     @classmethod
-    def of(cls, samples_ms: Sequence[float]) -> Self:
+    def of(cls, samples_ms: Sequence[float], *, elsewhere: float | None = None) -> Self:
         """Raises ValueError for fewer than two samples."""
         if len(samples_ms) < 2:
             raise ValueError(f"{len(samples_ms)} samples say nothing about spread; take at least two")
@@ -181,7 +189,7 @@ class Summary(Record):
             median_interval_ms=median_interval(samples),
             spread=spread,
             outliers=int(np.count_nonzero((samples < q1 - fence) | (samples > q3 + fence))),
-            unstable=spread > UNSTABLE_SPREAD,
+            unstable=spread > UNSTABLE_SPREAD or (elsewhere or 0.0) > UNSTABLE_ELSEWHERE,
         )
 
 
@@ -209,16 +217,20 @@ class Subject(Record):
 
 
 class Measurement(Record):
-    """`samples_ms` in the order of the rounds, and what they say; as JSON it has the summary only."""
+    """`samples_ms` in the order of the rounds, and what they say; as JSON it has the summary only.
+
+    `elsewhere` is the share of the cores' time that other programs took meanwhile, where that is known.
+    """
 
     name: str
     subject: Subject
+    elsewhere: float | None = None
     samples_ms: tuple[float, ...] = Field(min_length=2, exclude=True, repr=False)
 
     @computed_field  # type: ignore[prop-decorator]
     @cached_property
     def summary(self) -> Summary:
-        return Summary.of(self.samples_ms)
+        return Summary.of(self.samples_ms, elsewhere=self.elsewhere)
 
     @property
     def images_per_second(self) -> float:

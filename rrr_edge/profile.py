@@ -24,7 +24,16 @@ from rrr_edge.images import load
 from rrr_edge.loads import FRAME_SIZE, JPEG_QUALITY, Bench, Loads, frames_of, measure_loads
 from rrr_edge.machine import cpu_quota, governor, usable_cores
 from rrr_edge.measured import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, Profile, part_name
-from rrr_edge.measurement import Environment, Measurement, Pace, Subject, interleave, ratio
+from rrr_edge.measurement import (
+    UNSTABLE_ELSEWHERE,
+    UNSTABLE_SPREAD,
+    Environment,
+    Measurement,
+    Pace,
+    Subject,
+    interleave,
+    ratio,
+)
 from rrr_edge.progress import Report, silent
 from rrr_edge.report import files_of
 from rrr_edge.rivals import compiled, running, shuffled_images, targets_beside
@@ -176,7 +185,8 @@ def _measure(
         **samples,
     }
     measurements = tuple(
-        Measurement(name=name, subject=subjects.get(name, own), samples_ms=values) for name, values in samples.items()
+        Measurement(name=name, subject=subjects.get(name, own), samples_ms=values, elsewhere=found.elsewhere)
+        for name, values in samples.items()
     )
     return measurements, _doubts(measurements, found.restless)
 
@@ -266,8 +276,10 @@ def _photos(images: NDArray[np.uint8]) -> list[bytes]:
 
 def _doubts(measurements: tuple[Measurement, ...], restless: tuple[str, ...]) -> tuple[str, ...]:
     """What makes these times less than trustworthy, and what to do about it."""
-    unstable = [f"{m.name} ({m.summary.spread:.0%})" for m in measurements if m.summary.unstable]
-    doubts = []
+    unstable = [f"{m.name} ({m.summary.spread:.0%})" for m in measurements if m.summary.spread > UNSTABLE_SPREAD]
+    elsewhere, doubts = measurements[0].elsewhere or 0.0, []
+    if elsewhere > UNSTABLE_ELSEWHERE:
+        doubts.append(f"Unstable: other programs took {elsewhere:.0%} of the cores' time.")
     if unstable:
         doubts.append(f"Unstable, by the spread of the middle half over the median: {', '.join(unstable)}.")
     if restless:

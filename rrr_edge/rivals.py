@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from rrr_edge import __version__
 from rrr_edge.backends import Backend, Images, Session
 from rrr_edge.baseline import CALIBRATION_IMAGES, LATENCY_ONLY, Baseline, Rival
 from rrr_edge.bundle import Bundle, FileEntry, describe_file
@@ -75,7 +76,7 @@ def compile_rival(
     made_from = _Compiled(
         model_sha256=card.model.sha256,
         target=target.model_copy(update={"threads": 0}),
-        versions=backend.versions(),
+        versions={**backend.versions(), "rrr-edge": __version__},
     )
     folder = model.parent / f"{model.stem}-{target.engine_name}"
     stamp = folder / _COMPILED

@@ -153,9 +153,13 @@ class _Timed(Record):
 
     candidates: tuple[_Candidate, ...]
     restless: tuple[str, ...]
+    elsewhere: float | None = None
 
     def alternatives(self) -> tuple[Alternative, ...]:
-        measured = [Measurement(name=c.name, subject=c.subject, samples_ms=c.samples_ms) for c in self.candidates]
+        measured = [
+            Measurement(name=c.name, subject=c.subject, samples_ms=c.samples_ms, elsewhere=self.elsewhere)
+            for c in self.candidates
+        ]
         return tuple(Alternative(measurement=m, ratio=ratio(m, measured[0])) for m in measured)
 
 
@@ -185,6 +189,7 @@ def _measure(round_: _Round, sweep: Sweep, place: Place, pace: Pace, report: Rep
             for name, samples in found.samples_ms.items()
         ),
         restless=found.restless,
+        elsewhere=found.elsewhere,
     )
 
 

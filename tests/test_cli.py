@@ -175,10 +175,11 @@ def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path
     planned = plan(shapes, tmp_path)
     assert planned["photos"] == {"train": 36, "test": 24}
     assert planned["classes"] == 3
-    words = run("compress", shapes, "-o", tmp_path / "x.rrr", *SMALL[:-1], "--depths", "auto").stdout
-    assert re.search(
-        r"x.rrr would have [\d,]{7,} parameters and \d+ million MACs to begin with; 300 epochs of 36", words
-    )
+    compress = ("compress", shapes, "-o", tmp_path / "x.rrr", *SMALL[:-1])
+    words = r"x.rrr would have [\d,]{7,} parameters and \d+ million MACs"
+    assert re.search(f"{words}; 300 epochs on 36 photos", run(*compress).stdout)
+    selecting = run(*compress, "--depths", "auto", "--max-additions", "3", "--epochs-per-step", "9").stdout
+    assert re.search(f"{words} to begin with; 9 epochs for each of up to 4 steps on 36 photos", selecting)
     assert not list(tmp_path.iterdir())
     bundle = link_bundle(compiled, tmp_path)
     before = sorted(bundle.path.rglob("*"))

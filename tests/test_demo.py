@@ -83,6 +83,12 @@ def test_a_demo_that_is_there_is_kept_unless_forced_and_other_files_always(short
     assert "--out" in document["advice"]
     assert (tmp_path / "digits" / "old.txt").exists()
     assert not short
+    (tmp_path / "report.html").write_text("mine")
+    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--force", "--json"])
+    assert result.exit_code == 2
+    assert "is no report of ours" in json.loads(result.stdout)["error"]
+    assert (tmp_path / "digits" / "old.txt").exists()
+    (tmp_path / "report.html").unlink()
     assert CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--force", "--json"]).exit_code == 0
     assert not (tmp_path / "digits" / "old.txt").exists()
     assert (tmp_path / "mine.txt").read_text() == "mine"

@@ -1,5 +1,8 @@
 import gc
+import os
 import statistics
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -104,6 +107,30 @@ def test_unstable_above_a_spread_of_a_tenth(half_width: float, unstable: bool) -
     assert summary.unstable is unstable
 
 
+@pytest.mark.parametrize(("elsewhere", "unstable"), [(None, False), (0.09, False), (0.11, True)])
+def test_unstable_where_others_took_a_tenth_of_the_cores_however_even_the_times(
+    elsewhere: float | None, unstable: bool
+) -> None:
+    even = Measurement(name="a", subject=SUBJECT, samples_ms=(1.0,) * 30, elsewhere=elsewhere)
+    assert even.summary.spread == 0
+    assert even.summary.unstable is unstable
+
+
+def test_a_busy_process_is_seen_beside_what_is_timed() -> None:
+    core = min(os.sched_getaffinity(0))
+    allowed = os.sched_getaffinity(0)
+    spin = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", spin, str(core)]) as process:
+        os.sched_setaffinity(0, {core})
+        try:
+            found = interleave({"sum": lambda _: sum(range(20_000))}, pace=Pace(runs=400, warm_up_ms=1))
+        finally:
+            os.sched_setaffinity(0, allowed)
+            process.kill()
+    assert found.elsewhere is not None
+    assert found.elsewhere > 0.2
+
+
 def test_outliers_are_counted_and_kept() -> None:
     samples = [*np.linspace(1, 1.01, 100), 9.0, 10.0]
     summary = Summary.of(samples)
@@ -119,7 +146,7 @@ def test_one_sample_is_refused() -> None:
 
 def test_json_has_the_summary_and_not_the_samples(latencies: np.ndarray) -> None:
     dumped = measurement("a", latencies).model_dump()
-    assert set(dumped) == {"name", "subject", "summary"}
+    assert set(dumped) == {"name", "subject", "elsewhere", "summary"}
     assert dumped["summary"]["median_ms"] == pytest.approx(np.median(latencies))
 
 

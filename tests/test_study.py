@@ -100,6 +100,20 @@ def test_only_places_with_both_conditions_are_paired() -> None:
     assert (better.tolist(), worse.tolist()) == ([0.2], [0.3])
 
 
+def test_over_domains_a_domain_counts_once() -> None:
+    results = [_result(seed, "letters", "coherent", 0.2) for seed in range(3)] + [_result(0, "shapes", "coherent", 0.2)]
+    results += [_result(seed, "letters", "paper", 0.3) for seed in range(3)] + [_result(0, "shapes", "paper", 0.5)]
+    found = evidence.over_domains(results, "coherent", "paper")
+    assert found.n == 2
+    assert found.mean == pytest.approx(-0.2)
+    assert found.half_width == pytest.approx(stats.t.ppf(0.975, 1) * 0.1)
+
+
+def test_the_results_that_are_published_make_the_table_that_is() -> None:
+    published = study.RESULTS.parent / "table.md"
+    assert evidence.write_report(runs.Results(study.RESULTS).read()) == published.read_text("utf-8")
+
+
 def test_seeds_come_first() -> None:
     first_round = runs.places([0, 1], ["letters", "digits"], ["paper", "random"])[:4]
     assert {place.seed for place in first_round} == {0}

@@ -80,6 +80,16 @@ def _wilcoxon(differences: Floats) -> float:
     return float(stats.wilcoxon(differing, alternative="less", method=method).pvalue)
 
 
+def over_domains(results: Sequence[Result], better: str, worse: str) -> Estimate:
+    """The difference of the errors with the domains' means as its values: what another domain might show."""
+    means = []
+    for domain in _domains(results):
+        first, second = pairs([result for result in results if result.domain == domain], better, worse)
+        if len(first):
+            means.append(float(np.mean(first - second)))
+    return estimate(means)
+
+
 def pairs(results: Sequence[Result], better: str, worse: str) -> tuple[Floats, Floats]:
     """The errors of both conditions wherever a domain and a seed has both."""
     errors = {result.place: result.error for result in results}
@@ -109,10 +119,11 @@ def _error_table(results: Sequence[Result]) -> str:
         cells = [by_cell.get((condition, domain), []) for domain in domains]
         means = [np.mean(cell) for cell in cells if cell]
         mean = _percent(float(np.mean(means))) if len(means) == len(domains) else "-"
-        rows.append([condition, *(_interval(estimate(cell)) if cell else "-" for cell in cells), mean])
+        alone = _percent(float(np.mean([r.branch_error for r in results if r.condition == condition])))
+        rows.append([condition, *(_interval(estimate(cell)) if cell else "-" for cell in cells), mean, alone])
     seeds = len({result.seed for result in results})
     title = f"Test error in %, mean over {seeds} seeds ± half the 95 % t-interval"
-    return f"{title}\n\n{_table(['condition', *domains, 'mean'], rows)}"
+    return f"{title}\n\n{_table(['condition', *domains, 'mean', 'a branch alone'], rows)}"
 
 
 def _comparison_table(results: Sequence[Result]) -> str:
@@ -124,9 +135,12 @@ def _comparison_table(results: Sequence[Result]) -> str:
             lost = verdict.difference.n - verdict.wins - verdict.ties
             score = f"{verdict.wins} : {verdict.ties} : {lost}"
             difference = _interval(verdict.difference, sign="+")
-            rows.append([question, f"{better} - {worse}", difference, score, str(verdict.difference.n), _p(verdict.p)])
+            apart = _interval(over_domains(results, better, worse), sign="+")
+            n = str(verdict.difference.n)
+            rows.append([question, f"{better} - {worse}", difference, n, apart, score, _p(verdict.p)])
     title = "Difference of errors in points (negative: the first is better), paired by domain and seed"
-    return f"{title}\n\n{_table(['question', 'pair', 'difference', 'better : equal : worse', 'n', 'p'], rows)}"
+    head = ["question", "pair", "over pairs", "n", "over domains", "better : equal : worse", "p, one-tailed"]
+    return f"{title}\n\n{_table(head, rows)}"
 
 
 def _made_with(results: Sequence[Result]) -> str:
