@@ -25,7 +25,6 @@ from rrr_edge.loads import FRAME_SIZE, JPEG_QUALITY, Bench, Loads, frames_of, me
 from rrr_edge.machine import cpu_quota, governor, usable_cores
 from rrr_edge.measured import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, Profile, part_name
 from rrr_edge.measurement import (
-    UNSTABLE_ELSEWHERE,
     UNSTABLE_SPREAD,
     Environment,
     Measurement,
@@ -277,9 +276,9 @@ def _photos(images: NDArray[np.uint8]) -> list[bytes]:
 def _doubts(measurements: tuple[Measurement, ...], restless: tuple[str, ...]) -> tuple[str, ...]:
     """What makes these times less than trustworthy, and what to do about it."""
     unstable = [f"{m.name} ({m.summary.spread:.0%})" for m in measurements if m.summary.spread > UNSTABLE_SPREAD]
-    elsewhere, doubts = measurements[0].elsewhere or 0.0, []
-    if elsewhere > UNSTABLE_ELSEWHERE:
-        doubts.append(f"Unstable: other programs took {elsewhere:.0%} of the cores' time.")
+    doubts = []
+    if crowded := measurements[0].crowded:
+        doubts.append(f"Unstable: {crowded}.")
     if unstable:
         doubts.append(f"Unstable, by the spread of the middle half over the median: {', '.join(unstable)}.")
     if restless:

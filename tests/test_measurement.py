@@ -114,6 +114,7 @@ def test_unstable_where_others_took_a_tenth_of_the_cores_however_even_the_times(
     even = Measurement(name="a", subject=SUBJECT, samples_ms=(1.0,) * 30, elsewhere=elsewhere)
     assert even.summary.spread == 0
     assert even.summary.unstable is unstable
+    assert even.crowded == ("other programs took 11% of the cores' time" if unstable else "")
 
 
 def test_a_busy_process_is_seen_beside_what_is_timed() -> None:

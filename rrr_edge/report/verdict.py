@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from rrr_edge.anatomy import Alternative
 from rrr_edge.measured import Profile
-from rrr_edge.measurement import UNSTABLE_ELSEWHERE, Measurement, Ratio, ratio
+from rrr_edge.measurement import Measurement, Ratio, ratio
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.tradeoff import accuracy_interval
 from rrr_edge.report.words import interval_of, milliseconds, title_of
@@ -69,10 +69,8 @@ def _doubts(candidates: Sequence[Candidate]) -> Iterator[str]:
     if profile.beyond_ceiling:
         yield f"the machine's ceiling is not its best: parts compute above it ({profile.beyond_ceiling})"
     if unstable := [m for m in profile.measurements if m.summary.unstable]:
-        elsewhere, spread = profile.engine.elsewhere or 0.0, profile.engine.summary.spread
-        its = f"its own time was unstable (the middle half of the runs spreads by {spread:.0%})"
-        if elsewhere > UNSTABLE_ELSEWHERE:
-            its = f"its own time was unstable (other programs took {elsewhere:.0%} of the cores' time)"
+        spread = f"the middle half of the runs spreads by {profile.engine.summary.spread:.0%}"
+        its = f"its own time was unstable ({profile.engine.crowded or spread})"
         yield its if profile.engine in unstable else f"{len(unstable)} of the times beside it were unstable"
 
 
