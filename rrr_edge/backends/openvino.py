@@ -12,6 +12,14 @@ from typing import Any
 import numpy as np
 
 from rrr_edge.anatomy import LayerTime, convolution_macs, part_of, product_macs
+from rrr_edge.backends.openvino_graph import (
+    CONVOLUTIONS,
+    fold_constants,
+    merge_sums,
+    round_to_ones,
+    shape_of,
+    suit_small_images,
+)
 from rrr_edge.backends.protocols import Images, Outputs, demand_not_older
 from rrr_edge.bundle import Engine
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
@@ -27,11 +35,7 @@ _CACHED_BLOBS = 16
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
-_CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _PRODUCTS = ("FullyConnected", "MatMul")
-# Pixels. RRR-Net at 128x128, batch 1, 2 cores of an AMD EPYC (Zen 5): at 4 and 8 INT8 gains 2 % and BF16 5 %, at 16
-# the picking costs more than it saves.
-_SHORT_ROW = 8
 # OpenVINO cuts each run's time, and the mean of them, to whole microseconds.
 _CUT_MS = 0.001
 
@@ -62,12 +66,17 @@ class OpenVINO:
         openvino = _openvino()
         graph = openvino.Core().read_model(model)
         graph.reshape({0: [target.batch, *list(graph.input(0).partial_shape)[1:]]})
-        if target.device == "CPU":
-            _suit_small_images(graph)
+        on_cpu = target.device == "CPU"
+        if on_cpu:
+            suit_small_images(graph)
         if target.precision == "int8":
             # NNCF scales grouped kernels that are still a Reshape by column too; OpenVINO would run those in fp32.
-            _fold_constants(graph)
+            fold_constants(graph)
+            if on_cpu:
+                merge_sums(graph)
             graph = _quantise(graph, calibration, target.batch, report)
+            if on_cpu:
+                round_to_ones(graph)
         try:
             openvino.save_model(graph, out / GRAPH, compress_to_fp16=False)
         except RuntimeError as error:
@@ -209,53 +218,6 @@ def _nncf() -> Any:
     return nncf
 
 
-def _suit_small_images(graph: Any) -> None:
-    """Put layers into `graph` that compute the same but for roundings, and that the CPU plugin has faster kernels for.
-
-    It walks through a 1x1 convolution of stride 2 row by row, loading all weights for each. Where rows are short it is
-    faster to pick every other pixel first, which is a pooling of single pixels. An image's mean it takes faster by
-    pooling than by a reduction. All shapes must be known.
-    """
-    from openvino import opset13
-
-    for layer in graph.get_ordered_ops():
-        kind, name = layer.get_type_name(), layer.get_friendly_name()
-        if kind in _CONVOLUTIONS and _is_slow(layer):
-            picked = opset13.max_pool(layer.input_value(0), [2, 2], [1, 1], [0, 0], [0, 0], [1, 1])
-            picked.set_friendly_name(f"{name}/pick")
-            convolve = opset13.convolution if kind == "Convolution" else opset13.group_convolution
-            same = convolve(picked.output(0), layer.input_value(1), [1, 1], [0, 0], [0, 0], [1, 1])
-        elif kind == "ReduceMean" and _means_an_image(layer):
-            side = _shape(layer.input(0))[2:]
-            same = opset13.avg_pool(layer.input_value(0), [1, 1], [0, 0], [0, 0], side, exclude_pad=True)
-        else:
-            continue
-        same.set_friendly_name(name)
-        layer.output(0).replace(same.output(0))
-
-
-def _is_slow(convolution: Any) -> bool:
-    of = convolution.get_attributes()
-    unpadded = not any(of["pads_begin"]) and not any(of["pads_end"]) and of["auto_pad"] == "explicit"
-    strided = of["strides"] == [2, 2] and _shape(convolution.input(1))[-2:] == [1, 1]
-    return strided and unpadded and _shape(convolution.output(0))[-1] <= _SHORT_ROW
-
-
-def _means_an_image(mean: Any) -> bool:
-    axes, rank = mean.input_value(1).get_node(), len(_shape(mean.input(0)))
-    if rank != 4 or not mean.get_attributes()["keep_dims"] or axes.get_type_name() != "Constant":
-        return False
-    return sorted(int(axis) % rank for axis in axes.get_data()) == [2, 3]
-
-
-def _fold_constants(graph: Any) -> None:
-    from openvino.passes import ConstantFolding, Manager
-
-    folding = Manager()
-    folding.register_pass(ConstantFolding())
-    folding.run_passes(graph)
-
-
 def _chunks(images: Images, batch: int) -> Iterator[Images]:
     for start in range(0, len(images), batch):
         chunk = images[start : start + batch]
@@ -270,13 +232,9 @@ def _precision(layer: Any) -> str:
 def _macs(layer: Any) -> int:
     """Multiply-accumulates of one image; 0 for layers that have none."""
     kind = layer.get_rt_info()["layerType"].astype(str)
-    if kind in _CONVOLUTIONS:
-        return convolution_macs(_shape(layer.output(0)), _shape(layer.input(1)))
-    return product_macs(_shape(layer.output(0)), _shape(layer.input(0))) if kind in _PRODUCTS else 0
-
-
-def _shape(port: Any) -> list[int]:
-    return [int(side) for side in port.get_partial_shape().to_shape()]
+    if kind in CONVOLUTIONS:
+        return convolution_macs(shape_of(layer.output(0)), shape_of(layer.input(1)))
+    return product_macs(shape_of(layer.output(0)), shape_of(layer.input(0))) if kind in _PRODUCTS else 0
 
 
 def _last_line(error: Exception) -> str:

@@ -1,4 +1,3 @@
-import importlib
 import os
 import shutil
 import subprocess
@@ -95,33 +94,6 @@ def test_an_engine_picks_pixels_before_its_strided_skips(compiled: Bundle, preci
     picking = [layer.get_friendly_name() for layer in layers if layer.get_friendly_name().endswith("/pick")]
     assert sorted(name.partition("/")[0] for name in picking) == ["conv4", "conv5", "stump"]
     assert not [layer for layer in layers if layer.get_type_name() == "ReduceMean" and len(layer.shape) == 4]
-
-
-@pytest.mark.parametrize("axes", [[2, 3], [-2, -1]])
-@pytest.mark.parametrize(
-    ("groups", "side", "pad", "suited"),
-    [(1, 16, 0, True), (4, 16, 0, True), (1, 15, 0, True), (1, 32, 0, False), (1, 14, 1, False)],
-)
-def test_a_strided_convolution_over_few_pixels_picks_them_first_and_answers_the_same(
-    groups: int, side: int, pad: int, suited: bool, axes: list[int]
-) -> None:
-    openvino = backend_module._openvino()
-    op = importlib.import_module("openvino.opset13")
-    rng = np.random.default_rng(0)
-    image = op.parameter([1, 8, side, side], np.float32)
-    kernel = rng.normal(size=(groups, 8 // groups, 8 // groups, 1, 1)).astype(np.float32)
-    convolve = op.group_convolution if groups > 1 else op.convolution
-    conv = convolve(image, kernel if groups > 1 else kernel[0], [2, 2], [pad, pad], [pad, pad], [1, 1])
-    graph = openvino.Model([op.reduce_mean(conv, np.array(axes), keep_dims=True)], [image])
-    pixels = rng.normal(size=(1, 8, side, side)).astype(np.float32)
-    exactly = {"INFERENCE_PRECISION_HINT": "f32"}
-    expected = openvino.compile_model(graph, "CPU", exactly)(pixels)[0]
-    backend_module._suit_small_images(graph)
-    kinds = {layer.get_type_name() for layer in graph.get_ordered_ops()}
-    assert ("MaxPool" in kinds) == suited
-    assert "AvgPool" in kinds
-    assert "ReduceMean" not in kinds
-    np.testing.assert_allclose(openvino.compile_model(graph, "CPU", exactly)(pixels)[0], expected, atol=1e-6)
 
 
 def test_int8_covers_the_grouped_kernels_of_the_branches(compiled: Bundle) -> None:
