@@ -45,9 +45,9 @@ def fold_constants(graph: Any) -> None:
 def merge_sums(graph: Any) -> None:
     """Make one of two 1x1 convolutions whose answers are added: over the channels of both.
 
-    Such are the end of a residual block and its convolved skip (He et al. 2016, section 3.3, option B). In INT8 to
-    round, write and read again the first of the answers takes longer than to copy the inputs together; in FP32 and BF16
-    it does not. All shapes must be known and the constants folded.
+    Such are the end of a residual block and its convolved skip (He et al. 2016, section 3.3, option B). In INT8 it
+    takes longer to round the first of the answers, to write and to read them, than to copy the inputs together; in BF16
+    it does not, and in FP32 hardly. All shapes must be known and the constants folded.
     """
     from openvino import opset13
 
@@ -58,7 +58,7 @@ def merge_sums(graph: Any) -> None:
         if first is None or second is None or first.weights.shape[:-3] != second.weights.shape[:-3]:
             continue
         images, _, height, width = shape_of(addition.output(0))
-        # As rows of bytes: the CPU plugin joins those five times as fast as images along their channels.
+        # As rows of bytes, for the CPU plugin is slow to join images along their channels.
         rows = [
             opset13.reshape(
                 opset13.transpose(term.pixels(), _CHANNELS_LAST), [images, -1, term.weights.shape[-3]], False
