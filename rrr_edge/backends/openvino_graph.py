@@ -8,6 +8,11 @@ from numpy.typing import NDArray
 # Pixels. RRR-Net at 128x128, batch 1, 2 cores of an AMD EPYC (Zen 5): at 4 and 8 INT8 gains 2 % and BF16 5 %, at 16
 # the picking costs more than it saves.
 _SHORT_ROW = 8
+# How many times larger the weights of a convolution may be that is merged with another. With inputs as many times
+# smaller, 8 bits of what both share leave the smaller ones 6.
+_LIKE = 4
+# How far from a whole number of steps a zero may lie: what comes of numbers with 24 bits.
+_WHOLE = 1e-3
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _CHANNELS_LAST, _CHANNELS_FIRST = np.array([0, 2, 3, 1]), np.array([0, 3, 1, 2])
 
@@ -47,7 +52,9 @@ def merge_sums(graph: Any) -> None:
 
     Such are the end of a residual block and its convolved skip (He et al. 2016, section 3.3, option B). In INT8 it
     takes longer to round the first of the answers, to write and to read them, than to copy the inputs together; in BF16
-    it does not, and in FP32 hardly. All shapes must be known and the constants folded.
+    it does not, and in FP32 hardly (2 cores of an AMD EPYC, Zen 5). The inputs will share the steps to which they are
+    rounded, and so will the weights of a channel: convolutions whose weights are of other sizes stay apart. All shapes
+    must be known and the constants folded.
     """
     from openvino import opset13
 
@@ -55,8 +62,9 @@ def merge_sums(graph: Any) -> None:
         if addition.get_type_name() != "Add":
             continue
         first, second = (_Term.of(addition.input_value(side)) for side in (0, 1))
-        if first is None or second is None or first.weights.shape[:-3] != second.weights.shape[:-3]:
+        if first is None or second is None or not first.is_like(second):
             continue
+        name = first.convolution.get_friendly_name()
         images, _, height, width = shape_of(addition.output(0))
         # As rows of bytes, for the CPU plugin is slow to join images along their channels.
         rows = [
@@ -65,10 +73,12 @@ def merge_sums(graph: Any) -> None:
             )
             for term in (first, second)
         ]
-        joined = opset13.reshape(opset13.concat(rows, 2), [images, height, width, -1], False)
+        joined = opset13.concat(rows, 2)
+        joined.set_friendly_name(f"{name}/join")
+        pixels = opset13.reshape(joined, [images, height, width, -1], False)
         weights = opset13.constant(np.concatenate([first.weights, second.weights], -3))
-        merged = _pointwise(first.convolution, opset13.transpose(joined, _CHANNELS_FIRST), weights)
-        merged.set_friendly_name(first.convolution.get_friendly_name())
+        merged = _pointwise(first.convolution, opset13.transpose(pixels, _CHANNELS_FIRST), weights)
+        merged.set_friendly_name(name)
         biased = opset13.add(merged, opset13.constant(first.bias + second.bias))
         biased.set_friendly_name(addition.get_friendly_name())
         addition.output(0).replace(biased.output(0))
@@ -77,8 +87,9 @@ def merge_sums(graph: Any) -> None:
 def round_to_ones(graph: Any) -> None:
     """Let the convolutions of a quantised `graph` answer in the steps to which they are rounded, which are then 1.
 
-    Their scales and biases are divided by the step, which goes through a ReLU, so that the CPU plugin has one product
-    less to take of each answer. What becomes of the rounded answers stays as it was.
+    Their scales and biases are divided by the step, so that the CPU plugin has one product less to take of each answer;
+    a ReLU in between does not mind, for the step is positive. What becomes of the rounded answers stays as it was. Left
+    alone is what has a step for each channel, or a zero between two steps.
     """
     from openvino import opset13
 
@@ -88,29 +99,32 @@ def round_to_ones(graph: Any) -> None:
         relu = rounding.input_value(0).get_node()
         rectified = relu.get_type_name() == "Relu" and _is_unshared(relu.output(0))
         found = _convolved(relu.input_value(0) if rectified else rounding.input_value(0))
-        low, high = (rounding.input_value(edge).get_node().get_data() for edge in (1, 2))
-        if found is None or low.size > 1 or not high > low:
+        edges = [rounding.input_value(edge).get_node() for edge in (1, 2)]
+        if found is None or not all(_is_constant(edge) and edge.get_data().size == 1 for edge in edges):
             continue
-        biased, convolution = found
-        scaled = convolution.input_value(1).get_node()
-        if scaled.get_type_name() != "Multiply":  # whole numbers and their scales
+        scaled = found.convolution.input_value(1).get_node()
+        whole = scaled.get_type_name() == "Multiply" and _is_constant(scaled.input_value(1).get_node())
+        if not whole or not _is_unshared(scaled.output(0)):
             continue
+        low, high = (float(edge.get_data().item()) for edge in edges)
         steps = rounding.get_attributes()["levels"] - 1
         step = (high - low) / steps
-        for layer in (scaled, biased):
-            constant = layer.input_value(1).get_node().get_data()
-            layer.input(1).replace_source_output(
-                opset13.constant(constant / step.reshape([1] * constant.ndim)).output(0)
-            )
-        lowest = np.round(low / step)
-        for edge, bound in ((1, lowest), (2, lowest + steps)):
-            rounding.input(edge).replace_source_output(opset13.constant(bound).output(0))
+        if step <= 0 or abs(low / step - round(low / step)) > _WHOLE:
+            continue
+        for layer in (scaled, found.biased):
+            constant = layer.input_value(1).get_node().get_data() / np.float32(step)
+            layer.input(1).replace_source_output(opset13.constant(constant).output(0))
+        lowest = round(low / step)
+        for number, edge, bound in zip((1, 2), edges, (lowest, lowest + steps), strict=True):
+            same = np.full(edge.get_data().shape, bound, np.float32)
+            rounding.input(number).replace_source_output(opset13.constant(same).output(0))
 
 
 class _Term(NamedTuple):
-    """A 1x1 convolution with its bias, of which nothing else is made than a sum."""
+    """A 1x1 convolution and the addition of its bias, whose answers go one way."""
 
     convolution: Any
+    biased: Any
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]
 
@@ -120,9 +134,15 @@ class _Term(NamedTuple):
         if found is None or not _is_pointwise(found.convolution):
             return None
         weights = found.convolution.input_value(1).get_node()
-        if weights.get_type_name() != "Constant":
+        if not _is_constant(weights):
             return None
-        return cls(found.convolution, weights.get_data(), found.biased.input_value(1).get_node().get_data())
+        return cls(*found, weights.get_data(), found.biased.input_value(1).get_node().get_data())
+
+    def is_like(self, other: "_Term") -> bool:
+        """Whether both answer with as many numbers, in as many groups, from weights of about the same size."""
+        alike = shape_of(self.biased.output(0)) == shape_of(other.biased.output(0))
+        small, large = sorted(np.median(np.abs(term.weights).max((-3, -2, -1))) for term in (self, other))
+        return alike and self.weights.shape[:-3] == other.weights.shape[:-3] and bool(large <= _LIKE * small)
 
     def pixels(self) -> Any:
         strided = self.convolution.get_attributes()["strides"] != [1, 1]
@@ -130,18 +150,23 @@ class _Term(NamedTuple):
 
 
 class _Convolved(NamedTuple):
-    biased: Any
     convolution: Any
+    biased: Any
 
 
 def _convolved(answers: Any) -> _Convolved | None:
     """The layers that made `answers`, where these are a convolution and the addition of its bias, and go one way."""
     biased = answers.get_node()
-    if biased.get_type_name() != "Add" or biased.input_value(1).get_node().get_type_name() != "Constant":
+    if biased.get_type_name() != "Add" or not _is_constant(biased.input_value(1).get_node()):
         return None
     convolution = biased.input_value(0).get_node()
-    one_way = _is_unshared(answers) and _is_unshared(convolution.output(0))
-    return _Convolved(biased, convolution) if convolution.get_type_name() in CONVOLUTIONS and one_way else None
+    if convolution.get_type_name() not in CONVOLUTIONS or shape_of(convolution.output(0)) != shape_of(answers):
+        return None
+    return _Convolved(convolution, biased) if _is_unshared(answers) and _is_unshared(convolution.output(0)) else None
+
+
+def _is_constant(layer: Any) -> bool:
+    return bool(layer.get_type_name() == "Constant")
 
 
 def _is_unshared(answers: Any) -> bool:
