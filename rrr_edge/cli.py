@@ -380,6 +380,8 @@ def profile(
         display.result({"freed_bytes": freed}, f"{freed / 1e6:,.0f} MB of pruned networks deleted")
         return
     opened.engine(chosen)
+    folder = opened.profile_folder(chosen.engine_name)
+    replaced = " (replaced)" if folder.exists() else ""
     if dry_run:
         from rrr_edge.plan import plan_profile
 
@@ -399,9 +401,8 @@ def profile(
         said = "\n".join((*obstacles, f"{bundle} is ready to be profiled"))
         display.result({"ready": True, "notes": obstacles}, said)
         return
-    folder = opened.profile_folder(chosen.engine_name)
     for title, (header, *rows) in result.tables():
-        display.table(title or f"{folder}", [dict(zip(header, row, strict=True)) for row in rows])
+        display.table(title or f"{folder}{replaced}", [dict(zip(header, row, strict=True)) for row in rows])
     for note in result.notes:
         display.say(f"note: {note}")
     display.result({**result.document(), "folder": str(folder)})

@@ -633,6 +633,14 @@ def test_torch_without_the_rest_of_the_workshop_profiles_what_is_there(
     assert "resnet152.onnx is missing" in result.document["error"]
 
 
+def test_a_profile_says_that_it_replaced_another(compiled: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(compiled.path, tmp_path / "b.rrr", ignore=shutil.ignore_patterns("profiles"))
+    words = ("-t", "openvino", "--precision", "fp32", "--against", "none", "--no-anatomy", "--runs", "20")
+    first, second = (run("profile", tmp_path / "b.rrr", *words).stdout for _ in range(2))
+    assert "(replaced)" not in first
+    assert "(replaced)" in second
+
+
 def test_predictions_do_not_depend_on_their_company(compiled: Bundle, photos: Path) -> None:
     together = {row["image"]: row for row in run("predict", compiled.path, photos, "--json").document["predictions"]}
     for image, row in together.items():
