@@ -177,10 +177,8 @@ def _pointwise(like: Any, pixels: Any, weights: Any) -> Any:
     """A 1x1 convolution of stride 1, grouped where the one that it is `like` is."""
     from openvino import opset13
 
-    grouped = like.get_type_name() == "GroupConvolution"
-    return (opset13.group_convolution if grouped else opset13.convolution)(
-        pixels, weights, [1, 1], [0, 0], [0, 0], [1, 1]
-    )
+    convolve = opset13.group_convolution if like.get_type_name() == "GroupConvolution" else opset13.convolution
+    return convolve(pixels, weights, [1, 1], [0, 0], [0, 0], [1, 1])
 
 
 def _picked(convolution: Any) -> Any:
@@ -206,7 +204,7 @@ def _is_slow(convolution: Any) -> bool:
 
 def _means_an_image(mean: Any) -> bool:
     axes, rank = mean.input_value(1).get_node(), len(shape_of(mean.input(0)))
-    if rank != 4 or not mean.get_attributes()["keep_dims"] or axes.get_type_name() != "Constant":
+    if rank != 4 or not mean.get_attributes()["keep_dims"] or not _is_constant(axes):
         return False
     return sorted(int(axis) % rank for axis in axes.get_data()) == [2, 3]
 
