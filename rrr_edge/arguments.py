@@ -14,13 +14,15 @@ _WrongWords: Any = typer.BadParameter.__bases__[0]
 
 
 class Command(TyperCommand):
-    """A command whose option --such-a-one is also RRR_EDGE_COMMAND_SUCH_A_ONE."""
+    """A command whose option --such-a-one is also RRR_EDGE_COMMAND_SUCH_A_ONE, which its help says once for all."""
 
     def __init__(self, name: str | None, *, params: list[Any], **settings: Any) -> None:
         for option in params:
             if isinstance(option, TyperOption):
                 words = "_".join(("rrr-edge", name or "", max(option.opts, key=len).removeprefix("--")))
-                option.envvar = words.replace("-", "_").upper()
+                option.envvar, option.show_envvar = words.replace("-", "_").upper(), False
+        prefix = f"rrr-edge-{name}-".replace("-", "_").upper()
+        settings["epilog"] = f"Each option can be set in the environment too: --such-a-one as {prefix}SUCH_A_ONE."
         super().__init__(name, params=params, **settings)
 
 
@@ -46,7 +48,7 @@ class Commands(TyperGroup):
             code = super().main(words or ["--help"], *others, **{**settings, "standalone_mode": False})
         except _WrongWords as wrong:
             said = wrong.format_message()
-            command = wrong.ctx.command_path if wrong.ctx else "rrr-edge"
+            command = " ".join(("rrr-edge", *(word for word in words[:1] if word in self.commands)))
             error = UsageError(said if said.endswith((".", "?")) else f"{said}.", advice=f"See: {command} --help")
             Display(as_json="--json" in words).failure(error)
             raise SystemExit(error.exit_code) from None

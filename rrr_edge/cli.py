@@ -27,6 +27,7 @@ app = typer.Typer(
     cls=Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -202,7 +203,7 @@ def compress(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Turn a ResNet152 into a small network for your photos (needs the `compress` extra)."""
+    """Turn a ResNet152 into a small network for your photos. Needs the `compress` extra."""
     from rrr_edge.recipe import read_recipe
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -276,7 +277,7 @@ def compile(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Build an engine for a target and prove that it answers like the network."""
+    """Build an engine and prove that it answers like the network."""
     from rrr_edge.backends import backend_of
     from rrr_edge.bundle import Bundle, Engine
     from rrr_edge.compile import compile_bundle, demand_sense, prepare_bundle
@@ -357,7 +358,7 @@ def profile(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure the engine on this machine, interleaved with the network it came from and what pruning makes of that."""
+    """Time an engine here, beside ResNet152, whole and pruned."""
     from rrr_edge.backends import backend_of
     from rrr_edge.bundle import Bundle
     from rrr_edge.comparison import assembled, read_comparison
@@ -422,7 +423,7 @@ def report(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write what was profiled as one page that opens anywhere: verdict, tables, figures, proof."""
+    """Write what was profiled as one page that opens anywhere."""
     from rrr_edge.report import write_report
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -450,7 +451,7 @@ def gate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Exit with 0 if a candidate is fast and right enough to replace the baseline, with 3 if not or undecided."""
+    """Say if a candidate may replace a baseline. The exit code is 0 if so, and 3 if not or undecided."""
     from rrr_edge import gate as gates
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -493,7 +494,7 @@ def predict(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Classify images and folders with a compiled engine; an unreadable file that was named makes the exit code 5."""
+    """Classify images and folders. An unreadable file that was named makes the exit code 5."""
     from rrr_edge.dataset import image_files
     from rrr_edge.runtime import Classifier
 
@@ -502,7 +503,9 @@ def predict(
     if not files:
         raise UsageError(f"There is no image in {', '.join(map(str, images))}.")
     rows, unreadable = [], []
-    with Classifier.open(bundle, _target(target, precision)) as classifier:
+    chosen = _target(target, precision)
+    with Classifier.open(bundle, chosen) as classifier:
+        display.say(f"engine: {chosen.engine_name}")
         for file in files:
             try:
                 answer = classifier.predict(file)
@@ -516,7 +519,7 @@ def predict(
     display.table("", [{k: f"{v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items()} for row in rows])
     for bad in unreadable:
         display.warn(bad["error"])
-    display.result({"predictions": rows, "unreadable": unreadable})
+    display.result({"engine": chosen.engine_name, "predictions": rows, "unreadable": unreadable})
     if not rows or {bad["image"] for bad in unreadable} & set(map(str, images)):
         raise typer.Exit(BadInput.exit_code)
 
@@ -558,7 +561,7 @@ def demo(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Walk the whole path on photographs of handwritten digits that scikit-learn carries."""
+    """Walk the whole path on the handwritten digits in scikit-learn."""
     _workshop()
     from rrr_edge.demo import run_demo
 
@@ -567,7 +570,7 @@ def demo(
 
 @_command
 def doctor(bundle: BundleFolder, as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
-    """Say of a bundle and each of its engines: load, rebuild or refuse; nothing is run or changed."""
+    """Say what will load here, and how to repair what will not. Nothing is run or changed."""
     from rrr_edge.doctor import examine
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)

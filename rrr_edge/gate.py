@@ -268,7 +268,8 @@ def race(baseline: Run, candidate: Run, limits: Limits, *, pace: Pace = _PACE, r
             interval = bounds(stretches) if stretch else None
             verdict = _judge(interval, limits.max_slowdown)
             spent_s = (pace.clock() - begin) / 1e9
-            report(Step("rounds", min(int(spent_s), int(limits.budget_s)), int(limits.budget_s), f"{len(ratios)}"))
+            budget_s = int(limits.budget_s)
+            report(Step("seconds at most", min(int(spent_s), budget_s), budget_s, f"{len(ratios)} rounds"))
     return Speed(
         ratio=statistics.median(ratios if interval is None else stretches),
         interval=interval,

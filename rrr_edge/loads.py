@@ -68,9 +68,11 @@ class Bench:
     def folder(self) -> Path:
         return self.bundle.engine_folder(self.target.engine_name)
 
-    def measurement(self, name: str, samples_ms: Sequence[float], note: str) -> Measurement:
+    def measurement(
+        self, name: str, samples_ms: Sequence[float], note: str, elsewhere: float | None = None
+    ) -> Measurement:
         subject = self.subject.model_copy(update={"note": note})
-        return Measurement(name=name, subject=subject, samples_ms=tuple(samples_ms))
+        return Measurement(name=name, subject=subject, samples_ms=tuple(samples_ms), elsewhere=elsewhere)
 
 
 def measure_loads(bench: Bench, loads: Loads) -> tuple[Load, ...]:
@@ -209,7 +211,7 @@ def _batches(bench: Bench, sizes: Sequence[int]) -> Iterator[Load]:
     for size in sizes:
         own = size == bench.target.batch
         note = "the bundle's engine" if own else "compiled for this batch from model.onnx, for its time only"
-        measurement = bench.measurement(f"batch of {size}", found.samples_ms[str(size)], note)
+        measurement = bench.measurement(f"batch of {size}", found.samples_ms[str(size)], note, found.elsewhere)
         rate = size * measurement.images_per_second
         yield Load(kind="batch", setting=size, measurement=measurement, images_per_second=rate)
 

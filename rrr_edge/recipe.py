@@ -125,6 +125,8 @@ class RRR(_Reused):
             raise ValueError("the settings of a block selection need depths = auto")
         if self.selection and not (self.selection.epochs_per_step or self.training.epochs):
             raise ValueError("a block selection learns nothing in 0 epochs")
+        if self.training.feature_views and self.weights == RANDOM:
+            raise ValueError("feature_views keep the stump's answers, which change where it learns from random weights")
         if self.ensemble == "naive":
             return self
         if self.weights == RANDOM:

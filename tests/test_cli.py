@@ -71,8 +71,13 @@ def test_every_command_has_help_json_quiet_and_verbose() -> None:
         helped = run(name, "--help")
         assert helped.code == 0
         assert "Usage" in helped.stdout
+        assert f"RRR_EDGE_{name.upper()}_SUCH_A_ONE" in helped.stdout
+        assert all(len(line) <= 80 for line in helped.stdout.splitlines()), name
         assert command.help
         assert all(parameter.help for parameter in command.params), name
+    listed = run("--help").stdout.partition("Commands:")[2]
+    assert listed.count(".\n") == len(commands.commands), "each first sentence fits into its line"
+    assert "..." not in listed
 
 
 def test_the_version_is_printed() -> None:
@@ -117,10 +122,12 @@ def test_an_interruption_tells_how_this_command_goes_on(
         ("compile x", "Missing option '--target'", "compile --help"),
         ("complie x", "No such command 'complie'.", "--help"),
         ("profile x -t y --runs many", "Invalid value for '--runs'", "profile --help"),
+        ("report x --markdown", "Option '--markdown' requires an argument.", "report --help"),
     ],
 )
 def test_arguments_that_make_no_sense_end_like_every_other_mistake(arguments: str, said: str, see: str) -> None:
-    result = run(*arguments.split(), "--json")
+    command, *words = arguments.split()
+    result = run(command, "--json", *words)
     assert result.code == result.document["exit_code"] == 2
     assert result.document["error"].startswith(said)
     assert result.document["error"][-1] in ".?"
@@ -478,8 +485,11 @@ def test_nothing_but_corrupt_photos_is_exit_5(compiled: Bundle, photos: Path) ->
 
 @pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
 def test_predict_takes_any_compiled_engine(compiled: Bundle, photos: Path, target: str) -> None:
-    rows = run("predict", compiled.path, photos / "cross0.png", "-t", target, "--json").document["predictions"]
-    assert rows[0]["label"] in LABELS
+    result = run("predict", compiled.path, photos / "cross0.png", "-t", target, "--json")
+    assert result.document["predictions"][0]["label"] in LABELS
+    assert result.document["engine"] in compiled.engine_names()
+    assert result.document["engine"].startswith(target)
+    assert result.stderr == f"engine: {result.document['engine']}\n"
 
 
 # The gate

@@ -12,6 +12,7 @@ from rrr_edge.backends.fake import ENGINE_FILE, Fake
 from rrr_edge.bundle import Bundle
 from rrr_edge.errors import CannotRunHere, GateFailed, UsageError
 from rrr_edge.loads import Bench, Loads, keep_pace, measure_loads
+from rrr_edge.machine import OthersClock
 from rrr_edge.measurement import Pace, Subject
 from rrr_edge.target import Target
 
@@ -139,8 +140,12 @@ def test_a_batch_that_runs_in_another_precision_is_not_measured(bundle: Bundle, 
         measure_loads(bench(bundle, runs=3), Loads(batches=(4,)))
 
 
-def test_batches_are_compiled_only_where_the_engine_has_another(bundle: Bundle, backend: Recorder) -> None:
+def test_batches_are_compiled_only_where_the_engine_has_another(
+    bundle: Bundle, backend: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OthersClock, "share", 0.7)
     loads = measure_loads(bench(bundle, runs=3), Loads(batches=(1, 4)))
+    assert [load.measurement.elsewhere for load in loads] == [0.7, 0.7]
     assert backend.compiled == [4]
     assert [load.setting for load in loads] == [1, 4]
     assert ["its time only" in load.measurement.subject.note for load in loads] == [False, True]
