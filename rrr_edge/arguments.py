@@ -22,7 +22,7 @@ class Command(TyperCommand):
                 words = "_".join(("rrr-edge", name or "", max(option.opts, key=len).removeprefix("--")))
                 option.envvar, option.show_envvar = words.replace("-", "_").upper(), False
         prefix = f"rrr-edge-{name}-".replace("-", "_").upper()
-        settings["epilog"] = f"Each option can be set in the environment too: --such-a-one as {prefix}SUCH_A_ONE."
+        settings["epilog"] = f"Options can be set in the environment too: {prefix}JSON=1 is --json."
         super().__init__(name, params=params, **settings)
 
 
@@ -47,6 +47,8 @@ class Commands(TyperGroup):
         try:
             code = super().main(words or ["--help"], *others, **{**settings, "standalone_mode": False})
         except _WrongWords as wrong:
+            if isinstance(option := getattr(wrong, "param", None), TyperOption):
+                option.show_envvar = True  # for the value may be from there
             said = wrong.format_message()
             command = " ".join(("rrr-edge", *(word for word in words[:1] if word in self.commands)))
             error = UsageError(said if said.endswith((".", "?")) else f"{said}.", advice=f"See: {command} --help")

@@ -45,7 +45,9 @@ _AGAIN = {
 
 DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Photos: train/CLASS/*, CLASS/*, or Meta-Album.")]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle that `rrr-edge compress` wrote.")]
-TargetName = Annotated[str, typer.Option("--target", "-t", help="A target's name, or its TOML file.")]
+TargetName = Annotated[
+    str, typer.Option("--target", "-t", help="A target's name (see `rrr-edge targets`), or its TOML file.")
+]
 PrecisionName = Annotated[
     str | None, typer.Option("--precision", help="fp32, bf16, fp16 or int8 (default: the target's).")
 ]
@@ -156,8 +158,8 @@ def compress(
     epsilon: Annotated[
         float | None,
         typer.Option(
-            help="Least relative gain that keeps a block [5 / validation images: the least that a sign test can tell "
-            "from luck]."
+            help="Least relative gain that keeps a block (default: 5 / validation images, the least that a sign test "
+            "can tell from luck)."
         ),
     ] = None,
     stop: Annotated[
@@ -329,13 +331,13 @@ def profile(
     against: Annotated[
         str,
         typer.Option(
-            help="A list of baseline (ResNet152, also in PyTorch where it is), element, channel and block (ResNet152 "
-            "pruned by them), or none."
+            help="Separated by commas: baseline (ResNet152, also in PyTorch where it is), element, channel and block "
+            "(ResNet152 pruned by them), or none."
         ),
     ] = "baseline",
     sparsity: Annotated[
         str | None,
-        typer.Option(help="A list of shares of ResNet152's parameters that are pruned, such as 0,0.3,0.6."),
+        typer.Option(help="Shares of ResNet152's parameters that are pruned, such as 0,0.3,0.6."),
     ] = None,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Only make and compile the pruned networks; measure nothing.")
@@ -358,7 +360,7 @@ def profile(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Time an engine here, beside ResNet152, whole and pruned."""
+    """Time an engine here, beside ResNet152, whole or pruned."""
     from rrr_edge.backends import backend_of
     from rrr_edge.bundle import Bundle
     from rrr_edge.comparison import assembled, read_comparison

@@ -118,8 +118,8 @@ class Drop(Record):
         if low < self.baseline - max_drop <= high:
             least = "; a single one is more than the limit" if self.images * max_drop < 1 - 1e-9 else ""
             yield (
-                f"{self.images} images cannot tell whether others would lose more than the limit{least}: compress with "
-                "more test photos, or raise --max-drop."
+                f"{self.images} images are too few to tell whether other photos would lose more than the limit{least}: "
+                "compress with more test photos, or raise --max-drop."
             )
 
 
@@ -268,8 +268,8 @@ def race(baseline: Run, candidate: Run, limits: Limits, *, pace: Pace = _PACE, r
             interval = bounds(stretches) if stretch else None
             verdict = _judge(interval, limits.max_slowdown)
             spent_s = (pace.clock() - begin) / 1e9
-            budget_s = int(limits.budget_s)
-            report(Step("seconds at most", min(int(spent_s), budget_s), budget_s, f"{len(ratios)} rounds"))
+            budget_s = math.ceil(limits.budget_s)
+            report(Step("seconds", min(int(spent_s), budget_s), budget_s, f"{len(ratios)} rounds, may end earlier"))
     return Speed(
         ratio=statistics.median(ratios if interval is None else stretches),
         interval=interval,

@@ -126,7 +126,9 @@ class RRR(_Reused):
         if self.selection and not (self.selection.epochs_per_step or self.training.epochs):
             raise ValueError("a block selection learns nothing in 0 epochs")
         if self.training.feature_views and self.weights == RANDOM:
-            raise ValueError("feature_views keep the stump's answers, which change where it learns from random weights")
+            raise ValueError(
+                "random weights learn in the stump too, so feature_views cannot keep its answers: set it to 0"
+            )
         if self.ensemble == "naive":
             return self
         if self.weights == RANDOM:
