@@ -218,9 +218,9 @@ class Bundle:
         if not (path / MANIFEST).is_file():
             raise BadInput(
                 f"{path} is not a bundle: it has no {MANIFEST}." if path.exists() else f"There is no bundle {path}.",
-                advice=f"Make one with: rrr-edge compress PHOTOS -o {quote(str(path))}",
+                advice=f"Make one with: {_compressing(path)}",
             )
-        return cls(path, _read(path / MANIFEST, Manifest, "rrr-edge compress"))
+        return cls(path, _read(path / MANIFEST, Manifest, f"{_compressing(path)} --force"))
 
     @property
     def weights(self) -> Path:
@@ -325,10 +325,12 @@ class Bundle:
         for entry in self.manifest.files:
             if entry.name == name:
                 return entry
-        raise CorruptArtifact(f"{self.path / MANIFEST} does not list {name}.", advice="Run rrr-edge compress again.")
+        raise CorruptArtifact(
+            f"{self.path / MANIFEST} does not list {name}.", advice=f"Run: {_compressing(self.path)} --force"
+        )
 
     def _checked(self, name: str) -> Path:
-        check_file(self.path / name, self._entry(name), "rrr-edge compress (its result cannot be repaired)")
+        check_file(self.path / name, self._entry(name), f"{_compressing(self.path)} --force (it cannot be repaired)")
         return self.path / name
 
 
@@ -357,6 +359,11 @@ def writing_engine(bundle: Bundle, name: str) -> Iterator[Path]:
     """A folder for an engine's files that replaces the old engine only when the block ends well."""
     with staged_folder(bundle.engine_folder(name)) as folder:
         yield folder
+
+
+def _compressing(path: Path) -> str:
+    """The command that makes the bundle `path`."""
+    return f"rrr-edge compress PHOTOS -o {quote(str(path))}"
 
 
 def _read(path: Path, record: type[R], repair: str) -> R:

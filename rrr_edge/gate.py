@@ -117,10 +117,8 @@ class Drop(Record):
         )
         if low < self.baseline - max_drop <= high:
             least = "; a single one is more than the limit" if self.images * max_drop < 1 - 1e-9 else ""
-            yield (
-                f"{self.images} images are too few to tell whether other photos would lose more than the limit{least}: "
-                "compress with more test photos, or raise --max-drop."
-            )
+            helps = ": compress with more test photos, or raise --max-drop" if self.verdict == "undecided" else ""
+            yield f"So few images cannot tell whether other photos would lose more than the limit{least}{helps}."
 
 
 class Gate(Record):

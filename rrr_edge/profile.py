@@ -289,7 +289,10 @@ def _doubts(measurements: tuple[Measurement, ...], restless: tuple[str, ...]) ->
             advice.insert(1, f"set the CPU's governor, now {governor()!r}, to 'performance'")
         if cpu_quota():
             advice.insert(1, "give the container whole cores instead of a quota")
-        doubts.append(f"What helps: {', '.join(advice)}. Ratios suffer less than times, as all ran in turns.")
+        doubts.append(
+            f"What helps: {', '.join(advice)}. Ratios suffer less than times, as all ran in turns, but "
+            "their intervals are this run's: another run may lie outside."
+        )
     return tuple(doubts)
 
 

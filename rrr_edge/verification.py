@@ -151,7 +151,7 @@ def coarse(images: int, precision: Precision, max_drop: float) -> str:
         return ""
     return (
         f"The limits mean little with {images} test photos, of which a single one is {1 / images:.1%}: "
-        f"{round(1 / room)} or more can tell {room:.1%} apart."
+        f"only from {round(1 / room)} on is one photo within {room:.1%}."
     )
 
 

@@ -588,6 +588,8 @@ def test_damage_is_refused_with_the_command_that_repairs_it(
     result = run(command, bundle.path, *arguments, "--json")
     assert result.code == 5, result.stdout
     assert f"rrr-edge {repair}" in result.document["advice"]
+    assert str(bundle.path) in result.document["advice"]
+    assert ("--force" in result.document["advice"]) == (repair == "compress")
     assert sorted(bundle.path.rglob("*")) == before
 
 

@@ -104,11 +104,11 @@ def test_not_a_number_never_passes() -> None:
 @pytest.mark.parametrize(
     ("images", "precision", "max_drop", "needed"),
     [
-        (199, "bf16", 0.01, "200 or more can tell 0.5% apart"),
+        (199, "bf16", 0.01, "from 200 on is one photo within 0.5%"),
         (200, "bf16", 0.01, ""),
-        (99, "int8", 0.01, "100 or more can tell 1.0% apart"),
+        (99, "int8", 0.01, "from 100 on is one photo within 1.0%"),
         (100, "int8", 0.01, ""),
-        (49, "int8", 0.5, "50 or more can tell 2.0% apart"),
+        (49, "int8", 0.5, "from 50 on is one photo within 2.0%"),
         (50, "int8", 0.0, ""),
         (3, "fp32", 0.01, ""),
     ],
