@@ -4,10 +4,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, get_args, get_origin
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from rrr_edge.errors import BadInput, UsageError, choose
-from rrr_edge.record import Record
+from rrr_edge.record import Record, faults
 from rrr_edge.spec import ADDITIONS, RESNET152_DEPTHS, Depths, DropoutKind
 
 Split = Literal["paper", "coherent"]
@@ -226,9 +226,11 @@ def read_recipe(path: Path | None, **options: Any) -> Recipe:
         if moved:
             chosen[part] = {**stored.get(part, {}), **moved}
     try:
-        return recipe.parse({**stored, **chosen, "method": recipe.model_fields["method"].default}, "The recipe")
-    except BadInput as error:
-        raise UsageError(str(error)) from error
+        return recipe.model_validate({**stored, **chosen, "method": recipe.model_fields["method"].default})
+    except ValidationError as error:
+        named = ((key.rpartition(".")[2].replace("_", "-"), why) for key, why in faults(error))
+        wrong = "; ".join(f"--{option}: {why}" if option else why for option, why in named)
+        raise UsageError(f"{wrong[0].upper()}{wrong[1:]}.") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

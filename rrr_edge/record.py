@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +28,7 @@ class Record(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            wrong = "; ".join(f"{_place(e['loc'])}: {_clause(e['msg'])}" for e in error.errors())
+            wrong = "; ".join(f"{key}: {why}" if key else why for key, why in faults(error))
             raise BadInput(f"{where} is not a valid {cls.__name__}: {wrong}.") from error
 
     @classmethod
@@ -79,9 +80,15 @@ def is_sealed(text: str, seal: str) -> bool:
     return original != text and sealed(original) == text
 
 
+def faults(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """Each wrong key and what is wrong with it; the key of what concerns several is empty."""
+    for fault in error.errors():
+        yield _place(fault["loc"]), _clause(fault["msg"])
+
+
 def _place(loc: tuple[int | str, ...]) -> str:
     """The key, without the members of a union that pydantic puts between, such as literal['auto']."""
-    return ".".join(str(part) for part in loc if "[" not in str(part)) or "it"
+    return ".".join(str(part) for part in loc if "[" not in str(part))
 
 
 def _clause(message: str) -> str:

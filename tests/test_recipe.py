@@ -85,7 +85,12 @@ def test_a_file_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"epochs": -1}, "training.epochs"), ({"seed": -1}, "seed"), ({"image_size": 2000}, "image_size")],
+    [
+        ({"epochs": -1}, "^--epochs: input should be greater than or equal to 0.$"),
+        ({"seed": -1}, "--seed: "),
+        ({"image_size": 2000}, "--image-size: "),
+        ({"epsilon": 0.5}, "^The settings of a block selection need depths = auto.$"),
+    ],
 )
 def test_a_wrong_option_is_a_usage_error(options: dict[str, int], said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:

@@ -224,7 +224,7 @@ def test_options_go_where_they_belong_and_before_the_file(tmp_path: Path) -> Non
         ({"depths": "auto", "max_additions": 47}, "less than or equal to 46"),
         ({"depths": "auto", "epochs": 0}, "0 epochs"),
         ({"ensemble": "fge", "weights": "random"}, "no use with random weights"),
-        ({"feature_views": 2, "weights": "random"}, "random weights learn in the stump too"),
+        ({"feature_views": 2, "weights": "random"}, "Random weights learn in the stump too"),
         ({"dropout": 1.0}, "less than 1"),
     ],
 )
