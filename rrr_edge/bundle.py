@@ -215,10 +215,12 @@ class Bundle:
     def open(cls, path: str | Path) -> "Bundle":
         """Read and validate the manifest. Raises BadInput (no bundle there) or CorruptArtifact."""
         path = Path(path)
+        if not path.exists():
+            raise BadInput(f"There is no bundle {path}.", advice=f"Make one with: {_compressing(path)}")
         if not (path / MANIFEST).is_file():
             raise BadInput(
-                f"{path} is not a bundle: it has no {MANIFEST}." if path.exists() else f"There is no bundle {path}.",
-                advice=f"Make one with: {_compressing(path)}",
+                f"{path} is not a bundle: it has no {MANIFEST}.",
+                advice="Give the folder that `rrr-edge compress` wrote.",
             )
         return cls(path, _read(path / MANIFEST, Manifest, f"{_compressing(path)} --force"))
 

@@ -501,12 +501,12 @@ def predict(
     from rrr_edge.runtime import Classifier
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
-    files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
-    if not files:
-        raise UsageError(f"There is no image in {', '.join(map(str, images))}.")
     rows, unreadable = [], []
     chosen = _target(target, precision)
     with Classifier.open(bundle, chosen) as classifier:
+        files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
+        if not files:
+            raise UsageError(f"There is no image in {', '.join(map(str, images))}.")
         display.say(f"engine: {chosen.engine_name}")
         for file in files:
             try:

@@ -83,7 +83,9 @@ def test_what_is_no_bundle_is_said(tmp_path: Path, kind: str) -> None:
     said = "There is no bundle" if kind == "absent" else "is not a bundle: it has no manifest.json"
     with pytest.raises(BadInput, match=said) as caught:
         Bundle.open(path)
-    assert caught.value.advice == f"Make one with: rrr-edge compress PHOTOS -o {path}"
+    makes = f"Make one with: rrr-edge compress PHOTOS -o {path}"
+    gives = "Give the folder that `rrr-edge compress` wrote."
+    assert caught.value.advice == (makes if kind == "absent" else gives)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "engines/test-fp32/engine.json"])
