@@ -19,11 +19,13 @@ class Command(TyperCommand):
     def __init__(self, name: str | None, *, params: list[Any], **settings: Any) -> None:
         for option in params:
             if isinstance(option, TyperOption):
-                words = "_".join(("rrr-edge", name or "", max(option.opts, key=len).removeprefix("--")))
-                option.envvar, option.show_envvar = words.replace("-", "_").upper(), False
-        prefix = f"rrr-edge-{name}-".replace("-", "_").upper()
-        settings["epilog"] = f"Options can be set in the environment too: {prefix}JSON=1 is --json."
+                option.envvar, option.show_envvar = _variable(name, max(option.opts, key=len)), False
+        settings["epilog"] = f"Options can be set in the environment too: {_variable(name, '--json')}=1 is --json."
         super().__init__(name, params=params, **settings)
+
+
+def _variable(command: str | None, option: str) -> str:
+    return f"rrr-edge-{command or ''}-{option.removeprefix('--')}".replace("-", "_").upper()
 
 
 # What every command takes beside whatever else is said.

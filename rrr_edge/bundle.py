@@ -216,13 +216,16 @@ class Bundle:
         """Read and validate the manifest. Raises BadInput (no bundle there) or CorruptArtifact."""
         path = Path(path)
         if not path.exists():
-            raise BadInput(f"There is no bundle {path}.", advice=f"Make one with: {_compressing(path)}")
+            raise BadInput(
+                f"There is no bundle {path}.",
+                advice=f"Make one with: rrr-edge compress PHOTOS -o {quote(str(path))}",
+            )
         if not (path / MANIFEST).is_file():
             raise BadInput(
                 f"{path} is not a bundle: it has no {MANIFEST}.",
                 advice="Give the folder that `rrr-edge compress` wrote.",
             )
-        return cls(path, _read(path / MANIFEST, Manifest, f"{_compressing(path)} --force"))
+        return cls(path, _read(path / MANIFEST, Manifest, _anew(path)))
 
     @property
     def weights(self) -> Path:
@@ -327,12 +330,10 @@ class Bundle:
         for entry in self.manifest.files:
             if entry.name == name:
                 return entry
-        raise CorruptArtifact(
-            f"{self.path / MANIFEST} does not list {name}.", advice=f"Run: {_compressing(self.path)} --force"
-        )
+        raise CorruptArtifact(f"{self.path / MANIFEST} does not list {name}.", advice=f"Run: {_anew(self.path)}")
 
     def _checked(self, name: str) -> Path:
-        check_file(self.path / name, self._entry(name), f"{_compressing(self.path)} --force (it cannot be repaired)")
+        check_file(self.path / name, self._entry(name), _anew(self.path))
         return self.path / name
 
 
@@ -363,9 +364,9 @@ def writing_engine(bundle: Bundle, name: str) -> Iterator[Path]:
         yield folder
 
 
-def _compressing(path: Path) -> str:
-    """The command that makes the bundle `path`."""
-    return f"rrr-edge compress PHOTOS -o {quote(str(path))}"
+def _anew(path: Path) -> str:
+    """The command that makes the bundle `path` once more, for what it holds cannot be repaired."""
+    return f"rrr-edge compress PHOTOS -o {quote(str(path))} --force"
 
 
 def _read(path: Path, record: type[R], repair: str) -> R:

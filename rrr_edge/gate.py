@@ -252,7 +252,7 @@ def race(baseline: Run, candidate: Run, limits: Limits, *, pace: Pace = _PACE, r
     ratios: list[float] = []
     order = [("baseline", baseline), ("candidate", candidate)]
     verdict: Verdict = "undecided"
-    spent_s = 0.0
+    spent_s, budget_s = 0.0, math.ceil(limits.budget_s)
     with without_garbage_collection():
         for _, run in order:
             warm_up(run, pace)
@@ -266,7 +266,6 @@ def race(baseline: Run, candidate: Run, limits: Limits, *, pace: Pace = _PACE, r
             interval = bounds(stretches) if stretch else None
             verdict = _judge(interval, limits.max_slowdown)
             spent_s = (pace.clock() - begin) / 1e9
-            budget_s = math.ceil(limits.budget_s)
             report(Step("seconds", min(int(spent_s), budget_s), budget_s, f"{len(ratios)} rounds, may end earlier"))
     return Speed(
         ratio=statistics.median(ratios if interval is None else stretches),
