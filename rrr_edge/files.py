@@ -48,9 +48,14 @@ def write_file(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
-    """Yield the name of a file that becomes `path`, replacing what was there, only when the block ends well."""
+    """Yield the name of a file that becomes `path`, replacing what was there, only when the block ends well.
+
+    The folders that it lies in are made where they are missing.
+    """
     stage = _beside(path)
     with writing_to(path):
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
         _remove_litter(path)
         try:
             yield stage

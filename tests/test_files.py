@@ -105,6 +105,12 @@ def test_a_staged_folder_may_be_read_as_any_new_folder(tmp_path: Path) -> None:
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_a_file_gets_the_folders_that_it_lies_in(tmp_path: Path) -> None:
+    write_file(tmp_path / "out" / "today" / "report.md", "x")
+    assert (tmp_path / "out" / "today" / "report.md").read_text() == "x"
+    assert [path.name for path in (tmp_path / "out" / "today").iterdir()] == ["report.md"]
+
+
 def test_an_unwritable_place_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CannotRunHere, match="cannot be written: Not a directory"):

@@ -7,7 +7,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rrr_edge.errors import CorruptArtifact
-from rrr_edge.files import write_file, writing_to
+from rrr_edge.files import write_file
 from rrr_edge.networks import Network
 
 
@@ -18,8 +18,6 @@ def state_of(network: Network) -> dict[str, Tensor]:
 
 def keep(path: Path, state: dict[str, Tensor]) -> None:
     """Replace `path`, in a folder made where missing, in one step."""
-    with writing_to(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, save(state))
 
 

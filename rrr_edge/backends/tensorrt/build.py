@@ -47,7 +47,6 @@ def build(trt: Any, model: Path, target: Target, timing_cache: Path, report: Rep
         raise CannotRunHere(
             f"TensorRT {trt.__version__} built no engine from {model}: {log.cause}.", advice=_advice(log)
         )
-    timing_cache.parent.mkdir(exist_ok=True)
     write_file(timing_cache, bytes(timings.serialize()))
     return bytes(plan)
 
