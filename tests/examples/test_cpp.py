@@ -1,0 +1,356 @@
+"""The C++ example: built as its README says, it answers and refuses as Classifier does."""
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import COLOURS, flip_a_byte, link_bundle, write_target
+from fake_bundle import rewrite
+from PIL import Image
+
+from rrr_edge.bundle import ENGINE, MANIFEST, Bundle
+from rrr_edge.compile import compile_bundle
+from rrr_edge.errors import RRREdgeError
+from rrr_edge.images import fit
+from rrr_edge.runtime import Classifier, Prediction
+from rrr_edge.target import Target
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "cpp"
+README = (EXAMPLE / "README.md").read_text()
+CONSOLE = re.search(r"```console\n(.*?)```", README, re.DOTALL)[1].splitlines()
+RNG = np.random.default_rng(0)
+TOLERANCE = 1e-6
+
+
+def run(command: list[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, **options)
+
+
+def done(command: list[str | Path], **options: Any) -> str:
+    ended = run(command, **options)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def compiler() -> str:
+    """The C++ compiler; skips where it or what the example needs beside it is missing."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    headers = [word for header in ("nlohmann/json.hpp", "openssl/evp.h") for word in ("-include", header)]
+    if (
+        not compiler
+        or run([compiler, "-E", *headers, "-x", "c++", "/dev/null"]).returncode
+        or not shutil.which("cmake")
+    ):
+        (install,) = (line for line in CONSOLE if "apt-get install" in line)
+        pytest.skip(f"needs a C++ compiler, cmake and two libraries: {install}")
+    return compiler
+
+
+@pytest.fixture(scope="module")
+def box(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for a device, made by the README's commands."""
+    desk = tmp_path_factory.mktemp("cpp")
+    (desk / "examples").symlink_to(ROOT / "examples")
+    commands = [line for line in CONSOLE if line.startswith("cmake ")]
+    assert len(commands) == 3
+    environment = os.environ | {"VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"}
+    for command in commands:
+        done(command.split(), cwd=desk, env=environment)
+    return desk / "box"
+
+
+@pytest.fixture(scope="module")
+def fit_cpp(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[np.ndarray, int], np.ndarray]:
+    library = tmp_path_factory.mktemp("fit") / "fit.so"
+    flags = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-shared", "-fPIC"]
+    done([compiler, *flags, "-I", EXAMPLE / "include", Path(__file__).with_name("fit.cpp"), "-o", library])
+    function = ctypes.CDLL(str(library)).fit
+
+    def fit_cpp(frame: np.ndarray, size: int) -> np.ndarray:
+        assert frame.strides[1:] == (3, 1)
+        out = np.zeros((size, size, 3), np.uint8)
+        pixels, result = (ctypes.c_void_p(array.ctypes.data) for array in (frame, out))
+        function(pixels, frame.shape[1], frame.shape[0], frame.strides[0], size, result)
+        return out
+
+    return fit_cpp
+
+
+@pytest.mark.parametrize("size", [32, 64, 112, 128, 224])
+def test_fit_gives_the_same_pixels(fit_cpp: Callable[[np.ndarray, int], np.ndarray], size: int) -> None:
+    """Sides around every change of method and of the boxes' width, cut out of the middle of larger frames."""
+    sides = {1, 2, 3, size // 2, 720, 1080, 16 * size, 16 * size + 1}
+    sides |= {k * size + d for k in range(1, 6) for d in (-1, 0, 1)} | set(range(7, 5 * size, 1 + size // 6))
+    assert len(sides) > 35
+    for side in sorted(sides):
+        large = RNG.integers(0, 256, (side + 3, side + 6, 3), dtype=np.uint8)
+        large[::5] = 255 * (large[::5] > 127)
+        for frame in (large[1 : side + 1, 1:], large[1:, 2 : side + 2]):
+            differing = (fit_cpp(frame, size) != fit(frame, size)).sum()
+            assert differing == 0, f"{frame.shape} to {size}"
+
+
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 20000), (20000, 1), (512, 512), (600, 8200)])
+def test_fit_keeps_a_plain_colour(
+    fit_cpp: Callable[[np.ndarray, int], np.ndarray], shape: tuple[int, int], value: int
+) -> None:
+    frame = np.full((*shape, 3), value, np.uint8)
+    assert (fit_cpp(frame, 32) == value).all()
+    assert (fit_cpp(frame, 2) == value).all()  # 600 to 2: boxes of 300 pixels
+
+
+def answers(box: Path, bundle: Path, *words: str | Path, **options: Any) -> list[dict[str, Any]]:
+    printed = done([box / "classify", bundle, "--threads", "1", "--json", *words], **options)
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def assert_alike(found: dict[str, Any], expected: Prediction) -> None:
+    assert (found["label"], found["index"]) == (expected.label, expected.index)
+    for name in ("probability", "uncertainty", "probabilities", "branch_probabilities"):
+        ours, theirs = np.array(found[name]), np.array(getattr(expected, name))
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() <= TOLERANCE, name
+
+
+@pytest.fixture(scope="module")
+def frames(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """All test photos, and noise of many sizes, as PPM files."""
+    folder = tmp_path_factory.mktemp("frames")
+    pictures = [Image.open(photo) for photo in sorted((shapes / "test").glob("*/*.png"))]
+    assert len(pictures) == 24
+    for shape in ((32, 32), (31, 32), (48, 90), (64, 64), (65, 130), (720, 1280), (1280, 720), (1, 1), (3, 200)):
+        pictures.append(Image.fromarray(RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)))
+    files = [folder / f"{number}.ppm" for number in range(len(pictures))]
+    for picture, file in zip(pictures, files, strict=True):
+        picture.save(file)
+    return files
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_answers_are_python_s(box: Path, compiled: Bundle, frames: list[Path], precision: str) -> None:
+    found = answers(box, compiled.path, "--precision", precision, *frames)
+    assert [row["image"] for row in found] == list(map(str, frames))
+    with Classifier.open(compiled.path, precision=precision, threads=1) as classifier:
+        for row, expected in zip(found, classifier.predict_many(frames), strict=True):
+            assert_alike(row, expected)
+    assert all(row["ms"] > 0 for row in found)
+
+
+def test_raw_frames_come_from_a_pipe(box: Path, compiled: Bundle) -> None:
+    raw = RNG.integers(0, 256, (3, 72, 128, 3), dtype=np.uint8)
+    command = [str(box / "classify"), str(compiled.path), "--threads", "1", "--json", "--raw", "128x72", "-"]
+    ended = subprocess.run(command, input=raw.tobytes(), capture_output=True, check=True)
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    with Classifier.open(compiled.path, threads=1) as classifier:
+        for row, expected in zip(found, classifier.predict_many(raw), strict=True):
+            assert_alike(row, expected)
+    ended = subprocess.run(command, input=raw.tobytes()[:-5], capture_output=True, check=False)
+    assert ended.returncode == 5
+    assert len(ended.stdout.splitlines()) == 2
+    assert b"- ends after 27643 of a frame's 27648 bytes." in ended.stderr
+
+
+def test_an_engine_of_a_batch_answers_single_frames(
+    box: Path, compiled: Bundle, frames: list[Path], tmp_path: Path
+) -> None:
+    bundle = link_bundle(compiled, tmp_path)
+    target = Target.load(write_target(tmp_path, batch=3, threads=1))
+    compile_bundle(bundle, target)
+    found = answers(box, bundle.path, "--target", "mine", "--precision", "fp32", *frames[:4])
+    with Classifier.open(bundle.path, target) as classifier:
+        for row, frame in zip(found, frames, strict=False):
+            assert_alike(row, classifier.predict(frame))
+
+
+def test_the_last_commands_of_the_readme_print_what_it_says(box: Path, compiled: Bundle, frames: list[Path]) -> None:
+    (box.parent / "mugs.rrr").symlink_to(compiled.path)
+    shutil.copy(frames[0], box.parent / "photo.ppm")
+    (command,) = (line for line in CONSOLE if line.startswith("box/classify "))
+    printed = done(command.split(), cwd=box.parent)
+    (line,) = (line for line in README.splitlines() if line.endswith("  photo.ppm"))
+    label, *words = printed.split()
+    assert label in COLOURS
+    assert len(words) == len(line.split()[1:])
+    assert [words[1], words[3]] == ["uncertainty", "photo.ppm"]
+
+
+def edit(path: str, **changes: Any) -> Callable[[Path], None]:
+    """Change values of a sealed record, "a.b" for those within it, and seal it again."""
+
+    def change(data: dict[str, Any]) -> None:
+        for place, value in changes.items():
+            *outer, last = place.split("__")
+            inner = data
+            for key in outer:
+                inner = inner[key]
+            inner[last] = value
+
+    return lambda bundle: rewrite(bundle / path, change)
+
+
+INT8 = "engines/openvino-int8"
+CARD = f"{INT8}/{ENGINE}"
+
+
+def as_fp16(bundle: Path) -> None:
+    edit(CARD, target__precision="fp16")(bundle)
+    (bundle / INT8).rename(bundle / "engines" / "openvino-fp16")
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no bundle": (shutil.rmtree, "is not a bundle"),
+    "no manifest": (lambda b: (b / MANIFEST).unlink(), "is not a bundle: it has no manifest.json"),
+    "manifest flipped": (lambda b: flip_a_byte(b / MANIFEST), "manifest.json cannot be used"),
+    "manifest empty": (lambda b: (b / MANIFEST).write_text(""), "manifest.json cannot be used"),
+    "manifest of another kind": (edit(MANIFEST, kind="rrr-edge engine"), "manifest.json cannot be used"),
+    "newer manifest": (edit(MANIFEST, schema=2), "has schema 2; this header reads up to 1"),
+    "unknown key": (edit(MANIFEST, temperature=2.0), "does not know its key 'temperature'"),
+    "unknown preprocessing": (edit(MANIFEST, preprocess__gamma=2.2), "does not know its key 'gamma'"),
+    "unknown fit": (edit(MANIFEST, preprocess__fit="stretch"), "its fit is"),
+    "unknown setting": (edit(CARD, target__voltage=5), "does not know its key 'voltage'"),
+    "labels of other classes": (edit(MANIFEST, labels=["a", "b"]), "manifest"),
+    "no engine": (lambda b: shutil.rmtree(b / INT8), "has no openvino-int8 engine"),
+    "card flipped": (lambda b: flip_a_byte(b / CARD), "engine.json cannot be used"),
+    "newer card": (edit(CARD, schema=2), "has schema 2"),
+    "card of another engine": (edit(CARD, target__name="mine"), "it is of another engine"),
+    "another model": (edit(CARD, model_sha256="0" * 63 + "1"), "compiled from another model.onnx"),
+    "weights flipped": (lambda b: flip_a_byte(b / INT8 / "model.bin"), "model.bin has changed"),
+    "graph cut": (lambda b: os.truncate(b / INT8 / "model.xml", 1000), "model.xml has changed"),
+    "weights missing": (lambda b: (b / INT8 / "model.bin").unlink(), "model.bin is missing"),
+    "newer OpenVINO": (edit(CARD, versions={"openvino": "9999.1.0"}), "was built with OpenVINO 9999.1.0"),
+    "another CPU": (edit(CARD, target__cpu="Imaginary 9000"), "is for a 'Imaginary 9000' CPU; this machine is "),
+    "another device": (edit(CARD, target__device="TPU"), "sees no device 'TPU'"),
+    "another arithmetic": (as_fp16, "has no fp16 arithmetic"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_python_refuses_is_refused_with_the_same_exit_code(
+    box: Path, compiled: Bundle, frames: list[Path], tmp_path: Path, fault: str
+) -> None:
+    path = tmp_path / "copy.rrr"
+    shutil.copytree(compiled.path, path)
+    damage, sentence = FAULTS[fault]
+    damage(path)
+    precision = "fp16" if fault == "another arithmetic" else "int8"
+    expected = 0
+    try:
+        Classifier.open(path, precision=precision).close()
+    except RRREdgeError as error:
+        expected = error.exit_code
+    ended = run([box / "classify", path, "--precision", precision, frames[0]])
+    assert ended.returncode == expected, ended.stderr
+    assert expected or fault == "another arithmetic"  # which this machine may have
+    if expected:
+        assert ended.stdout == ""
+        assert sentence in ended.stderr
+        assert re.search(r"\. [A-Z][^\n]+\n$", ended.stderr), "no advice"
+
+
+@pytest.mark.parametrize("target", ["onnxruntime"])
+def test_an_engine_of_another_backend_is_refused(box: Path, compiled: Bundle, frames: list[Path], target: str) -> None:
+    ended = run([box / "classify", compiled.path, "--target", target, "--precision", "fp32", frames[0]])
+    assert ended.returncode == 4
+    assert ended.stderr.startswith('The engine\'s backend is "onnxruntime"; this header runs "openvino".')
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "cannot be opened"),
+        (b"", "is not a binary PPM file"),
+        (b"P5 1 1 255\n\0", "is not a binary PPM file"),
+        (b"P6 1 1 65535\n" + bytes(6), "8 bits a channel"),
+        (b"P6 0 1 255\n", "1 to 100 million pixels"),
+        (b"P6 99999 99999 255\n", "1 to 100 million pixels"),
+        (b"P6 2 2 255\n" + bytes(11), "ends after 11 of a frame's 12 bytes"),
+        (b"P6 2 2 255\n", "has no pixels"),
+    ],
+)
+def test_what_is_no_picture_is_bad_input(
+    box: Path, compiled: Bundle, tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
+    if content is not None:
+        (tmp_path / "photo.ppm").write_bytes(content)
+    ended = run([box / "classify", compiled.path, tmp_path / "photo.ppm"])
+    assert ended.returncode == 5
+    assert sentence in ended.stderr
+
+
+def test_a_ppm_file_may_have_comments(box: Path, compiled: Bundle, tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 256, (2, 3, 3), dtype=np.uint8)
+    (tmp_path / "photo.ppm").write_bytes(b"P6\n# by hand\n3 # wide\n2\n255\n" + pixels.tobytes())
+    (found,) = answers(box, compiled.path, tmp_path / "photo.ppm")
+    with Classifier.open(compiled.path, threads=1) as classifier:
+        assert_alike(found, classifier.predict(pixels))
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["mugs.rrr"], ["--frames"], ["--threads"], ["--threads", "two"], ["--raw", "128"], ["--raw", "0x9"]]
+)
+def test_wrong_usage_is_2_and_says_how(box: Path, words: list[str]) -> None:
+    ended = run([box / "classify", *words])
+    assert ended.returncode == 2
+    assert "usage: classify BUNDLE" in ended.stderr
+
+
+@pytest.fixture
+def device(box: Path, compiled: Bundle, frames: list[Path], tmp_path: Path) -> Iterator[list[str]]:
+    """The command that runs a program where there is the folder, a bundle's engine and a C++ run-time, and no more."""
+    root = tmp_path / "root"
+    shutil.copytree(box, root / "box")
+    (root / "mugs.rrr").mkdir()
+    shutil.copy(compiled.path / MANIFEST, root / "mugs.rrr")
+    shutil.copytree(compiled.path / INT8, root / "mugs.rrr" / INT8)
+    shutil.copy(frames[0], root / "photo.ppm")
+    (root / "proc").mkdir()
+    loaded = "".join(done(["ldd", file], env={}) for file in (root / "box").iterdir())
+    for library in set(re.findall(r"(?:=> |^\t)(/\S+)", loaded, re.MULTILINE)):
+        if not library.startswith(str(root)):
+            (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(library, root / library[1:])
+    mount = 'mount --rbind /proc "$0/proc" && exec chroot "$0" "$@"'
+    enter = ["unshare", "--mount", "--map-root-user", "sh", "-c", mount, str(root)]
+    ended = run([*enter, "/box/classify"]) if shutil.which("unshare") else None
+    if ended is None or "usage:" not in ended.stderr:
+        pytest.skip(f"a root folder cannot be changed here: {ended and ended.stderr}")
+    yield enter
+    shutil.rmtree(root)
+
+
+def test_the_folder_is_all_that_a_device_needs(device: list[str], box: Path) -> None:
+    root = Path(device[-1])
+    held = {file.relative_to(root).parts[0] for file in root.rglob("*") if file.is_file()}
+    assert {"box", "mugs.rrr", "photo.ppm"} <= held <= {"box", "mugs.rrr", "photo.ppm", "lib", "lib64", "usr"}
+    assert not list(root.rglob("*python*"))
+    printed = done([*device, "/box/classify", "mugs.rrr", "photo.ppm"], env={})
+    assert printed.endswith("  photo.ppm\n")
+    assert printed.split()[0] in COLOURS
+    said = re.search(r"a folder of (\d+) MB", README)
+    assert said
+    size_mb = sum(file.stat().st_size for file in box.iterdir()) / 1e6
+    assert abs(int(said[1]) - size_mb) < 10
+
+
+def test_a_missing_library_is_a_sentence(device: list[str]) -> None:
+    """First the frontend that reads the graph, then the plugin that computes."""
+    (frontend,) = (Path(device[-1]) / "box").glob("libopenvino_ir_frontend.so.*")
+    (plugin,) = (Path(device[-1]) / "box").glob("libopenvino_*_cpu_plugin.so")
+    for library, code, sentence in ((frontend, 5, "cannot load its graph"), (plugin, 4, "sees no device 'CPU' here")):
+        library.unlink()
+        ended = run([*device, "/box/classify", "mugs.rrr", "photo.ppm"], env={})
+        assert ended.returncode == code
+        assert sentence in ended.stderr
+        assert ended.stderr.count("\n") == 1
