@@ -4,20 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rrr_edge.bundle import Bundle as Bundle
+    from rrr_edge.bundle.folder import Bundle as Bundle
+    from rrr_edge.bundle.target import Target as Target
     from rrr_edge.errors import RRREdgeError as RRREdgeError
-    from rrr_edge.runtime import Classifier as Classifier
-    from rrr_edge.runtime import Prediction as Prediction
-    from rrr_edge.target import Target as Target
+    from rrr_edge.runtime.classifier import Classifier as Classifier
+    from rrr_edge.runtime.classifier import Prediction as Prediction
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Bundle": "rrr_edge.bundle",
-    "Classifier": "rrr_edge.runtime",
-    "Prediction": "rrr_edge.runtime",
+    "Bundle": "rrr_edge.bundle.folder",
+    "Classifier": "rrr_edge.runtime.classifier",
+    "Prediction": "rrr_edge.runtime.classifier",
     "RRREdgeError": "rrr_edge.errors",
-    "Target": "rrr_edge.target",
+    "Target": "rrr_edge.bundle.target",
 }
 __all__ = ["Bundle", "Classifier", "Prediction", "RRREdgeError", "Target", "__version__"]
 

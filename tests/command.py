@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _WARM = multiprocessing.get_context("forkserver")
-_WARM.set_forkserver_preload(["rrr_edge.cli", "rrr_edge.compress", "onnxscript", "onnxsim", "torch._dynamo"])
+_WARM.set_forkserver_preload(["rrr_edge.cli.app", "rrr_edge.compress", "onnxscript", "onnxsim", "torch._dynamo"])
 
 
 class Command:
@@ -61,7 +61,7 @@ def _run(arguments: tuple[str, ...], files: tuple[Path, Path], env: dict[str, st
     sys.argv = ["rrr-edge", *arguments]
     import torch
 
-    from rrr_edge.cli import main
+    from rrr_edge.cli.app import main
 
     torch.set_num_threads(1)
     main()

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrr_edge.bundle import Bundle
-from rrr_edge.recipe import Training
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.recipe import Training
 from rrr_edge.report.candidate import Candidate
 
 # A shell lets what it runs in the background ignore Ctrl-C.
@@ -62,8 +62,8 @@ def shared_bundle(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Bun
     """Nothing but compressed. Do not change it: use `bundle` for that."""
     import torch
 
+    from rrr_edge.bundle.recipe import RRR
     from rrr_edge.compress import compress
-    from rrr_edge.recipe import RRR
 
     recipe = RRR(weights="random", image_size=32, branches=2, training=TRAINING)
     threads = torch.get_num_threads()
@@ -147,7 +147,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from safetensors.torch import save_file
     from torch import nn
 
-    from rrr_edge.networks import ResNetSpec, build
+    from rrr_edge.bundle.spec import ResNetSpec
+    from rrr_edge.networks import build
 
     torch.manual_seed(0)
     network = build(ResNetSpec(depths=(3, 2, 1, 1)))

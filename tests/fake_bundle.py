@@ -7,26 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from rrr_edge.bundle import (
-    CALIBRATION,
-    ENGINE,
-    MANIFEST,
-    MODEL,
-    REFERENCE,
-    WEIGHTS,
-    Bundle,
-    Cost,
-    Engine,
-    Manifest,
-    Preprocess,
-    Provenance,
-    Verification,
-    describe_file,
-)
-from rrr_edge.recipe import RRR
-from rrr_edge.record import UNSEALED, sealed
-from rrr_edge.spec import ResNetSpec
-from rrr_edge.target import Target
+from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.files import describe_file
+from rrr_edge.bundle.folder import CALIBRATION, ENGINE, MANIFEST, MODEL, REFERENCE, WEIGHTS, Bundle
+from rrr_edge.bundle.manifest import Cost, Manifest, Preprocess, Provenance
+from rrr_edge.bundle.recipe import RRR
+from rrr_edge.bundle.record import UNSEALED, sealed
+from rrr_edge.bundle.spec import ResNetSpec
+from rrr_edge.bundle.target import Target
+from rrr_edge.bundle.verification import Verification
 
 LABELS = ("dark", "middle", "bright")
 SPEC = ResNetSpec(depths=(1, 1, 1, 1), num_classes=len(LABELS))

@@ -5,14 +5,27 @@ from pathlib import Path
 import numpy as np
 from fake_bundle import write_bundle, write_engine
 
-from rrr_edge.anatomy import Alternative, Ceiling, LayerTime, Load
-from rrr_edge.bundle import MANIFEST, Accuracy, Bundle, Manifest, Verification
-from rrr_edge.files import sha256
-from rrr_edge.measured import ENGINE, PARTS, PHOTO, PREDICT, Profile, part_name
-from rrr_edge.measurement import Environment, Granularity, Measurement, Ratio, Subject, ratio, wilson_interval
+from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.files import sha256
+from rrr_edge.bundle.folder import MANIFEST, Bundle
+from rrr_edge.bundle.manifest import Manifest
+from rrr_edge.bundle.measurements import (
+    Alternative,
+    Ceiling,
+    Granularity,
+    LayerTime,
+    Load,
+    Measurement,
+    Ratio,
+    Subject,
+    ratio,
+)
+from rrr_edge.bundle.profile import ENGINE, PARTS, PHOTO, PREDICT, Profile, part_name
+from rrr_edge.bundle.spec import ResNetSpec
+from rrr_edge.bundle.target import Target
+from rrr_edge.bundle.verification import Accuracy, Verification
 from rrr_edge.report.candidate import Candidate
-from rrr_edge.spec import ResNetSpec
-from rrr_edge.target import Target
+from rrr_edge.timing.statistics import wilson_interval
 
 RESNET152 = 58_184_788
 RRR_NET = 8_034_120

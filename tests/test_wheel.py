@@ -12,7 +12,7 @@ from conftest import LABELS, link_bundle
 from hatchling.builders.wheel import WheelBuilder
 
 from rrr_edge import __version__
-from rrr_edge.bundle import Bundle
+from rrr_edge.bundle.folder import Bundle
 
 ROOT = Path(__file__).parent.parent
 WITHOUT_TORCH = (
@@ -67,7 +67,7 @@ def test_it_holds_the_package_its_data_and_nothing_else(wheel: Path) -> None:
 
 def test_it_names_its_command_and_its_light_dependencies(installed: Path) -> None:
     about = installed / f"rrr_edge-{__version__}.dist-info"
-    assert "rrr-edge = rrr_edge.cli:main" in (about / "entry_points.txt").read_text()
+    assert "rrr-edge = rrr_edge.cli.app:main" in (about / "entry_points.txt").read_text()
     required = [line for line in (about / "METADATA").read_text().splitlines() if line.startswith("Requires-Dist")]
     always = {line.split()[1].split(">")[0] for line in required if "extra ==" not in line}
     assert always == {"numpy", "pillow", "pydantic", "typer", "rich"}
@@ -91,7 +91,7 @@ def test_it_runs_from_elsewhere_without_torch(installed: Path, compiled: Bundle,
 
 
 def test_the_packaged_calibration_images_are_found(installed: Path, tmp_path: Path) -> None:
-    code = "import rrr_edge.dataset as d; print(*d.calibration_folder('digits').rglob('*.png'), sep=chr(10))"
+    code = "import rrr_edge.images.dataset as d; print(*d.calibration_folder('digits').rglob('*.png'), sep=chr(10))"
     files = run(installed, tmp_path, code=code).split()
     assert len(files) == 100
     assert all(Path(file).is_relative_to(installed / "rrr_edge" / "calibration" / "digits") for file in files)

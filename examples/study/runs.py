@@ -20,20 +20,20 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rrr_edge.bundle import Preprocess
-from rrr_edge.compress.kept import state_of
-from rrr_edge.compress.rrr import branch_widths, split
+from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.files import sha256, write_file
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import Schedule, Split, Training
+from rrr_edge.bundle.record import Record
+from rrr_edge.bundle.spec import SMALLEST_DEPTHS, ResNetSpec
+from rrr_edge.bundle.structure import in_stump
+from rrr_edge.compress.rrr.slicing import branch_widths, split
 from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import BadInput
-from rrr_edge.files import sha256, write_file
-from rrr_edge.measurement import Environment
-from rrr_edge.networks import Network, ResNetSpec, build
-from rrr_edge.networks.resnet import in_stump
-from rrr_edge.progress import Report, silent
-from rrr_edge.recipe import Schedule, Split, Training
-from rrr_edge.record import Record
-from rrr_edge.spec import SMALLEST_DEPTHS
+from rrr_edge.networks import Network, build
+from rrr_edge.timing.progress import Report, silent
 from rrr_edge.training import Examples, Run, predict, reestimate_stump, train
+from rrr_edge.training.states import state_of
 
 BRANCHES = 8
 

@@ -17,9 +17,9 @@ from domains import DOMAINS, contact_sheet
 from evidence import draw_errors, write_report
 from runs import CONDITIONS, Place, Results, Settings, places, run_study
 
+from rrr_edge.bundle.files import write_file
 from rrr_edge.errors import RRREdgeError, UsageError, choose
-from rrr_edge.files import write_file
-from rrr_edge.progress import Report, Step
+from rrr_edge.timing.progress import Report, Step
 from rrr_edge.training.loop import STUMP_PASSES
 
 HERE = Path(__file__).parent

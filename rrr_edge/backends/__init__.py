@@ -2,10 +2,11 @@
 
 from rrr_edge.backends.onnxruntime import ONNXRuntime
 from rrr_edge.backends.openvino import OpenVINO
-from rrr_edge.backends.protocols import Backend, ClockedSession, DeviceTimed, Images, Outputs, Session
+from rrr_edge.backends.protocols import Backend, ClockedSession, DeviceTimed, Session
 from rrr_edge.backends.tensorrt import TensorRT
+from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere
-from rrr_edge.target import Target
 
 BACKENDS: dict[str, Backend] = {"openvino": OpenVINO(), "onnxruntime": ONNXRuntime(), "tensorrt": TensorRT()}
 

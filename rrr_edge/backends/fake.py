@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rrr_edge.anatomy import LayerTime
-from rrr_edge.backends.protocols import Images, Outputs, demand_not_older
-from rrr_edge.bundle import Engine
+from rrr_edge.backends.protocols import demand_not_older
+from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.files import sha256
+from rrr_edge.bundle.measurements import LayerTime
+from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CorruptArtifact
-from rrr_edge.files import sha256
-from rrr_edge.progress import Report
-from rrr_edge.target import Target
+from rrr_edge.timing.progress import Report
 
 ENGINE_FILE = "fake.txt"
 

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from rrr_edge.anatomy import PARTS, LayerTime, Part, convolution_macs, part_of, product_macs
-from rrr_edge.backends.protocols import Images, Outputs, demand_not_older
-from rrr_edge.bundle import Engine
+from rrr_edge.backends.graph.parts import convolution_macs, part_of, product_macs
+from rrr_edge.backends.protocols import demand_not_older
+from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.measurements import LayerTime
+from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.bundle.spec import PARTS, Part
+from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
-from rrr_edge.machine import usable_cores
-from rrr_edge.progress import Report
-from rrr_edge.target import Target
+from rrr_edge.timing.machine import usable_cores
+from rrr_edge.timing.progress import Report
 
 GRAPH = "model.onnx"
 _LAYER, _RUN = "_kernel_time", "model_run"

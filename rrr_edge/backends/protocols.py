@@ -4,24 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rrr_edge.anatomy import LayerTime
-from rrr_edge.bundle import Engine
+from rrr_edge.bundle.baseline import Point
+from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.measurements import LayerTime, Subject
+from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere
-from rrr_edge.progress import Report
-from rrr_edge.target import Target
-
-Images = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-
-
-class Outputs(NamedTuple):
-    """`probabilities` [N, K] and `branch_probabilities` [N, B, K], float32."""
-
-    probabilities: Floats
-    branch_probabilities: Floats
+from rrr_edge.timing.progress import Report
 
 
 class Session(Protocol):
@@ -98,3 +87,25 @@ def demand_not_older(engine: Engine, versions: Mapping[str, str], *, repair: str
 
 def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+class Rival(NamedTuple):
+    """An open session to be timed beside the engine; whoever opened it closes it."""
+
+    name: str
+    session: Session
+    subject: Subject
+
+
+class Workshop(Protocol):
+    """Makes networks to compare with, where PyTorch is."""
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The ways in which it can run them here: `Subject.runtime` of what it opens."""
+
+    def write(self, point: Point) -> None:
+        """Put the network's file and card into the bundle, or why there is none, unless they are there."""
+
+    def open(self, point: Point, runtime: str, *, threads: int) -> Rival:
+        """The network in one of `runtimes`."""

@@ -1,58 +1,34 @@
 """VERB 1: photos -> bundle. The recipe's type picks the method; everything around it is the same for all."""
 
-import csv
-import io
-import platform
-import shutil
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from safetensors.torch import save
 
-from rrr_edge import __version__
-from rrr_edge.backends.protocols import Outputs
-from rrr_edge.bundle import (
-    CALIBRATION,
-    MANIFEST,
-    MODEL,
-    REFERENCE,
-    TRAINING_LOG,
-    WEIGHTS,
-    Bundle,
-    Manifest,
-    Preprocess,
-    Provenance,
-    describe_file,
-)
-from rrr_edge.compress.method import Made, Material, Method, cost_of
-from rrr_edge.compress.place import Place, Task
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, Recipe
+from rrr_edge.compress.method import Material, Method, cost_of
 from rrr_edge.compress.prune import BLOCK, CHANNEL, ELEMENT
-from rrr_edge.compress.recycle import RECYCLE
+from rrr_edge.compress.published import check_download
+from rrr_edge.compress.rrr import RECYCLE
 from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
-from rrr_edge.compress.weights import check_download, check_source
-from rrr_edge.dataset import Dataset, choose_balanced, require_folder, scan
+from rrr_edge.compress.weights import check_source
+from rrr_edge.compress.workdir import Place, Task
+from rrr_edge.compress.write import image_counts, write_bundle
 from rrr_edge.errors import MissingLibrary
-from rrr_edge.export import export_onnx, verify_onnx
-from rrr_edge.files import replace_folder, write_file, writing_to
-from rrr_edge.machine import cpu_info
+from rrr_edge.images.dataset import Dataset, scan
+from rrr_edge.images.layouts import require_folder
 from rrr_edge.networks import Network, build
-from rrr_edge.progress import Report, Step, silent
-from rrr_edge.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, Recipe
-from rrr_edge.target import Precision
-from rrr_edge.training import Device, Examples, accuracy, check_device, check_training, predict
+from rrr_edge.timing.progress import Report, silent
+from rrr_edge.training import Device, Examples, check_device, check_training
 from rrr_edge.training import Run as TrainingRun
 from rrr_edge.training.loop import open_fabric
 from rrr_edge.training.share import first_does
-from rrr_edge.verification import MAX_DROP, chance, coarse
 
 METHODS: dict[type[Recipe], Method[Any]] = {
     RRR: RECYCLE,
@@ -62,15 +38,8 @@ METHODS: dict[type[Recipe], Method[Any]] = {
     Channel: CHANNEL,
     Block: BLOCK,
 }
-
-_FILES = (WEIGHTS, MODEL, REFERENCE, CALIBRATION, TRAINING_LOG)
-REFERENCE_IMAGES = 500
-CALIBRATION_IMAGES = 300
-# Of the precisions that the bundle may be compiled for.
-_STRICTEST: Precision = "bf16"
 # What is needed once the training is over.
 _EXPORT = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
-_RECORDED = ("torch", "torchvision", "onnx", "onnxsim", "onnxruntime", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -128,7 +97,7 @@ def compress(
             examples = Examples(dataset.train.images, dataset.train.labels)
             material = Material(dataset, examples, Preprocess(image_size=recipe.image_size), training)
             made = METHODS[type(recipe)].make(recipe, material)
-            first_does(fabric, lambda: _write(place, dataset, made=made, recipe=recipe, report=report))
+            first_does(fabric, lambda: write_bundle(place, dataset, made=made, recipe=recipe, report=report))
     return Bundle.open(place.out)
 
 
@@ -150,7 +119,7 @@ def plan(
     place.check_task(Task(recipe=recipe, data_sha256=dataset.digest))
     return {
         "bundle": str(out),
-        "photos": _counts(dataset),
+        "photos": image_counts(dataset),
         "classes": len(dataset.labels),
         "photos_per_class": dataset.counts,
         "unreadable": [f"{bad.path}: {bad.reason}" for bad in dataset.bad],
@@ -194,93 +163,3 @@ def _check_libraries() -> None:
             import_module(name)
         except ImportError as error:
             raise MissingLibrary(error.name or name, extra="compress", purpose="Exporting to ONNX") from error
-
-
-def _write(place: Place, dataset: Dataset, *, made: Made, recipe: Recipe, report: Report) -> None:
-    """Judge the network on the test photos and write the whole bundle, which appears in one step."""
-    stage, preprocess = place.stage, Preprocess(image_size=recipe.image_size)
-    network = made.network.cpu().eval()
-    report(Step("evaluate", 0, 1))
-    answers = predict(network, dataset.test.images, preprocess=preprocess)
-    report(Step("evaluate", 1, 1))
-    golden = choose_balanced(dataset.test.labels, REFERENCE_IMAGES, seed=recipe.seed)
-    reference = Outputs(*(answer[golden] for answer in answers))
-    images, labels = dataset.test.images[golden], dataset.test.labels[golden]
-    chosen = choose_balanced(dataset.train.labels, CALIBRATION_IMAGES, seed=recipe.seed)
-    with writing_to(stage):
-        shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir()
-        # Not save_file: its files are for their owner's eyes only, and a full disk is not an OSError there.
-        (stage / WEIGHTS).write_bytes(save({key: tensor.contiguous() for key, tensor in network.state_dict().items()}))
-        np.savez_compressed(stage / REFERENCE, images=images, labels=labels, **reference._asdict())
-        np.savez_compressed(stage / CALIBRATION, images=dataset.train.images[chosen])
-        (stage / TRAINING_LOG).write_text(_log(made))
-        for file, text in made.files.items():
-            (stage / file).write_text(text)
-        report(Step("export", 0, 1))
-        export_onnx(network, preprocess, stage / MODEL)
-        verification = verify_onnx(stage / MODEL, images, labels, reference)
-        report(Step("export", 1, 1))
-        judged = accuracy(answers.probabilities, dataset.test.labels, dataset.labels)
-        doubts = [chance(judged, len(dataset.labels)), coarse(len(images), _STRICTEST, MAX_DROP)]
-        manifest = Manifest(
-            name=place.out.stem,
-            spec=network.spec,
-            labels=dataset.labels,
-            preprocess=preprocess,
-            recipe=recipe,
-            cost=cost_of(network, recipe.image_size),
-            accuracy=judged,
-            provenance=_provenance(dataset, made, doubts),
-            verification=verification,
-            files=tuple(describe_file(stage / file) for file in (*_FILES, *made.files)),
-        )
-        write_file(stage / MANIFEST, manifest.to_json())
-    with writing_to(place.out):
-        replace_folder(stage, place.out)
-    shutil.rmtree(place.work, ignore_errors=True)
-
-
-def _provenance(dataset: Dataset, made: Made, doubts: Sequence[str]) -> Provenance:
-    notes = [*made.notes, *filter(None, doubts)]
-    if dataset.bad:
-        named = "; ".join(f"{bad.path}: {bad.reason}" for bad in dataset.bad[:10])
-        notes.append(f"{len(dataset.bad)} unreadable files were skipped: {named}")
-    if dataset.duplicates:
-        train, test = dataset.duplicates[0]
-        notes.append(
-            f"{len(dataset.duplicates)} test photos are also training photos (such as {test} = {train}): "
-            "the accuracy flatters."
-        )
-    return Provenance(
-        weights=made.weights.name,
-        weights_sha256=made.weights.sha256,
-        data=dataset.path.resolve().name,
-        data_sha256=dataset.digest,
-        images=_counts(dataset),
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        duration_s=round(made.earlier_s + sum(row.seconds for row in made.trained.history), 1),
-        machine=f"{cpu_info()[0]}, trained on {made.trained.device} in {made.trained.precision}",
-        versions={"python": platform.python_version(), "rrr-edge": __version__} | {p: _version(p) for p in _RECORDED},
-        notes=tuple(notes),
-    )
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:  # installed under another name, such as onnxruntime-gpu, or not by pip
-        return str(getattr(sys.modules.get(library), "__version__", "unknown"))
-
-
-def _counts(dataset: Dataset) -> dict[str, int]:
-    return {split: sum(classes.values()) for split, classes in dataset.counts.items()}
-
-
-def _log(made: Made) -> str:
-    text = io.StringIO()
-    rows = [row.model_dump() for row in made.trained.history]
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["epoch"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -13,34 +13,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rrr_edge.backends import Session
-from rrr_edge.baseline import (
-    CALIBRATION_IMAGES,
-    LATENCY_ONLY,
-    UNPRUNED,
-    Against,
-    Baseline,
-    Point,
-    Rival,
-    card_of,
-    obstacle_of,
-)
-from rrr_edge.bundle import Bundle, Preprocess, describe_file
+from rrr_edge.backends.protocols import Rival
+from rrr_edge.bundle.baseline import CALIBRATION_IMAGES, LATENCY_ONLY, UNPRUNED, Baseline, Point, card_of, obstacle_of
+from rrr_edge.bundle.files import describe_file, staged_file, write_file, writing_to
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.measurements import Granularity, Subject
+from rrr_edge.bundle.spec import NetworkSpec, resnet152
 from rrr_edge.compress.prune import make_permanent, mask, slimming, sparsity_of, without_blocks
 from rrr_edge.errors import RRREdgeError, UsageError
-from rrr_edge.export import export_onnx
-from rrr_edge.files import staged_file, write_file, writing_to
-from rrr_edge.measurement import Granularity, Subject
 from rrr_edge.networks import Network, build, cost, cuda
 from rrr_edge.networks.cuda import CudaSession
 from rrr_edge.networks.eager import EagerSession
-from rrr_edge.spec import NetworkSpec, resnet152
+from rrr_edge.networks.export import export_onnx
 
 _SEED = 0
-
-
-def against_resnet152(bundle: Bundle, *, threads: int) -> Against:
-    """What `profile` compares with where PyTorch is: ResNet152 as a file for the backend, and in PyTorch."""
-    return Against(models=(write_baseline(bundle),), rivals=pytorch_baselines(bundle, threads=threads))
 
 
 def write_baseline(bundle: Bundle) -> Path:

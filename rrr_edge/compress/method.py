@@ -9,12 +9,12 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from rrr_edge.bundle import Cost, Preprocess
+from rrr_edge.bundle.manifest import Cost, Preprocess
+from rrr_edge.bundle.recipe import RANDOM, Recipe, Training
+from rrr_edge.bundle.spec import NetworkSpec, ResNetSpec
 from rrr_edge.compress.weights import WeightsInfo, load_weights
-from rrr_edge.dataset import Dataset
-from rrr_edge.networks import Network, ResNetSpec, build, cost
-from rrr_edge.recipe import RANDOM, Recipe, Training
-from rrr_edge.spec import NetworkSpec
+from rrr_edge.images.dataset import Dataset
+from rrr_edge.networks import Network, build, cost
 from rrr_edge.training import Examples, Run, Trained, train
 
 R = TypeVar("R", bound=Recipe)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from rrr_edge.bundle.recipe import RANDOM, Block, BlockOrder, Channel, Criterion, Element
+from rrr_edge.bundle.spec import ChannelSpec, Depths, NetworkSpec, PhaseWidths, ResNetSpec, resnet152
 from rrr_edge.compress.method import Made, Material, Method, begin, learn
-from rrr_edge.compress.rrr import reuse
+from rrr_edge.compress.rrr.slicing import reuse
 from rrr_edge.errors import MissingLibrary, UsageError
-from rrr_edge.networks import ChannelSpec, Network, ResNetSpec, build, cost
+from rrr_edge.networks import Network, build, cost
 from rrr_edge.networks.resnet import Bottleneck
-from rrr_edge.recipe import RANDOM, Block, BlockOrder, Channel, Criterion, Element
-from rrr_edge.spec import Depths, NetworkSpec, PhaseWidths, resnet152
 
 R = TypeVar("R", Element, Channel, Block)
 

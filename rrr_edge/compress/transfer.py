@@ -9,10 +9,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from rrr_edge.bundle.recipe import RANDOM, FineTune, LinearProbe
+from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.compress.method import Made, Material, Method, begin, learn
-from rrr_edge.compress.rrr import reuse
-from rrr_edge.networks import Network, ResNetSpec
-from rrr_edge.recipe import RANDOM, FineTune, LinearProbe
+from rrr_edge.compress.rrr.slicing import reuse
+from rrr_edge.networks import Network
 
 R = TypeVar("R", LinearProbe, FineTune)
 

@@ -8,30 +8,23 @@ import difflib
 import hashlib
 import os
 import pickle
-import queue
-import re
-import socket
-import ssl
-import threading
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rrr_edge.bundle.files import sha256
+from rrr_edge.bundle.recipe import RANDOM
+from rrr_edge.bundle.spec import RESNET152_DEPTHS, Depths, ResNetSpec
+from rrr_edge.compress.published import PUBLISHED, fetch
 from rrr_edge.errors import BadInput, UsageError
-from rrr_edge.files import sha256, staged_file, writing_to
-from rrr_edge.networks import ResNetSpec, build
-from rrr_edge.progress import Report, Step, silent
-from rrr_edge.recipe import RANDOM
-from rrr_edge.spec import RESNET152_DEPTHS, Depths
+from rrr_edge.networks import build
+from rrr_edge.timing.progress import Report, silent
 
 
 class WeightsInfo(NamedTuple):
@@ -39,29 +32,6 @@ class WeightsInfo(NamedTuple):
 
     name: str
     sha256: str
-
-
-class Published(NamedTuple):
-    """A checkpoint on the net, with the first digits of its SHA-256 in its name."""
-
-    url: str
-    file: str
-    hugging_face: str = ""  # the repository whose copy in Hugging Face's cache serves as well
-
-
-PUBLISHED = {
-    "imagenet": Published("https://download.pytorch.org/models/resnet152-394f9c45.pth", "resnet152-394f9c45.pth"),
-    "imagenet-v2": Published("https://download.pytorch.org/models/resnet152-f82ba261.pth", "resnet152-f82ba261.pth"),
-    "timm": Published(
-        "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-rsb-weights/resnet152_a1h-dc400468.pth",
-        "resnet152_a1h-dc400468.pth",
-        "timm/resnet152.a1h_in1k",
-    ),
-}
-
-FIRST_ANSWER_S = 12.0
-_STALLED_S = 10.0
-_CHUNK_BYTES = 1 << 20
 
 
 def load_weights(
@@ -84,7 +54,7 @@ def load_weights(
     if source == RANDOM:
         return _random(depths, seed)
     published = PUBLISHED.get(str(source))
-    path = _fetch(published, report) if published else Path(source)
+    path = fetch(published, report) if published else Path(source)
     state_dict = fits(read_tensors(path), depths, where=str(path))
     return state_dict, WeightsInfo(str(source) if published else path.name, sha256(path))
 
@@ -97,13 +67,6 @@ def check_source(source: str | os.PathLike[str]) -> None:
             f"There are no weights {str(source)!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
             advice=f"Give one of {', '.join(PUBLISHED)}, {RANDOM}, or the path of a file ({', '.join(_READERS)}).",
         )
-
-
-def check_download(source: str | os.PathLike[str]) -> None:
-    """Raise BadInput, within seconds, where published weights are in no cache and cannot be downloaded either."""
-    published = PUBLISHED.get(str(source))
-    if published and not _cached(published):
-        _answer(published).close()
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -225,99 +188,3 @@ def _random(depths: Depths, seed: int) -> tuple[dict[str, Tensor], WeightsInfo]:
     for tensor in state_dict.values():
         digest.update(tensor.numpy().tobytes())
     return state_dict, WeightsInfo(RANDOM, digest.hexdigest())
-
-
-def _fetch(published: Published, report: Report) -> Path:
-    """The published file in a cache, downloaded into torch's where neither has it. Raises BadInput."""
-    path, cached = _torchs_copy(published), _cached(published)
-    if not cached:
-        with writing_to(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        _download(published, path, report)
-    elif cached == path and not sha256(path).startswith(_expected_digits(published)):
-        raise BadInput(
-            f"{path} is damaged or another file: its SHA-256 does not begin as its name says.",
-            advice="Delete it: it is downloaded again.",
-        )
-    return cached or path
-
-
-def _torchs_copy(published: Published) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / published.file
-
-
-def _cached(published: Published) -> Path | None:
-    """Where torch's cache or Hugging Face's has the file."""
-    if _torchs_copy(published).is_file():
-        return _torchs_copy(published)
-    copy = published.hugging_face and try_to_load_from_cache(published.hugging_face, "model.safetensors")
-    return Path(copy) if copy and isinstance(copy, str) else None
-
-
-def _download(published: Published, path: Path, report: Report) -> None:
-    digest, done = hashlib.sha256(), 0
-    with _answer(published) as response, staged_file(path) as stage:
-        total = int(response.headers.get("Content-Length") or 0)
-        with stage.open("wb") as file:
-            while chunk := _next_chunk(response, published):
-                file.write(chunk)
-                digest.update(chunk)
-                done += len(chunk)
-                report(Step("download weights", done, max(done, total), published.file))
-        if done < total or not digest.hexdigest().startswith(_expected_digits(published)):
-            raise _no_download(published, f"the {done:,} bytes that came are not the whole file")
-
-
-def _answer(published: Published) -> Any:
-    """The opened response. In a thread, since no timeout of Python's bounds the look-up of a host's name."""
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            # Honours HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-            answers.put(urllib.request.urlopen(published.url, timeout=_STALLED_S))
-        except Exception as error:  # to be raised where somebody waits
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        answer = answers.get(timeout=FIRST_ANSWER_S)
-    except queue.Empty:
-        raise _no_download(published, f"no answer in {FIRST_ANSWER_S:g} s") from None
-    if isinstance(answer, Exception):
-        raise _no_download(published, _plainly(answer)) from answer
-    return answer
-
-
-def _next_chunk(response: Any, published: Published) -> bytes:
-    try:
-        chunk: bytes = response.read(_CHUNK_BYTES)
-    except Exception as error:  # a broken connection shows as OSError or as one of http.client's own
-        raise _no_download(published, f"the connection broke ({_plainly(error)})") from error
-    return chunk
-
-
-def _plainly(error: Exception) -> str:
-    """What urllib wraps, in words."""
-    if isinstance(error, urllib.error.HTTPError):
-        return f"the server answered {error.code} ({error.reason})"
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, socket.gaierror):
-        return "its host is not found, as where there is no network"
-    if isinstance(reason, TimeoutError):
-        return f"no answer in {_STALLED_S:g} s"
-    if isinstance(reason, ssl.SSLError):
-        return "no secure connection can be made"
-    return (reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)).lower()
-
-
-def _expected_digits(published: Published) -> str:
-    digits = re.search(r"-([0-9a-f]{8})\.pth$", published.file)
-    return digits[1] if digits else ""
-
-
-def _no_download(published: Published, reason: str) -> BadInput:
-    return BadInput(
-        f"{published.url} cannot be downloaded: {reason}.",
-        advice=f"Fetch it on another machine and give --weights {Path(published.url).name}, or use --weights random.",
-    )

@@ -1,9 +1,10 @@
 """Networks from their specs: `build(spec)` makes the module, `cost(spec, image_size)` says what it takes."""
 
-from rrr_edge.bundle import Cost
-from rrr_edge.networks import resnet
-from rrr_edge.networks.resnet import ResNet, part_of
-from rrr_edge.spec import ChannelSpec, NetworkSpec, ResNetSpec
+from rrr_edge.bundle.manifest import Cost
+from rrr_edge.bundle.spec import ChannelSpec, NetworkSpec, ResNetSpec
+from rrr_edge.bundle.structure import cost as resnet_cost
+from rrr_edge.bundle.structure import part_of
+from rrr_edge.networks.resnet import ResNet
 
 __all__ = ["ChannelSpec", "Network", "ResNetSpec", "build", "cost", "part_of"]
 
@@ -11,7 +12,7 @@ __all__ = ["ChannelSpec", "Network", "ResNetSpec", "build", "cost", "part_of"]
 Network = ResNet
 
 _MODULES = {ResNetSpec: ResNet, ChannelSpec: ResNet}
-_COSTS = {ResNetSpec: resnet.cost, ChannelSpec: resnet.cost}
+_COSTS = {ResNetSpec: resnet_cost, ChannelSpec: resnet_cost}
 
 
 def build(spec: NetworkSpec) -> Network:

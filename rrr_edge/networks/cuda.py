@@ -7,10 +7,10 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from rrr_edge.backends.protocols import Images, Outputs
-from rrr_edge.bundle import Preprocess
-from rrr_edge.export import Deployed
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.networks import Network
+from rrr_edge.networks.export import Deployed
 
 Mode = Literal["eager", "graph", "compile"]
 MODES: tuple[Mode, ...] = get_args(Mode)

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from rrr_edge.backends.protocols import Images, Outputs
-from rrr_edge.bundle import Preprocess
-from rrr_edge.export import Deployed
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.networks import Network
+from rrr_edge.networks.export import Deployed
 
 
 class EagerSession:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rrr_edge.bundle import Bundle
+from rrr_edge.bundle.files import write_file
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.profile import Profile
 from rrr_edge.errors import UsageError
-from rrr_edge.files import write_file
-from rrr_edge.measured import Profile
 from rrr_edge.report.candidate import Candidate, candidates_of
 from rrr_edge.report.figures import figures_of
 from rrr_edge.report.markdown import MARK, markdown_of

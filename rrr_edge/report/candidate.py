@@ -6,12 +6,12 @@ from pathlib import Path
 from shlex import quote
 from typing import Literal
 
-from rrr_edge.bundle import MANIFEST, Bundle
+from rrr_edge.bundle.files import sha256
+from rrr_edge.bundle.folder import MANIFEST, Bundle
+from rrr_edge.bundle.profile import Profile
+from rrr_edge.bundle.recipe import FineTune, LinearProbe
+from rrr_edge.bundle.spec import resnet152
 from rrr_edge.errors import CorruptArtifact, UsageError
-from rrr_edge.files import sha256
-from rrr_edge.measured import Profile
-from rrr_edge.recipe import FineTune, LinearProbe
-from rrr_edge.spec import resnet152
 
 
 @dataclass(frozen=True)

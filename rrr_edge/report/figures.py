@@ -1,9 +1,9 @@
 """The figures of one profile, in the order of the page; those whose data are missing are left out."""
 
-from rrr_edge.plots import Picture, beside
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.latency import draw_distribution, draw_latency
 from rrr_edge.report.parts import draw_parts, draw_roofline
+from rrr_edge.report.plots import Picture, beside
 from rrr_edge.report.sparsity import sparsity_panels
 from rrr_edge.report.tradeoff import draw_spider
 from rrr_edge.report.words import title_of

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from rrr_edge.markup import Markup, element, together
-from rrr_edge.measured import ENGINE, PHOTO, PREDICT, Profile
-from rrr_edge.measurement import Floats, Measurement
-from rrr_edge.plots import (
+from rrr_edge.bundle.measurements import Measurement
+from rrr_edge.bundle.profile import ENGINE, PHOTO, PREDICT, Profile
+from rrr_edge.report.markup import Markup, element, together
+from rrr_edge.report.plots import (
     BOTTOM,
     LEFT,
     LOOKS,
@@ -24,6 +24,7 @@ from rrr_edge.plots import (
     shorten,
 )
 from rrr_edge.report.words import milliseconds, title_of
+from rrr_edge.timing.statistics import Floats
 
 _ROW = 46
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rrr_edge import __version__
-from rrr_edge.markup import Markup, element, together
-from rrr_edge.plots import STYLE, Picture
 from rrr_edge.report import tables
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.latency import draw_distribution, draw_latency
+from rrr_edge.report.markup import Markup, element, together
 from rrr_edge.report.parts import draw_parts, draw_roofline
+from rrr_edge.report.plots import STYLE, Picture
 from rrr_edge.report.reproduce import RECIPE, commands, recipe_toml
 from rrr_edge.report.sparsity import sparsity_panels
 from rrr_edge.report.tradeoff import draw_pareto, draw_spider

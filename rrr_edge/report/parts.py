@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from itertools import accumulate
 from math import ceil
 
-from rrr_edge.anatomy import WHOLE
-from rrr_edge.markup import Markup, element, together
-from rrr_edge.measured import PARTS, PHOTO, Profile, part_name
-from rrr_edge.plots import RIGHT, Axis, Picture, axis_below, row_of, text, texture
+from rrr_edge.bundle.measurements import WHOLE
+from rrr_edge.bundle.profile import PARTS, PHOTO, Profile, part_name
+from rrr_edge.report.markup import Markup, element, together
+from rrr_edge.report.plots import RIGHT, Axis, Picture, axis_below, row_of, text, texture
 from rrr_edge.report.words import milliseconds, three_digits, title_of
 
 _BAR = 30

@@ -8,12 +8,12 @@ from pathlib import PurePath
 from shlex import quote
 from typing import Any
 
-from rrr_edge.anatomy import LoadKind
+from rrr_edge.bundle.measurements import LoadKind
+from rrr_edge.bundle.profile import Profile
+from rrr_edge.bundle.recipe import Recipe
+from rrr_edge.bundle.verification import MAX_DROP
 from rrr_edge.errors import RRREdgeError
-from rrr_edge.measured import Profile
-from rrr_edge.recipe import Recipe
 from rrr_edge.report.candidate import Candidate
-from rrr_edge.verification import MAX_DROP
 
 RECIPE = "recipe.toml"
 

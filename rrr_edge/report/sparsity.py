@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rrr_edge.anatomy import Alternative
-from rrr_edge.markup import Markup, together
-from rrr_edge.measured import Profile
-from rrr_edge.measurement import Granularity, Measurement
-from rrr_edge.plots import (
+from rrr_edge.bundle.measurements import Alternative, Granularity, Measurement
+from rrr_edge.bundle.profile import Profile
+from rrr_edge.report.markup import Markup, together
+from rrr_edge.report.plots import (
     BOTTOM,
     LEFT,
     LOOKS,

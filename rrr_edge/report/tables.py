@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rrr_edge.bundle import ENGINE, Bundle, Engine, Verification
+from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.folder import ENGINE, Bundle
+from rrr_edge.bundle.profile import Profile
+from rrr_edge.bundle.verification import Verification
 from rrr_edge.errors import BadInput
-from rrr_edge.measured import Profile
-from rrr_edge.measurement import Environment
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.words import title_of
 

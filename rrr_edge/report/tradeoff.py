@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from math import cos, pi, sin
 from typing import NamedTuple
 
-from rrr_edge.markup import Markup, element, together
-from rrr_edge.measured import Profile
-from rrr_edge.measurement import Measurement, wilson_interval
-from rrr_edge.plots import (
+from rrr_edge.bundle.measurements import Measurement
+from rrr_edge.bundle.profile import Profile
+from rrr_edge.report.candidate import Candidate
+from rrr_edge.report.markup import Markup, element, together
+from rrr_edge.report.plots import (
     BOTTOM,
     LEFT,
     LOOKS,
@@ -27,8 +28,8 @@ from rrr_edge.plots import (
     mark,
     text,
 )
-from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.words import count, milliseconds, title_of
+from rrr_edge.timing.statistics import wilson_interval
 
 
 def draw_pareto(candidates: Sequence[Candidate]) -> Picture | None:

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from rrr_edge.anatomy import Alternative
-from rrr_edge.measured import Profile
-from rrr_edge.measurement import Measurement, Ratio, ratio
+from rrr_edge.bundle.measurements import Alternative, Measurement, Ratio, ratio
+from rrr_edge.bundle.profile import Profile
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.tradeoff import accuracy_interval
 from rrr_edge.report.words import interval_of, milliseconds, title_of

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from rrr_edge.measured import Profile
-from rrr_edge.measurement import Interval
+from rrr_edge.bundle.profile import Profile
+from rrr_edge.timing.statistics import Interval
 
 
 def milliseconds(ms: float) -> str:

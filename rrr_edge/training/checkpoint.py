@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from rrr_edge.bundle.files import staged_file, writing_to
+from rrr_edge.bundle.recipe import Training
+from rrr_edge.bundle.record import Record
 from rrr_edge.errors import BadInput, CorruptArtifact
-from rrr_edge.files import staged_file, writing_to
-from rrr_edge.recipe import Training
-from rrr_edge.record import Record
 
 CHECKPOINT = "checkpoint.safetensors"
 _KEY = "rrr-edge training"

@@ -5,12 +5,13 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from rrr_edge.backends.protocols import Floats, Images, Outputs
-from rrr_edge.bundle import Accuracy, Preprocess
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.reference import Floats, Images, Outputs
+from rrr_edge.bundle.verification import Accuracy
 from rrr_edge.errors import BadInput
-from rrr_edge.export import Deployed
-from rrr_edge.measurement import wilson_interval
 from rrr_edge.networks import Network
+from rrr_edge.networks.export import Deployed
+from rrr_edge.timing.statistics import wilson_interval
 
 CALIBRATION_BINS = 15
 

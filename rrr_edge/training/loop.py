@@ -21,12 +21,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from rrr_edge.bundle import Preprocess
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import Training
 from rrr_edge.errors import BadInput, CannotRunHere, Interrupted, UsageError
-from rrr_edge.machine import cpu_info, usable_cores
 from rrr_edge.networks import Network
-from rrr_edge.progress import Report, Step, silent
-from rrr_edge.recipe import Training
+from rrr_edge.timing.machine import cpu_info, usable_cores
+from rrr_edge.timing.progress import Report, Step, silent
 from rrr_edge.training.batches import Batches, Examples, normalise, rng, steps_of
 from rrr_edge.training.checkpoint import EpochRow, Identity, Progress
 from rrr_edge.training.evaluate import predict

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
+from rrr_edge.bundle.recipe import Schedule, Training
 from rrr_edge.errors import UsageError
-from rrr_edge.recipe import Schedule, Training
 
 # The share of a training before the triangles, and how deep they go (Garipov et al. 2018; Sun et al. 2023's code).
 TRIANGLES_FROM = 0.8

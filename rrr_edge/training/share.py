@@ -16,9 +16,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from rrr_edge.bundle.structure import in_stump
 from rrr_edge.errors import CannotRunHere, UsageError
 from rrr_edge.networks import Network, build
-from rrr_edge.networks.resnet import in_stump
 
 T = TypeVar("T")
 

@@ -16,10 +16,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rrr_edge.bundle import Preprocess
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import Training
 from rrr_edge.errors import GateFailed
 from rrr_edge.networks import Network
-from rrr_edge.recipe import Training
 from rrr_edge.training.batches import Batch, normalise
 from rrr_edge.training.checkpoint import Progress, copy_into, read_checkpoint, write_checkpoint
 from rrr_edge.training.schedule import learning_rate

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from rrr_edge.errors import UsageError
-from rrr_edge.machine import memory_bytes
-from rrr_edge.progress import Report, Step
+from rrr_edge.timing.machine import memory_bytes
+from rrr_edge.timing.progress import Report, Step
 from rrr_edge.training.batches import Batches
 
 MEMORY_SHARE = 0.5

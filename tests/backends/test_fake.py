@@ -3,12 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rrr_edge.anatomy import LayerTime
-from rrr_edge.backends import Backend, Outputs, Session
+from rrr_edge.backends import Backend, Session
 from rrr_edge.backends.fake import Fake
+from rrr_edge.bundle.measurements import LayerTime
+from rrr_edge.bundle.reference import Outputs
+from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CorruptArtifact
-from rrr_edge.progress import silent
-from rrr_edge.target import Target
+from rrr_edge.timing.progress import silent
 
 TARGET = Target(name="test", backend="fake")
 IMAGES = np.zeros((3, 8, 8, 3), np.uint8)

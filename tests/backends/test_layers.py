@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from rrr_edge.anatomy import PARTS, LayerTime
 from rrr_edge.backends import BACKENDS
-from rrr_edge.bundle import Bundle
-from rrr_edge.networks.resnet import layers as convolutions
-from rrr_edge.networks.resnet import part_of as part_of_module
-from rrr_edge.target import Target
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.measurements import LayerTime
+from rrr_edge.bundle.spec import PARTS
+from rrr_edge.bundle.structure import layers as convolutions
+from rrr_edge.bundle.structure import part_of as part_of_module
+from rrr_edge.bundle.target import Target
 
 ENGINES = [("openvino", "fp32"), ("openvino", "int8"), ("onnxruntime", "fp32")]
 RUNS = 50

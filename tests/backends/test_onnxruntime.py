@@ -8,10 +8,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from rrr_edge.backends.onnxruntime import ONNXRuntime, run_model
-from rrr_edge.bundle import Bundle
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
-from rrr_edge.progress import silent
-from rrr_edge.target import Target
+from rrr_edge.timing.progress import silent
 
 TARGET = Target(name="onnxruntime", backend="onnxruntime", threads=1)
 

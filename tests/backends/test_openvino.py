@@ -12,13 +12,14 @@ import pytest
 from conftest import write_target
 
 import rrr_edge.backends.openvino as backend_module
-from rrr_edge.backends import BACKENDS, Outputs, Session
+from rrr_edge.backends import BACKENDS, Session
 from rrr_edge.backends.onnxruntime import run_model
 from rrr_edge.backends.openvino import OpenVINO, cache_folder
-from rrr_edge.bundle import Bundle
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.reference import Outputs
+from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, CorruptArtifact
-from rrr_edge.progress import Step, silent
-from rrr_edge.target import Target
+from rrr_edge.timing.progress import Step, silent
 
 TARGET = Target(name="openvino", backend="openvino", threads=1)
 
@@ -266,7 +267,7 @@ def test_intels_telemetry_is_never_loaded(compiled: Bundle) -> None:
     """The package is installed here, and would be found by whoever imports OpenVINO or NNCF before us."""
     code = (
         "import sys, importlib.util; assert importlib.util.find_spec('openvino_telemetry')\n"
-        "from pathlib import Path; from rrr_edge.backends import BACKENDS; from rrr_edge.target import Target\n"
+        "from pathlib import Path; from rrr_edge.backends import BACKENDS; from rrr_edge.bundle.target import Target\n"
         "assert 'openvino' not in sys.modules\n"
         "session = BACKENDS['openvino'].open(Path(sys.argv[1]), Target(name='t', backend='openvino'))\n"
         "assert sys.modules['openvino_telemetry'] is None\n"

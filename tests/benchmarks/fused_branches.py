@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rrr_edge import machine
-from rrr_edge.compress.rrr import branch_widths
-from rrr_edge.measurement import Environment, Measurement, Pace, Subject, interleave, ratio
-from rrr_edge.networks import Network, ResNetSpec, build, cost
+from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.measurements import Measurement, Subject, ratio
+from rrr_edge.bundle.spec import ResNetSpec
+from rrr_edge.compress.rrr.slicing import branch_widths
+from rrr_edge.networks import Network, build, cost
+from rrr_edge.timing import machine
+from rrr_edge.timing.interleave import Pace, interleave
 
 BRANCHES, CLASSES, DEPTHS = 8, 20, (1, 1, 1, 1)
 

@@ -20,14 +20,16 @@ from typing import Any
 
 from headline import make_bundle
 
-from rrr_edge.backends import Images, Outputs, Session
-from rrr_edge.bundle import Bundle
+from rrr_edge.backends import Session
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.cli.display import Display
 from rrr_edge.compile import compile_bundle
-from rrr_edge.display import Display
-from rrr_edge.gate import Limits, Speed, race
-from rrr_edge.progress import Step
-from rrr_edge.rivals import running, shuffled_images
-from rrr_edge.runtime import Classifier
+from rrr_edge.profile.baselines import running, shuffled_images
+from rrr_edge.profile.gate import Limits, race
+from rrr_edge.profile.gate_result import Speed
+from rrr_edge.runtime.classifier import Classifier
+from rrr_edge.timing.progress import Step
 
 
 class Slowed:

@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rrr_edge.bundle import Bundle
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.recipe import RRR, Training
+from rrr_edge.cli.comparison import against_resnet152
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress import compress
-from rrr_edge.compress.baselines import against_resnet152
 from rrr_edge.errors import CannotRunHere
-from rrr_edge.machine import usable_cores
-from rrr_edge.measurement import Pace, interleave
 from rrr_edge.profile import profile_bundle
-from rrr_edge.recipe import RRR, Training
-from rrr_edge.runtime import Classifier
+from rrr_edge.runtime.classifier import Classifier
+from rrr_edge.timing.interleave import Pace, interleave
+from rrr_edge.timing.machine import usable_cores
 
 LETTERS = "ABDEFGHJKLMNPQRSTUWZ"
 SIZE = 128

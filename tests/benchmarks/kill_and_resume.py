@@ -28,13 +28,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from rrr_edge.bundle import WEIGHTS, Bundle
+from rrr_edge.bundle.files import sha256
+from rrr_edge.bundle.folder import WEIGHTS, Bundle
+from rrr_edge.bundle.recipe import RRR, Training
+from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.compress import Run, compress
 from rrr_edge.errors import RRREdgeError
-from rrr_edge.files import sha256
-from rrr_edge.networks import ResNetSpec, build
-from rrr_edge.progress import Step
-from rrr_edge.recipe import RRR, Training
+from rrr_edge.networks import build
+from rrr_edge.timing.progress import Step
 
 CLASSES, TRAINING_PHOTOS, TEST_PHOTOS, SIZE = 3, 20, 4, 32
 BATCH, EPOCHS = 8, 5

@@ -16,19 +16,21 @@ import numpy as np
 import torch
 from fused_branches import BRANCHES, CLASSES, DEPTHS, with_real_statistics
 
-from rrr_edge import machine
 from rrr_edge.backends import BACKENDS
+from rrr_edge.backends.graph.lowering import lower
 from rrr_edge.backends.onnxruntime import run_model
-from rrr_edge.bundle import Preprocess
-from rrr_edge.compress.rrr import branch_widths
+from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.spec import ResNetSpec
+from rrr_edge.bundle.target import LOWERINGS, Lowering, Target
+from rrr_edge.compile.fastest import fastest
+from rrr_edge.compress.rrr.slicing import branch_widths
 from rrr_edge.errors import RRREdgeError
-from rrr_edge.export import export_onnx
-from rrr_edge.lowering import lower
-from rrr_edge.measurement import Environment, Pace
-from rrr_edge.networks import ResNetSpec, build
-from rrr_edge.progress import silent
-from rrr_edge.race import fastest
-from rrr_edge.target import LOWERINGS, Lowering, Target
+from rrr_edge.networks import build
+from rrr_edge.networks.export import export_onnx
+from rrr_edge.timing import machine
+from rrr_edge.timing.interleave import Pace
+from rrr_edge.timing.progress import silent
 
 RUNTIMES = (("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnxruntime", "fp32"))
 

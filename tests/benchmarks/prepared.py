@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rrr_edge.backends import Outputs
-from rrr_edge.bundle import Bundle
+from rrr_edge.backends.graph.lowering import lower
+from rrr_edge.backends.graph.rewrite import Graph
+from rrr_edge.backends.tensorrt.prepare import prepare, run_prepared
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.recipe import RRR, Training
+from rrr_edge.bundle.reference import Outputs
+from rrr_edge.bundle.target import PRECISIONS
+from rrr_edge.bundle.verification import verify
 from rrr_edge.compress import compress
-from rrr_edge.digits import write_digits
-from rrr_edge.graph import Graph
-from rrr_edge.lowering import lower
-from rrr_edge.prepare import prepare, run_prepared
-from rrr_edge.progress import silent
-from rrr_edge.recipe import RRR, Training
-from rrr_edge.target import PRECISIONS
-from rrr_edge.verification import verify
+from rrr_edge.images.digits import write_digits
+from rrr_edge.timing.progress import silent
 
 SIZE = 64
 

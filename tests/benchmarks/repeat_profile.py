@@ -20,13 +20,13 @@ from pathlib import Path
 
 from headline import make_bundle
 
-from rrr_edge.baseline import Against
-from rrr_edge.bundle import Bundle
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.profile import Profile
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress.baselines import write_baseline
-from rrr_edge.measured import Profile
-from rrr_edge.measurement import Pace
 from rrr_edge.profile import profile_bundle
+from rrr_edge.profile.request import Against
+from rrr_edge.timing.interleave import Pace
 
 TOLERANCE = 0.03
 

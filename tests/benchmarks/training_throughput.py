@@ -30,14 +30,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
 
-from rrr_edge import machine
-from rrr_edge.bundle import Preprocess
-from rrr_edge.compress.rrr import branch_widths
-from rrr_edge.measurement import Environment, Measurement, Pace, Subject, interleave, ratio
-from rrr_edge.networks import Network, ResNetSpec, build, cost
-from rrr_edge.networks.resnet import STUMP_CHANNELS, in_stump
-from rrr_edge.progress import Step
-from rrr_edge.recipe import Training
+from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.measurements import Measurement, Subject, ratio
+from rrr_edge.bundle.recipe import Training
+from rrr_edge.bundle.spec import ResNetSpec
+from rrr_edge.bundle.structure import STUMP_CHANNELS, in_stump
+from rrr_edge.compress.rrr.slicing import branch_widths
+from rrr_edge.networks import Network, build, cost
+from rrr_edge.timing import machine
+from rrr_edge.timing.interleave import Pace, interleave
+from rrr_edge.timing.progress import Step
 from rrr_edge.training import Examples, Run, predict, reestimate_stump, train
 from rrr_edge.training.batches import Batches, normalise
 from rrr_edge.training.checkpoint import Identity, Progress

@@ -10,15 +10,16 @@ import torchvision
 from fake_bundle import write_bundle
 from torch.utils.flop_counter import FlopCounterMode
 
-from rrr_edge.baseline import Baseline, Point, obstacle_of
-from rrr_edge.bundle import Bundle, Preprocess
+from rrr_edge.bundle.baseline import Baseline, Point, obstacle_of
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.spec import ResNetSpec, resnet152
 from rrr_edge.compress import baselines, prune
 from rrr_edge.compress.baselines import RandomNetworks, pytorch_baselines, random_network, write_baseline
 from rrr_edge.errors import UsageError
 from rrr_edge.networks import build, cuda
 from rrr_edge.networks.cuda import CudaSession
 from rrr_edge.networks.eager import EagerSession
-from rrr_edge.spec import ResNetSpec, resnet152
 
 SMALL = ResNetSpec(depths=(1, 1, 1, 1), num_classes=3)
 PREPROCESS = Preprocess(image_size=32)

@@ -12,22 +12,23 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rrr_edge import files
-from rrr_edge.bundle import Preprocess
+from rrr_edge.bundle import files
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import RRR, Schedule, Training
+from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.compress import compress, plan
-from rrr_edge.compress.ensembles import bootstraps, fuse
-from rrr_edge.compress.kept import state_of
 from rrr_edge.compress.method import Made, Material
-from rrr_edge.compress.recycle import RECYCLE
-from rrr_edge.compress.rrr import split
-from rrr_edge.dataset import Dataset, Split
+from rrr_edge.compress.rrr import RECYCLE
+from rrr_edge.compress.rrr.ensembles import bootstraps, fuse
+from rrr_edge.compress.rrr.slicing import split
 from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
-from rrr_edge.networks import Network, ResNetSpec, build
-from rrr_edge.progress import Step
-from rrr_edge.recipe import RRR, Schedule, Training
+from rrr_edge.images.dataset import Dataset, Split
+from rrr_edge.networks import Network, build
+from rrr_edge.timing.progress import Step
 from rrr_edge.training import Examples, Run, predict, reestimate_stump, train
 from rrr_edge.training.batches import Batches
 from rrr_edge.training.schedule import learning_rate, lowest
+from rrr_edge.training.states import state_of
 
 BRANCHES, CLASSES = 3, 4
 PREPROCESS = Preprocess(image_size=32)

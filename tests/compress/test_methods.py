@@ -12,18 +12,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from rrr_edge import schemas
-from rrr_edge.bundle import Bundle, Preprocess
-from rrr_edge.cli import app
+from rrr_edge.bundle import schemas
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import RRR, FineTune, LinearProbe, Recipe, Selection, Training, read_recipe
+from rrr_edge.bundle.spec import ResNetSpec
+from rrr_edge.cli.app import app
 from rrr_edge.compress import METHODS, compress, method, plan
-from rrr_edge.compress.kept import state_of
 from rrr_edge.compress.method import Made, Material, cost_of
-from rrr_edge.compress.rrr import reduce, split
-from rrr_edge.dataset import Dataset, Split
+from rrr_edge.compress.rrr.slicing import reduce, split
 from rrr_edge.errors import BadInput, UsageError
-from rrr_edge.networks import Network, ResNetSpec, build
-from rrr_edge.recipe import RRR, FineTune, LinearProbe, Recipe, Selection, Training, read_recipe
+from rrr_edge.images.dataset import Dataset, Split
+from rrr_edge.networks import Network, build
 from rrr_edge.training import Examples, Run
+from rrr_edge.training.states import state_of
 
 ONES = (1, 1, 1, 1)
 CLASSES = 3

@@ -14,21 +14,14 @@ import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
-from rrr_edge.bundle import Bundle, Preprocess
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import Block, Channel, Element, Recipe, Training, read_recipe
+from rrr_edge.bundle.spec import RESNET152_DEPTHS, ResNetSpec, resnet152
 from rrr_edge.compress import compress, plan, prune
-from rrr_edge.compress.prune import (
-    depths_by_removal,
-    make_permanent,
-    mask,
-    slim,
-    slimming,
-    sparsity_of,
-    without_blocks,
-)
+from rrr_edge.compress.prune import depths_by_removal, make_permanent, mask, slim, slimming, sparsity_of, without_blocks
 from rrr_edge.errors import MissingLibrary, UsageError
-from rrr_edge.networks import ResNetSpec, build, cost
-from rrr_edge.recipe import Block, Channel, Element, Recipe, Training, read_recipe
-from rrr_edge.spec import RESNET152_DEPTHS, resnet152
+from rrr_edge.networks import build, cost
 from rrr_edge.training import Examples, Run, predict, train
 
 SMALL = ResNetSpec(depths=(1, 2, 2, 1), branch_widths=(64, 64), num_classes=3)

@@ -9,9 +9,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from rrr_edge.compress.rrr import branch_widths, reduce, split
+from rrr_edge.bundle.spec import ResNetSpec
+from rrr_edge.compress.rrr.slicing import branch_widths, reduce, split
 from rrr_edge.errors import UsageError
-from rrr_edge.networks import ResNetSpec, build
+from rrr_edge.networks import build
 
 torch.set_num_threads(1)
 

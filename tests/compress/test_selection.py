@@ -11,20 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from rrr_edge import files
-from rrr_edge.backends.protocols import Outputs
-from rrr_edge.bundle import SELECTION, SELECTION_PLOT, Preprocess
-from rrr_edge.compress import Run, compress, selection
-from rrr_edge.compress.kept import state_of
+from rrr_edge.bundle import files
+from rrr_edge.bundle.folder import SELECTION, SELECTION_PLOT
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import RRR, Selection, Training
+from rrr_edge.bundle.reference import Outputs
+from rrr_edge.compress import Run, compress
 from rrr_edge.compress.method import Material
-from rrr_edge.compress.selection import additions, relative_gain, select_depths, validation_split
-from rrr_edge.dataset import Dataset, Split
+from rrr_edge.compress.rrr import selection
+from rrr_edge.compress.rrr.selection import additions, relative_gain, select_depths, validation_split
 from rrr_edge.errors import BadInput, CorruptArtifact
+from rrr_edge.images.dataset import Dataset, Split
 from rrr_edge.networks import Network
-from rrr_edge.progress import Step
-from rrr_edge.recipe import RRR, Selection, Training
+from rrr_edge.timing.progress import Step
 from rrr_edge.training import Examples, Trained
 from rrr_edge.training import Run as TrainingRun
+from rrr_edge.training.states import state_of
 
 CLASSES = 3
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -21,10 +21,12 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.compress import compress, weights
-from rrr_edge.compress.weights import PUBLISHED, Published, load_weights
+from rrr_edge.compress.published import PUBLISHED, Published
+from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import BadInput, UsageError
-from rrr_edge.networks import ResNetSpec, build
+from rrr_edge.networks import build
 
 ONES = (1, 1, 1, 1)
 HEAD = "fc.weight", "fc.bias"

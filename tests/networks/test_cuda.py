@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from rrr_edge.backends import Session
-from rrr_edge.bundle import Preprocess
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.networks import build
 from rrr_edge.networks.cuda import MODES, CudaSession, Mode
 from rrr_edge.networks.eager import EagerSession
-from rrr_edge.spec import ResNetSpec
 
 SPEC = ResNetSpec(depths=(1, 1, 1, 1), branches=4, branch_widths=(16, 16), num_classes=3)
 PREPROCESS = Preprocess(image_size=32)

@@ -6,11 +6,11 @@ import torch
 from torchvision.transforms import v2
 
 from rrr_edge.backends import Session
-from rrr_edge.bundle import Preprocess
-from rrr_edge.export import export_onnx
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.networks import build
 from rrr_edge.networks.eager import EagerSession
-from rrr_edge.spec import ResNetSpec
+from rrr_edge.networks.export import export_onnx
 
 SPEC = ResNetSpec(depths=(1, 1, 1, 1), branches=4, branch_widths=(16, 16), num_classes=3)
 PREPROCESS = Preprocess(image_size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1))

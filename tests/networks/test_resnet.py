@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.resnet import Bottleneck as TorchvisionBottleneck
 
-from rrr_edge.networks import ResNetSpec, build, cost
-from rrr_edge.networks.resnet import layers
+from rrr_edge.bundle.spec import ResNetSpec
+from rrr_edge.bundle.structure import layers
+from rrr_edge.networks import build, cost
 
 torch.set_num_threads(1)
 

@@ -9,18 +9,18 @@ from drawing import SPACE, marks, numbers, parsed, scale, texts, with_class
 from made_up import MACS, PARTS_MS, RESNET152, RRR_NET, SPARSITIES, TARGET, make_bundle, profile, rewrite
 from scipy import stats
 
-from rrr_edge.bundle import Bundle
-from rrr_edge.measured import PHOTO, PREDICT
-from rrr_edge.measurement import Measurement
-from rrr_edge.plots import Picture
-from rrr_edge.recipe import FineTune
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.measurements import Measurement
+from rrr_edge.bundle.profile import PHOTO, PREDICT
+from rrr_edge.bundle.recipe import FineTune
+from rrr_edge.bundle.spec import resnet152
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.figures import figures_of
 from rrr_edge.report.latency import draw_distribution, draw_latency
 from rrr_edge.report.parts import draw_parts, draw_roofline
+from rrr_edge.report.plots import Picture
 from rrr_edge.report.sparsity import sparsity_panels
 from rrr_edge.report.tradeoff import criteria, draw_pareto, draw_spider
-from rrr_edge.spec import resnet152
 
 ATTACK = "<script>alert('&')</script>"
 

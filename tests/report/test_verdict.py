@@ -8,7 +8,7 @@ import pytest
 from made_up import TARGET, full_profile, layers, make_bundle, measurement, profile, verification
 from scipy import stats
 
-from rrr_edge.anatomy import Ceiling
+from rrr_edge.bundle.measurements import Ceiling
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.verdict import verdict
 

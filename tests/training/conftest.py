@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from small_network import CLASSES
 
-from rrr_edge.bundle import Preprocess
+from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.training.batches import Examples
 
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from rrr_edge.networks import Network, ResNetSpec, build
+from rrr_edge.bundle.spec import ResNetSpec
+from rrr_edge.networks import Network, build
 
 CLASSES = 3
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as vision
 
-from rrr_edge.bundle import Preprocess
+from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.errors import BadInput
 from rrr_edge.training.batches import Batches, Examples, normalise
 

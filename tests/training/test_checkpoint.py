@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rrr_edge import files
+from rrr_edge.bundle import files
+from rrr_edge.bundle.recipe import Training
 from rrr_edge.errors import CannotRunHere
-from rrr_edge.recipe import Training
 from rrr_edge.training.checkpoint import CHECKPOINT, Identity, Progress, read_checkpoint, write_checkpoint
 
 IDENTITY = Identity(training=Training(), seed=3, precision="32-true", data_sha256="a", network_sha256="b")

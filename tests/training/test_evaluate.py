@@ -5,10 +5,11 @@ from scipy import stats
 from small_network import small_network
 from torchvision.transforms.v2 import functional as vision
 
-from rrr_edge.bundle import Preprocess
+from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.errors import BadInput
+from rrr_edge.timing.statistics import wilson_interval
 from rrr_edge.training.batches import Examples
-from rrr_edge.training.evaluate import accuracy, predict, wilson_interval
+from rrr_edge.training.evaluate import accuracy, predict
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -16,11 +16,11 @@ from small_network import CLASSES, small_network, weights
 from torch import Tensor
 from torch.nn import functional as F
 
-from rrr_edge.bundle import Preprocess
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import Training
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, Interrupted, UsageError
 from rrr_edge.networks import Network, build
-from rrr_edge.progress import Step
-from rrr_edge.recipe import Training
+from rrr_edge.timing.progress import Step
 from rrr_edge.training.batches import Batches, Examples, normalise
 from rrr_edge.training.checkpoint import CHECKPOINT
 from rrr_edge.training.evaluate import predict
@@ -301,9 +301,9 @@ KILLED = """
     from pathlib import Path
     import numpy as np, torch
     from small_network import small_network
-    from rrr_edge import files
-    from rrr_edge.bundle import Preprocess
-    from rrr_edge.recipe import Training
+    from rrr_edge.bundle import files
+    from rrr_edge.bundle.manifest import Preprocess
+    from rrr_edge.bundle.recipe import Training
     from rrr_edge.training.batches import Examples
     from rrr_edge.training.loop import Run, train
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from small_network import small_network, weights
 
-from rrr_edge.bundle import Preprocess
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import Training
 from rrr_edge.errors import UsageError
-from rrr_edge.recipe import Training
 from rrr_edge.training.batches import Examples
 from rrr_edge.training.loop import Run, train
 from rrr_edge.training.share import Share
@@ -30,8 +30,8 @@ TWO_PROCESSES = """
     import numpy as np, torch
     from safetensors.torch import save_file
     from small_network import small_network
-    from rrr_edge.bundle import Preprocess
-    from rrr_edge.recipe import Training
+    from rrr_edge.bundle.manifest import Preprocess
+    from rrr_edge.bundle.recipe import Training
     from rrr_edge.training.batches import Examples
     from rrr_edge.training.loop import Run, train
 

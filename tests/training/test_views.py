@@ -8,10 +8,10 @@ import torch
 from small_network import small_network, weights
 from torch import Tensor
 
-from rrr_edge.bundle import Preprocess
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import Training, read_recipe
 from rrr_edge.errors import BadInput, UsageError
-from rrr_edge.progress import Step
-from rrr_edge.recipe import Training, read_recipe
+from rrr_edge.timing.progress import Step
 from rrr_edge.training import views as module
 from rrr_edge.training.batches import Batches, Examples, normalise
 from rrr_edge.training.loop import Run, train

@@ -7,18 +7,19 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rrr_edge.backends.protocols import Images
+from rrr_edge.backends.graph.rewrite import Graph
 from rrr_edge.backends.tensorrt.build import build
 from rrr_edge.backends.tensorrt.cuda import cuda, this_gpu
 from rrr_edge.backends.tensorrt.fit import demand_fit
 from rrr_edge.backends.tensorrt.layers import Products
 from rrr_edge.backends.tensorrt.run import ENGINE_FILE, PRODUCTS_FILE, Libraries, TensorRTSession
-from rrr_edge.bundle import PREPARED, Engine, timing_cache
+from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.files import write_file
+from rrr_edge.bundle.folder import PREPARED, timing_cache
+from rrr_edge.bundle.reference import Images
+from rrr_edge.bundle.target import Precision, Target
 from rrr_edge.errors import CannotRunHere, MissingLibrary
-from rrr_edge.files import write_file
-from rrr_edge.graph import Graph
-from rrr_edge.progress import Report
-from rrr_edge.target import Precision, Target
+from rrr_edge.timing.progress import Report
 
 _OLDEST = 11
 # The oldest compute capability that TensorRT 11 knows, and those that the smaller types need.
@@ -85,7 +86,7 @@ class TensorRT:
         with TemporaryDirectory() as scratch:
             prepared = out / PREPARED
             if not prepared.is_file():
-                from rrr_edge.prepare import prepare  # which runs ONNX Runtime, a backend itself
+                from rrr_edge.backends.tensorrt.prepare import prepare  # which runs ONNX Runtime, a backend itself
 
                 prepared = Path(scratch) / PREPARED
                 prepare(model, target.precision, calibration, prepared, report)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rrr_edge.backends.tensorrt.log import Log, log_to
+from rrr_edge.bundle.files import write_file
+from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere
-from rrr_edge.files import write_file
-from rrr_edge.progress import Report, Step
-from rrr_edge.target import Target
+from rrr_edge.timing.progress import Report, Step
 
 
 def build(trt: Any, model: Path, target: Target, timing_cache: Path, report: Report) -> bytes:

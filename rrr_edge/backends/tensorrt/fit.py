@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from rrr_edge.bundle import Engine
+from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.target import Portability
 from rrr_edge.errors import CannotRunHere
-from rrr_edge.target import Portability
 
 _Rule = Callable[[str, str], bool]
 

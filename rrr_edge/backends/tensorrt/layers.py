@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rrr_edge.graph import Product
-from rrr_edge.record import Record
+from rrr_edge.backends.graph.rewrite import Product
+from rrr_edge.bundle.record import Record
 
 # The inspector's words for types, in lower case.
 _PRECISIONS = {

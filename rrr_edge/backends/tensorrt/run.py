@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rrr_edge.anatomy import LayerTime, part_of
-from rrr_edge.backends.protocols import Images, Outputs
+from rrr_edge.backends.graph.parts import part_of
 from rrr_edge.backends.tensorrt.build import hardware_compatibility
 from rrr_edge.backends.tensorrt.cuda import Buffer, Stream
 from rrr_edge.backends.tensorrt.layers import Products, Work, precision_shares, read_layers, share_out
 from rrr_edge.backends.tensorrt.log import Log, log_to
+from rrr_edge.bundle.measurements import LayerTime
+from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, CorruptArtifact
-from rrr_edge.target import Target
 
 ENGINE_FILE = "model.engine"
 PRODUCTS_FILE = "products.json"

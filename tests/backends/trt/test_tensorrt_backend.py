@@ -17,13 +17,13 @@ from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.onnxruntime import run_model
 from rrr_edge.backends.tensorrt import TensorRT
 from rrr_edge.backends.tensorrt.run import Libraries, TensorRTSession
-from rrr_edge.bundle import Bundle
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle
-from rrr_edge.doctor import examine
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, GateFailed, MissingLibrary
-from rrr_edge.progress import Step
-from rrr_edge.runtime import Classifier
-from rrr_edge.target import Target
+from rrr_edge.runtime.classifier import Classifier
+from rrr_edge.runtime.doctor import examine
+from rrr_edge.timing.progress import Step
 
 TARGET = Target(name="tensorrt", backend="tensorrt", device="GPU", precision="fp32", max_batch=4)
 NONE = np.empty((0, 0, 0, 3), np.uint8)

@@ -7,12 +7,12 @@ import pytest
 from conftest import link_bundle
 
 from rrr_edge.backends.tensorrt import TensorRT
-from rrr_edge.bundle import Bundle
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.target import Precision, Target
 from rrr_edge.compile import compile_bundle
-from rrr_edge.doctor import examine
 from rrr_edge.errors import CannotRunHere, RRREdgeError
-from rrr_edge.runtime import Classifier
-from rrr_edge.target import Precision, Target
+from rrr_edge.runtime.classifier import Classifier
+from rrr_edge.runtime.doctor import examine
 
 TARGET = Target(name="tensorrt", backend="tensorrt", device="GPU", precision="fp32", max_batch=4, optimization_level=1)
 

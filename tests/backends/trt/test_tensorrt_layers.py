@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tensorrt_double import inspected
 
+from rrr_edge.backends.graph.rewrite import Graph, Product
 from rrr_edge.backends.tensorrt.layers import precision_shares, read_layers, share_out
-from rrr_edge.graph import Graph, Product
 
 
 def shares(layers: list[Any], *nodes: Product) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""The ONNX graph: reading, rewriting, lowering and writing it without the onnx package."""

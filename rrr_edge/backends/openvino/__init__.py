@@ -1,0 +1,253 @@
+"""OpenVINO: engines for CPUs. INT8 by NNCF; the precision that runs is read from the compiled graph."""
+
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrr_edge.backends.graph.parts import convolution_macs, part_of, product_macs
+from rrr_edge.backends.openvino.rewrites import (
+    CONVOLUTIONS,
+    fold_constants,
+    merge_sums,
+    round_to_ones,
+    shape_of,
+    suit_small_images,
+)
+from rrr_edge.backends.protocols import demand_not_older
+from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.files import sha256
+from rrr_edge.bundle.measurements import LayerTime
+from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.bundle.target import Precision, Target
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
+from rrr_edge.timing.machine import cpu_info, usable_cores
+from rrr_edge.timing.progress import Report, Step, quiet
+
+GRAPH = "model.xml"
+WEIGHTS = "model.bin"
+_CACHED_BLOBS = 16
+# What the layers that are not quantised run in; unset, OpenVINO chooses bf16 by itself where the CPU has it.
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+_CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
+_NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
+_PRODUCTS = ("FullyConnected", "MatMul")
+# OpenVINO cuts each run's time, and the mean of them, to whole microseconds.
+_CUT_MS = 0.001
+
+
+class OpenVINO:
+    def versions(self) -> dict[str, str]:
+        return {"openvino": _openvino().__version__}
+
+    def check(self, target: Target) -> None:
+        core = _openvino().Core()
+        if target.device not in core.available_devices:
+            raise CannotRunHere(
+                f"OpenVINO sees no device {target.device!r} here; it sees {', '.join(core.available_devices)}.",
+                advice=f"Change `device` in the target {target.name!r}.",
+            )
+        able = core.get_property(target.device, "OPTIMIZATION_CAPABILITIES")
+        if _CAPABILITIES[target.precision] not in able:
+            have = [name for name, word in _CAPABILITIES.items() if word in able]
+            raise CannotRunHere(
+                f"This {target.device} ({cpu_info()[0]}) has no {target.precision} arithmetic.",
+                advice=f"Choose what it has with --precision: {', '.join(have)}.",
+            )
+
+    def demand_fit(self, engine: Engine, *, repair: str) -> None:
+        demand_not_older(engine, self.versions(), repair=repair)
+
+    def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
+        openvino = _openvino()
+        graph = openvino.Core().read_model(model)
+        graph.reshape({0: [target.batch, *list(graph.input(0).partial_shape)[1:]]})
+        on_cpu = target.device == "CPU"
+        if on_cpu:
+            suit_small_images(graph)
+        if target.precision == "int8":
+            # NNCF scales grouped kernels that are still a Reshape by column too; OpenVINO would run those in fp32.
+            fold_constants(graph)
+            if on_cpu:
+                merge_sums(graph)
+            graph = _quantise(graph, calibration, target.batch, report)
+            if on_cpu:
+                round_to_ones(graph)
+        try:
+            openvino.save_model(graph, out / GRAPH, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise CannotRunHere(
+                f"OpenVINO cannot write {out / GRAPH}: {_last_line(error)}.",
+                advice="See that the disk has room and the folder may be written, and run again.",
+            ) from error
+
+    def open(self, folder: Path, target: Target) -> "OpenVINOSession":
+        return OpenVINOSession(folder / GRAPH, target)
+
+    def open_clocked(self, folder: Path, target: Target) -> "OpenVINOSession":
+        return OpenVINOSession(folder / GRAPH, target, clocked=True)
+
+
+class OpenVINOSession:
+    """One inference request, one stream: the latency of a single camera."""
+
+    def __init__(self, graph: Path, target: Target, *, clocked: bool = False) -> None:
+        openvino = _openvino()
+        self._batch = self.images_computed = target.batch
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": target.threads or usable_cores(),
+            # Pinned, two sessions of one thread each would share the first core, and threads wait for whatever else
+            # runs on theirs. On a quiet machine of two cores both ways are equally fast.
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
+            "PERF_COUNT": clocked,
+        }
+        cache = cache_folder()
+        try:
+            if cache is not None:
+                # OpenVINO's own key says nothing of the weights, so that others would hit the old ones' blob.
+                content = sha256(graph)[:32] + sha256(graph.with_name(WEIGHTS))[:32]
+                config["CACHE_DIR"] = str(cache / content)
+            self._compiled = openvino.Core().compile_model(str(graph), target.device, config)
+        except (RuntimeError, OSError) as error:
+            raise CorruptArtifact(
+                f"OpenVINO {openvino.__version__} cannot load {graph}: {_last_line(error)}",
+                advice="Compile the engine again with this OpenVINO.",
+            ) from error
+        if cache is not None:
+            _forget_oldest(cache)
+        self._request = self._compiled.create_infer_request()
+        self._images = self._request.get_input_tensor(0).data
+        self._answers = tuple(self._request.get_output_tensor(i).data for i in range(2))
+
+    def run(self, images: Images) -> Outputs:
+        if len(images) == self._batch:
+            return Outputs(*self._infer(images))
+        parts = [[part.copy() for part in self._infer(chunk)] for chunk in _chunks(images, self._batch)]
+        return Outputs(*(np.concatenate(part)[: len(images)] for part in zip(*parts, strict=True)))
+
+    def precision_found(self) -> dict[str, float]:
+        macs: Counter[str] = Counter()
+        for layer in self._compiled.get_runtime_model().get_ops():
+            macs[_precision(layer)] += _macs(layer)
+        return {precision: count / macs.total() for precision, count in macs.items() if count}
+
+    def layers(self) -> tuple[LayerTime, ...]:
+        clocked = {i.node_name: i.real_time.total_seconds() * 1000 for i in self._request.get_profiling_info()}
+        found: list[LayerTime] = []
+        for layer in self._compiled.get_runtime_model().get_ordered_ops():
+            name, info = layer.get_friendly_name(), layer.get_rt_info()
+            if ms := clocked.get(name, 0.0):
+                origin = info["originalLayersNames"].astype(str)
+                found.append(
+                    LayerTime(
+                        name=origin.partition(",")[0] or name,
+                        kind=info["layerType"].astype(str),
+                        part=part_of(origin, found[-1].part if found else "input"),
+                        precision=_precision(layer),
+                        ms=ms + _CUT_MS,
+                        macs=_macs(layer),
+                    )
+                )
+        return tuple(found)
+
+    def close(self) -> None:
+        self.__dict__.clear()
+
+    def _infer(self, images: Images) -> tuple[Any, ...]:
+        self._images[:] = images
+        self._request.infer()
+        return self._answers
+
+
+def cache_folder() -> Path | None:
+    """OpenVINO's compiled-model cache, in the user's cache folder (XDG_CACHE_HOME); None where none can be written."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrr-edge" / "openvino"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no right to make it, or a user without a home
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _forget_oldest(cache: Path) -> None:
+    """Keep the newest compiled models; one that is in use elsewhere stays mapped there until it is closed."""
+    with suppress(OSError):  # another process may forget the same ones
+        blobs = sorted(cache.glob("*/*.blob"), key=lambda blob: blob.stat().st_mtime_ns)
+        for blob in blobs[:-_CACHED_BLOBS]:
+            blob.unlink()
+            if not any(blob.parent.iterdir()):
+                blob.parent.rmdir()
+
+
+def _quantise(graph: Any, calibration: Images, batch: int, report: Report) -> Any:
+    nncf = _nncf()
+    samples = [np.repeat(image[None], batch, 0) for image in calibration]
+    seen = 0
+
+    def feed(sample: Images) -> Images:
+        nonlocal seen
+        seen += 1
+        report(Step("calibrate", min(seen, len(samples)), len(samples)))
+        return sample
+
+    # 256 steps of a probability are too few to say how sure an answer is.
+    vote = [result.input_value(0).get_node().get_friendly_name() for result in graph.get_results()]
+    with quiet():
+        return nncf.quantize(
+            graph, nncf.Dataset(samples, feed), subset_size=len(samples), ignored_scope=nncf.IgnoredScope(names=vote)
+        )
+
+
+def _nncf() -> Any:
+    """NNCF, which tells of errors only."""
+    # Where torch is installed NNCF loads it, and torch would report on a CUDA that nobody asked for.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    try:
+        with quiet():
+            import nncf
+    except ImportError as error:
+        raise MissingLibrary("nncf", extra="openvino", purpose="INT8 for OpenVINO") from error
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def _chunks(images: Images, batch: int) -> Iterator[Images]:
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        yield np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), 0)]) if len(chunk) < batch else chunk
+
+
+def _precision(layer: Any) -> str:
+    word: str = layer.get_rt_info()["runtimePrecision"].astype(str)
+    return _NAMES.get(word, word)
+
+
+def _macs(layer: Any) -> int:
+    """Multiply-accumulates of one image; 0 for layers that have none."""
+    kind = layer.get_rt_info()["layerType"].astype(str)
+    if kind in CONVOLUTIONS:
+        return convolution_macs(shape_of(layer.output(0)), shape_of(layer.input(1)))
+    return product_macs(shape_of(layer.output(0)), shape_of(layer.input(0))) if kind in _PRODUCTS else 0
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].rstrip(".")
+
+
+def _openvino() -> Any:
+    # Both OpenVINO and NNCF load Intel's telemetry when they are imported; where its import fails they do without.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingLibrary("openvino", extra="openvino", purpose="The openvino backend") from error
+    return openvino

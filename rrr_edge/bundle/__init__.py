@@ -1,0 +1,1 @@
+"""Everything on disk: records, the folder, verification limits, atomic files."""

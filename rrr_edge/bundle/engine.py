@@ -1,0 +1,68 @@
+"""The records of an engine and of a prepared graph."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from rrr_edge.bundle.files import FileEntry
+from rrr_edge.bundle.measurements import Ratio
+from rrr_edge.bundle.record import SCHEMA, Record, Sealed
+from rrr_edge.bundle.target import Lowering, Precision, Target
+from rrr_edge.bundle.verification import Verification
+
+
+class Origin(Record):
+    """All that a prepared graph follows from: our `preparation`, and the version of `modelopt` if that took part."""
+
+    model_sha256: str
+    precision: Precision
+    lowering: Lowering
+    calibration: str
+    preparation: int
+    modelopt: str | None
+
+
+class Prepared(Sealed):
+    """The card of a graph with its precision in it, verified before there is an engine.
+
+    `precision_found` are the shares of the MACs, counted on the graph.
+    """
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    kind: Literal["rrr-edge prepared graph"] = "rrr-edge prepared graph"
+    origin: Origin
+    file: FileEntry
+    verification: Verification
+    precision_found: dict[str, float]
+    created: str
+    machine: str
+
+    @property
+    def bytes(self) -> int:
+        return self.file.bytes
+
+
+class Engine(Sealed):
+    """`lowering` is how its branches were written; `lowering_ratios` compare the others, where they were measured."""
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    kind: Literal["rrr-edge engine"] = "rrr-edge engine"
+    target: Target
+    model_sha256: str
+    files: tuple[FileEntry, ...]
+    versions: dict[str, str]
+    verification: Verification
+    precision_found: dict[str, float]
+    calibration: str
+    lowering: Lowering = "grouped"
+    lowering_ratios: tuple[Ratio, ...] = ()
+    created: str
+    machine: str
+
+    @property
+    def name(self) -> str:
+        return self.target.engine_name
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)

@@ -1,0 +1,225 @@
+"""The bundle: one folder that holds a compressed network and everything proven about it.
+
+    mugs.rrr/  manifest.json  weights.safetensors  model.onnx  reference.npz  calibration.npz  training.csv
+               selection.csv  selection.svg         where the depths were chosen automatically
+               engines/openvino-int8/   model.xml  model.bin  engine.json
+               engines/tensorrt-fp16/   prepared.onnx  prepared.json  and the engine, once it is built
+               engines/.timings/        what TensorRT's builder remembers, by GPU and version
+               profiles/openvino-int8/  profile.json  samples.csv  *.svg  report.html
+               baselines/               resnet152.onnx  channel-30.onnx ...
+
+Only this file knows the names on disk. A verb adds files and replaces its own; everything is renamed into place.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from shlex import quote
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rrr_edge.bundle.engine import Engine, Prepared
+from rrr_edge.bundle.files import FileEntry, check_file, staged_folder
+from rrr_edge.bundle.manifest import Manifest
+from rrr_edge.bundle.record import SCHEMA, UNSEALED, Sealed, is_sealed
+from rrr_edge.bundle.reference import Reference
+from rrr_edge.bundle.target import Target
+from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
+
+R = TypeVar("R", bound=Sealed)
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+MODEL = "model.onnx"
+REFERENCE = "reference.npz"
+CALIBRATION = "calibration.npz"
+TRAINING_LOG = "training.csv"
+SELECTION = "selection.csv"
+SELECTION_PLOT = "selection.svg"
+ENGINE = "engine.json"
+PREPARED = "prepared.onnx"
+PREPARED_CARD = "prepared.json"
+PROFILE = "profile.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Bundle":
+        """Read and validate the manifest. Raises BadInput (no bundle there) or CorruptArtifact."""
+        path = Path(path)
+        if not path.exists():
+            raise BadInput(
+                f"There is no bundle {path}.",
+                advice=f"Make one with: rrr-edge compress PHOTOS -o {quote(str(path))}",
+            )
+        if not (path / MANIFEST).is_file():
+            raise BadInput(
+                f"{path} is not a bundle: it has no {MANIFEST}.",
+                advice="Give the folder that `rrr-edge compress` wrote.",
+            )
+        return cls(path, _read(path / MANIFEST, Manifest, _anew(path)))
+
+    @property
+    def weights(self) -> Path:
+        return self._checked(WEIGHTS)
+
+    @property
+    def model(self) -> Path:
+        return self._checked(MODEL)
+
+    @property
+    def baseline(self) -> Path:
+        """Where the workshop puts the uncompressed network; may not exist."""
+        return self.alternative("resnet152")
+
+    def alternative(self, stem: str) -> Path:
+        """Where the workshop puts a network to compare with; may not exist."""
+        return self.path / "baselines" / f"{stem}.onnx"
+
+    @cached_property
+    def reference(self) -> Reference:
+        with _arrays(self._checked(REFERENCE)) as arrays:
+            return Reference(**{name: arrays[name] for name in Reference.__dataclass_fields__})
+
+    @cached_property
+    def calibration(self) -> NDArray[np.uint8]:
+        with _arrays(self._checked(CALIBRATION)) as arrays:
+            images: NDArray[np.uint8] = arrays["images"]
+            return images
+
+    @property
+    def model_sha256(self) -> str:
+        return self._entry(MODEL).sha256
+
+    def check(self) -> None:
+        """Compare every file with the manifest. Raises CorruptArtifact."""
+        for entry in self.manifest.files:
+            self._checked(entry.name)
+
+    def engine_names(self) -> list[str]:
+        # A hidden folder is what an interrupted compile left behind.
+        return sorted(file.parent.name for file in (self.path / "engines").glob(f"[!.]*/{ENGINE}"))
+
+    def engine_folders(self) -> list[str]:
+        """Also those of engines that lost their card."""
+        return sorted(folder.name for folder in (self.path / "engines").glob("[!.]*") if folder.is_dir())
+
+    def is_prepared(self, name: str) -> bool:
+        """Whether there is a graph from which the engine `name` can be built."""
+        return (self.engine_folder(name) / PREPARED_CARD).is_file()
+
+    def engine_folder(self, name: str) -> Path:
+        return self.path / "engines" / name
+
+    def profile_names(self) -> list[str]:
+        return sorted(file.parent.name for file in (self.path / "profiles").glob(f"[!.]*/{PROFILE}"))
+
+    def profile_folder(self, name: str) -> Path:
+        return self.path / "profiles" / name
+
+    def rounds_folder(self, name: str) -> Path:
+        """What an interrupted profile has measured so far; may not exist."""
+        return self.path / "profiles" / f".{name}.rounds"
+
+    def engine(self, target: Target) -> Engine:
+        """The engine compiled for `target` at its precision, its files checked.
+
+        Raises UsageError where it was not compiled and CorruptArtifact where a file or the model has changed since.
+        """
+        folder = self.engine_folder(target.engine_name)
+        repair = target.compiling(self.path)
+        if not (folder / ENGINE).is_file():
+            have = ", ".join(self.engine_names()) or "none yet"
+            prepared = "; its graph is prepared" if (folder / PREPARED).is_file() else ""
+            raise UsageError(
+                f"{self.path} has no {folder.name} engine (it has: {have}){prepared}.", advice=f"Run: {repair}"
+            )
+        engine = _read(folder / ENGINE, Engine, repair)
+        if engine.name != folder.name:
+            raise CorruptArtifact(f"{folder} holds another engine, {engine.name}.", advice=f"Run: {repair}")
+        repair = engine.target.compiling(self.path)
+        for entry in engine.files:
+            check_file(folder / entry.name, entry, repair)
+        if engine.model_sha256 != self.model_sha256:
+            raise CorruptArtifact(
+                f"{folder} was compiled from another {MODEL} than the one in {self.path}.",
+                advice=f"Run: {repair}",
+            )
+        return engine
+
+    def prepared(self, target: Target) -> Prepared:
+        """The card of the graph that was prepared for `target`, which is checked.
+
+        Raises CorruptArtifact, also where there is none.
+        """
+        folder = self.engine_folder(target.engine_name)
+        repair = target.compiling(self.path, "--prepare-only")
+        card = _read(folder / PREPARED_CARD, Prepared, repair)
+        check_file(folder / PREPARED, card.file, repair)
+        return card
+
+    def _entry(self, name: str) -> FileEntry:
+        for entry in self.manifest.files:
+            if entry.name == name:
+                return entry
+        raise CorruptArtifact(f"{self.path / MANIFEST} does not list {name}.", advice=f"Run: {_anew(self.path)}")
+
+    def _checked(self, name: str) -> Path:
+        check_file(self.path / name, self._entry(name), _anew(self.path))
+        return self.path / name
+
+
+def timing_cache(folder: Path, key: str) -> Path:
+    """Where the times of kernels are kept that were tried for the engine in `folder`; all beside it share them."""
+    return folder.parent / ".timings" / f"{key}.bin"
+
+
+@contextmanager
+def writing_engine(bundle: Bundle, name: str) -> Iterator[Path]:
+    """A folder for an engine's files that replaces the old engine only when the block ends well."""
+    with staged_folder(bundle.engine_folder(name)) as folder:
+        yield folder
+
+
+def _anew(path: Path) -> str:
+    """The command that makes the bundle `path` once more, for what it holds cannot be repaired."""
+    return f"rrr-edge compress PHOTOS -o {quote(str(path))} --force"
+
+
+def _read(path: Path, record: type[R], repair: str) -> R:
+    try:
+        text = path.read_text("utf-8")
+        data: Any = json.loads(text)
+    except (ValueError, OSError) as error:
+        raise CorruptArtifact(f"{path} cannot be read: {error}.", advice=f"Run: {repair}") from error
+    version = data.get("schema") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > SCHEMA:
+        raise CorruptArtifact(
+            f"{path} has schema {version}; this rrr-edge reads up to {SCHEMA}.",
+            advice="Update with: pip install --upgrade rrr-edge",
+        )
+    try:
+        found = record.parse(data, str(path))
+    except BadInput as error:
+        raise CorruptArtifact(str(error), advice=f"Run: {repair}") from error
+    if not is_sealed(text, data.get("seal", UNSEALED)):
+        raise CorruptArtifact(f"{path} has changed since it was written (its seal differs).", advice=f"Run: {repair}")
+    return found
+
+
+@contextmanager
+def _arrays(path: Path) -> Iterator[Any]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CorruptArtifact(f"{path} cannot be read: {error}.") from error

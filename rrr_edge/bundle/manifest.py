@@ -1,0 +1,64 @@
+"""The manifest of a bundle."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from rrr_edge.bundle.files import FileEntry
+from rrr_edge.bundle.recipe import Recipe
+from rrr_edge.bundle.record import SCHEMA, Record, Sealed
+from rrr_edge.bundle.spec import NetworkSpec
+from rrr_edge.bundle.verification import Accuracy, Verification
+
+
+class Preprocess(Record):
+    """What turns any picture into the network's input; all but the crop and the resize happens in the graph."""
+
+    image_size: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    fit: Literal["centre-crop"] = "centre-crop"
+
+
+class Cost(Record):
+    """`macs` are multiply-accumulates of convolutions and linear layers for one image."""
+
+    params: int
+    trainable_params: int
+    macs: int
+    weights_bytes: int
+
+
+class Provenance(Record):
+    weights: str
+    weights_sha256: str
+    data: str
+    data_sha256: str
+    images: dict[str, int]
+    created: str
+    duration_s: float
+    machine: str
+    versions: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+class Manifest(Sealed):
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    kind: Literal["rrr-edge bundle"] = "rrr-edge bundle"
+    name: str
+    spec: NetworkSpec
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    recipe: Recipe
+    cost: Cost
+    accuracy: Accuracy | None
+    provenance: Provenance
+    verification: Verification
+    files: tuple[FileEntry, ...]
+    parent: str | None = None
+
+    @model_validator(mode="after")
+    def _one_label_a_class(self) -> Self:
+        if len(self.labels) != self.spec.num_classes:
+            raise ValueError(f"{len(self.labels)} labels for {self.spec.num_classes} classes")
+        return self

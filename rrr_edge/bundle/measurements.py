@@ -1,0 +1,232 @@
+"""Where an engine's time goes, what this machine could do at best, and how the engine fares under a camera's load."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+from pydantic import Field, computed_field
+
+from rrr_edge.bundle.record import Record
+from rrr_edge.bundle.spec import PARTS, Part
+from rrr_edge.timing.statistics import Floats, Interval, bootstrap_medians, mean_interval, median_interval
+
+LoadKind = Literal["paced", "cold start", "batch", "streams"]
+
+
+BETWEEN, WHOLE = "between layers", "whole run"
+
+
+class LayerTime(Record):
+    """One layer of the engine as its backend runs it: its `ms` by the backend's own clock, and the MACs of one image.
+
+    `kind` is the backend's word for the layer, `precision` the one that it ran in, `part` where it lies in the network.
+    """
+
+    name: str
+    kind: str
+    part: Part
+    precision: str
+    ms: float = Field(ge=0)
+    macs: int = Field(ge=0)
+
+
+class Ceiling(Record):
+    """What this machine reaches in `precision` at best: 10^9 MACs a second, with the 95 % interval, and `how` found."""
+
+    precision: str
+    gmacs_per_s: float = Field(gt=0)
+    interval: Interval
+    how: str
+
+
+class PartTime(NamedTuple):
+    """What a part of the network takes of a run, and the share of the machine's ceiling at which it computes.
+
+    What is left when the layers are summed up is the part "between layers".
+    """
+
+    part: str
+    ms: float
+    macs: int
+    share: float | None
+
+
+def sum_up(
+    layers: Sequence[LayerTime], run_ms: float, macs: int, ceiling: Ceiling | None = None
+) -> tuple[PartTime, ...]:
+    """The parts of a run of `run_ms` in the order in which they run, then what lies between layers, then the whole.
+
+    The parts' MACs are those that the backend computes, among them zeros with which a layer was filled up; the whole
+    run's are the network's own `macs`.
+    """
+    spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+    computed = dict.fromkeys(PARTS, 0)
+    for layer in layers:
+        spent[layer.part] += layer.ms
+        computed[layer.part] += layer.macs
+
+    def part(name: str, ms: float, macs: int) -> PartTime:
+        return PartTime(name, ms, macs, macs / ms / 1e6 / ceiling.gmacs_per_s if ceiling and macs and ms else None)
+
+    parts = (part(name, spent[name], computed[name]) for name in PARTS)
+    return (*parts, part(BETWEEN, run_ms - sum(spent.values()), 0), part(WHOLE, run_ms, macs))
+
+
+Granularity = Literal["baseline", "element", "channel", "block"]
+
+
+class Subject(Record):
+    """What was run. `size_mb` counts the files that were loaded; unknown values are None.
+
+    In a comparison of granularities `sparsity` is the share of ResNet152's parameters that is gone, as achieved, and
+    `sparsity_asked` the one that was asked.
+    """
+
+    backend: str
+    precision: str
+    threads: int
+    params: int | None = None
+    macs: int | None = None
+    size_mb: float | None = None
+    note: str = ""
+    granularity: Granularity | None = None
+    sparsity: float | None = None
+    sparsity_asked: float | None = None
+
+    @property
+    def runtime(self) -> str:
+        return f"{self.backend} {self.precision}"
+
+
+class Summary(Record):
+    """What samples say, in ms. Both intervals are at 95 %.
+
+    `mean_interval_ms` is Student's, as in Sun et al. 2023 (figure 3), and takes the runs for independent;
+    `median_interval_ms` is the percentile bootstrap's. `p99_ms` needs 1,000 samples. `outliers` lie more than 1.5
+    interquartile ranges beyond the quartiles; they are counted, never removed. `spread` is the interquartile range
+    over the median; above 0.1 the result is `unstable`, and so it is where other programs took more than 0.1 of the
+    cores' time.
+    """
+
+    runs: int
+    min_ms: float
+    median_ms: float
+    mean_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float | None
+    mean_interval_ms: Interval
+    median_interval_ms: Interval
+    spread: float
+    outliers: int
+    unstable: bool
+
+    @classmethod
+    def of(cls, samples_ms: Sequence[float], *, crowded: bool = False) -> Self:
+        """Raises ValueError for fewer than two samples."""
+        if len(samples_ms) < 2:
+            raise ValueError(f"{len(samples_ms)} samples say nothing about spread; take at least two")
+        samples = np.asarray(samples_ms, np.float64)
+        q1, median, q3, p90, p95, p99 = (float(q) for q in np.quantile(samples, [0.25, 0.5, 0.75, 0.9, 0.95, 0.99]))
+        fence = 1.5 * (q3 - q1)
+        spread = (q3 - q1) / median if median else 0.0
+        return cls(
+            runs=len(samples),
+            min_ms=float(samples.min()),
+            median_ms=median,
+            mean_ms=float(samples.mean()),
+            p90_ms=p90,
+            p95_ms=p95,
+            p99_ms=p99 if len(samples) >= SAMPLES_FOR_P99 else None,
+            mean_interval_ms=mean_interval(samples),
+            median_interval_ms=median_interval(samples),
+            spread=spread,
+            outliers=int(np.count_nonzero((samples < q1 - fence) | (samples > q3 + fence))),
+            unstable=spread > UNSTABLE_SPREAD or crowded,
+        )
+
+
+class Measurement(Record):
+    """`samples_ms` in the order of the rounds, and what they say; as JSON it has the summary only.
+
+    `elsewhere` is the share of the cores' time that other programs took meanwhile, where that is known.
+    """
+
+    name: str
+    subject: Subject
+    elsewhere: float | None = None
+    samples_ms: tuple[float, ...] = Field(min_length=2, exclude=True, repr=False)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @cached_property
+    def summary(self) -> Summary:
+        return Summary.of(self.samples_ms, crowded=bool(self.crowded))
+
+    @property
+    def crowded(self) -> str:
+        """What other programs took, in words, where it was so much that the times are unstable."""
+        elsewhere = self.elsewhere or 0.0
+        return f"other programs took {elsewhere:.0%} of the cores' time" if elsewhere > UNSTABLE_ELSEWHERE else ""
+
+    @property
+    def images_per_second(self) -> float:
+        return 1000 / self.summary.median_ms
+
+
+class Load(Record):
+    """An engine under a load other than one image after the other.
+
+    `setting` is the frames a second of a paced load, the images of a batch, the number of streams, and 0 for a cold
+    start. The measurement is of one answer: frame to answer, process start to first answer, one batch, one image of a
+    stream. `images_per_second` is the throughput that was seen. Of a paced load's frames `late` were answered only
+    after the next had come, and `dropped` were never looked at, for a newer one was there.
+    """
+
+    kind: LoadKind
+    setting: float
+    measurement: Measurement
+    images_per_second: float
+    late: int = 0
+    dropped: int = 0
+
+
+class Ratio(Record):
+    """How many times as long `of` takes as `to`: the ratio of the medians, with its 95 % bootstrap interval."""
+
+    of: str
+    to: str
+    value: float
+    interval: Interval
+
+
+class Alternative(Record):
+    """A network of one granularity and sparsity in one runtime, and its time over the unpruned baseline's there.
+
+    Both were measured in the same round of turns. `measurement.subject` tells the granularity, the sparsity and the
+    runtime; the baseline itself has sparsity 0 and the ratio 1.
+    """
+
+    measurement: Measurement
+    ratio: Ratio
+
+
+UNSTABLE_SPREAD = 0.10
+UNSTABLE_ELSEWHERE = 0.10
+SAMPLES_FOR_P99 = 1_000
+
+
+def ratio(a: Measurement, b: Measurement) -> Ratio:
+    """Whole rounds are drawn again, a stretch of them at a time, so what slowed both down in a round cancels.
+
+    Raises ValueError unless `a` and `b` were interleaved, as far as their counts tell.
+    """
+    if len(a.samples_ms) != len(b.samples_ms):
+        raise ValueError(f"{a.name} has {len(a.samples_ms)} rounds and {b.name} {len(b.samples_ms)}; no pairs")
+    rounds = np.array([a.samples_ms, b.samples_ms])
+
+    def of_medians(drawn: Floats) -> Floats:
+        over, under = np.median(drawn, axis=-1)
+        return np.asarray(over / under)
+
+    return Ratio(of=a.name, to=b.name, value=float(of_medians(rounds)), interval=bootstrap_medians(rounds, of_medians))

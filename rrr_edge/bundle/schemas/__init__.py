@@ -1,0 +1,31 @@
+"""JSON Schemas of everything a bundle stores; `python -m rrr_edge.bundle.schemas` writes them anew."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from rrr_edge.bundle.baseline import Baseline
+from rrr_edge.bundle.engine import Engine, Prepared
+from rrr_edge.bundle.manifest import Manifest
+from rrr_edge.bundle.profile import Profile
+from rrr_edge.bundle.recipe import Recipe
+from rrr_edge.bundle.target import Target
+
+PUBLISHED: dict[str, Any] = {
+    "manifest": Manifest,
+    "engine": Engine,
+    "prepared": Prepared,
+    "profile": Profile,
+    "baseline": Baseline,
+    "target": Target,
+    "recipe": Recipe,
+}
+FOLDER = Path(__file__).parent
+
+
+def schema_text(stored: Any) -> str:
+    """Of what is stored of a record, or of a union of such."""
+    schema = TypeAdapter(stored).json_schema(by_alias=True, mode="serialization")
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"

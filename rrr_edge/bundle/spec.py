@@ -1,0 +1,81 @@
+"""What a network is, as data; `rrr_edge.networks.build(spec)` makes the module."""
+
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args
+
+from pydantic import AfterValidator, Field, model_validator
+
+from rrr_edge.bundle.record import Record
+
+
+def _exist(depths: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    for phase, kept, most in zip(range(2, 6), depths, RESNET152_DEPTHS, strict=True):
+        if not 1 <= kept <= most:
+            raise ValueError(f"conv{phase}_x keeps {kept} blocks, but ResNet152 has 1 to {most} there")
+    return depths
+
+
+Depths: TypeAlias = Annotated[tuple[int, int, int, int], AfterValidator(_exist)]
+DropoutKind = Literal["channel", "plain"]
+Vote = Literal["probabilities", "logits"]
+
+RESNET152_DEPTHS: Depths = (3, 8, 36, 3)
+SMALLEST_DEPTHS: Depths = (1, 1, 1, 1)
+# Blocks that the smallest network lacks.
+ADDITIONS = sum(RESNET152_DEPTHS) - sum(SMALLEST_DEPTHS)
+RESNET_WIDTHS = (256, 512)
+
+
+class ResNetSpec(Record):
+    """ResNet_x1_x2_x3_x4 with its last two phases recycled into branches (Sun et al. 2023, section 3).
+
+    `depths` counts the leading bottleneck blocks kept in conv2_x .. conv5_x of ResNet152. With `branches` > 1 the
+    phases conv4_x and conv5_x and the classifier exist once per branch, `branch_widths` = (C4, C5) planes wide, and
+    the rest (the stump) once. `dropout` applies after every ReLU of the last two blocks, to whole channels unless
+    `dropout_kind` is "plain". The branches' `vote` is the mean of their softmaxes, or the softmax of their mean logits.
+    """
+
+    kind: Literal["resnet"] = "resnet"
+    depths: Depths = RESNET152_DEPTHS
+    branches: int = Field(default=1, ge=1, le=256)
+    branch_widths: tuple[int, int] = RESNET_WIDTHS
+    num_classes: int = Field(default=1000, ge=2)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    dropout_kind: DropoutKind = "channel"
+    vote: Vote = "probabilities"
+
+    @model_validator(mode="after")
+    def _widths_exist(self) -> Self:
+        if any(not 1 <= width <= full for width, full in zip(self.branch_widths, RESNET_WIDTHS, strict=True)):
+            raise ValueError(f"branch widths {self.branch_widths} must lie between 1 and {RESNET_WIDTHS}")
+        return self
+
+
+def resnet152(num_classes: int) -> ResNetSpec:
+    """ResNet_3_8_36_3 in one piece: what is compressed, pruned and compared with."""
+    return ResNetSpec(num_classes=num_classes)
+
+
+class PhaseWidths(Record):
+    """Channels that a phase's blocks add to, and those inside each block: its first and its second convolution's."""
+
+    outputs: int = Field(ge=1)
+    blocks: tuple[tuple[int, int], ...] = Field(min_length=1)
+
+
+class ChannelSpec(Record):
+    """A ResNet in one piece whose convolutions each have a width of their own, as channel-wise pruning leaves them."""
+
+    kind: Literal["channel"] = "channel"
+    stem: int = Field(ge=1)
+    phases: tuple[PhaseWidths, PhaseWidths, PhaseWidths, PhaseWidths]
+    num_classes: int = Field(ge=2)
+
+    branches: ClassVar[int] = 1
+    dropout: ClassVar[float] = 0.0
+    vote: ClassVar[Vote] = "probabilities"
+
+
+# The union of all families, told apart by `kind`.
+NetworkSpec: TypeAlias = Annotated[ResNetSpec | ChannelSpec, Field(discriminator="kind")]
+Part = Literal["input", "stump", "conv4", "conv5", "heads", "vote"]
+PARTS: tuple[Part, ...] = get_args(Part)

@@ -1,0 +1,100 @@
+"""Where an engine runs: `targets/NAME.toml` -> Target."""
+
+from pathlib import Path
+from shlex import quote
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from rrr_edge.bundle.record import Record
+from rrr_edge.errors import CannotRunHere, UsageError, choose
+from rrr_edge.timing.machine import cpu_info
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Portability = Literal["none", "same-cc", "ampere+", "version"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Lowering = Literal["grouped", "split", "dense"]
+LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
+
+# In a wheel the folder lies in the package, in a checkout beside it.
+_HERE = Path(__file__).parent.parent
+PACKAGED = next((d for d in (_HERE / "targets", _HERE.parent / "targets") if d.is_dir()), _HERE / "targets")
+
+
+class Target(Record):
+    """A backend on a device, and how it is asked to run.
+
+    `threads` 0 means all usable cores. `lowering` is how the branches' convolutions are written (lowering.py), "auto"
+    the way that is measured to be fastest. `cpu` / `gpu`, where given, are words that the device's name must contain:
+    engines may be compiled elsewhere, but are only run and measured on such a machine.
+
+    The rest is TensorRT's. An engine takes up to `max_batch` images at once (0: `batch`, for which it is tuned). By its
+    `portability` it runs on the GPU model that built it ("none"), on all of its compute capability ("same-cc"), on
+    Ampere and newer ("ampere+"), or with later versions of TensorRT ("version": then it carries code of its own, which
+    runs with the app's rights). The builder tries harder from `optimization_level` 0 to 5, and a kernel may use
+    `workspace_mb` (0: all the GPU's memory).
+    """
+
+    name: str = Field(pattern=r"^\w[\w.-]*$")
+    backend: str
+    device: str = "CPU"
+    precision: Precision = "fp32"
+    lowering: Lowering | Literal["auto"] = "grouped"
+    threads: int = Field(default=0, ge=0)
+    batch: int = Field(default=1, ge=1)
+    max_batch: int = Field(default=0, ge=0)
+    cpu: str = ""
+    gpu: str = ""
+    portability: Portability = "none"
+    optimization_level: int = Field(default=3, ge=0, le=5)
+    workspace_mb: int = Field(default=0, ge=0)
+    notes: str = ""
+
+    @property
+    def engine_name(self) -> str:
+        return f"{self.name}-{self.precision}"
+
+    @property
+    def largest_batch(self) -> int:
+        return max(self.batch, self.max_batch)
+
+    @property
+    def words(self) -> str:
+        """The options that name it; the target itself may be known only to those who have its file."""
+        return f"--target {self.name if self._is_known else 'FILE.toml'} --precision {self.precision}"
+
+    def compiling(self, bundle: Path, *options: str) -> str:
+        """The command that compiles `bundle` for this target."""
+        default = Target.load(self.name).lowering if self._is_known else Target.model_fields["lowering"].default
+        lowering = () if self.lowering == default else (f"--lowering {self.lowering}",)
+        command = " ".join(("rrr-edge compile", quote(str(bundle)), self.words, *lowering, *options))
+        return command if self._is_known else f"{command} (FILE.toml is the file of the target {self.name!r})"
+
+    @property
+    def _is_known(self) -> bool:
+        return self.name in target_names()
+
+    def check_device(self) -> None:
+        """Raise CannotRunHere where `cpu` names another processor than this machine's."""
+        here = cpu_info()[0]
+        if self.cpu and self.cpu.lower() not in here.lower():
+            raise CannotRunHere(f"The target {self.name!r} is a {self.cpu!r} CPU; this machine is {here}.")
+
+    @classmethod
+    def load(cls, name: str | Path) -> "Target":
+        """Resolve `name` as a path, then ./targets/NAME.toml, then the packaged NAME.toml.
+
+        Raises UsageError where there is none (with the near misses) and BadInput where the file is not a target.
+        """
+        path = Path(name)
+        if path.suffix == ".toml":
+            if not path.is_file():
+                raise UsageError(f"There is no target file {path}.")
+            return cls.from_toml_file(path)
+        choose(str(name), target_names(), "target")
+        own = Path("targets") / f"{name}.toml"
+        return cls.from_toml_file(own if own.is_file() else PACKAGED / own.name)
+
+
+def target_names() -> list[str]:
+    return sorted({file.stem for folder in (Path("targets"), PACKAGED) for file in folder.glob("*.toml")})

@@ -1,0 +1,94 @@
+"""The command line: parse, call one function, print, exit. Heavy imports happen inside the commands."""
+
+import functools
+import platform
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from rrr_edge import __version__
+from rrr_edge.cli.display import Display
+from rrr_edge.cli.options import Command, Commands
+from rrr_edge.errors import Interrupted, RRREdgeError
+
+app = typer.Typer(
+    name="rrr-edge",
+    help="Compress a ResNet152 for a small task, compile it for the box it must run on, prove what was gained.",
+    cls=Commands,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# What is told of the versions.
+_LIBRARIES = ("numpy", "pillow", "torch", "openvino", "nncf", "onnxruntime")
+# What to do after an interruption.
+_AGAIN = {
+    "compress": "Go on with --resume.",
+    "demo": "Start it anew with --force.",
+    "profile": "Run it again: what was finished of --sparsity is kept.",
+}
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, _terminated)
+    app()
+
+
+def _terminated(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make `function` a command whose expected errors are printed as sentences and end with their exit code."""
+
+    @functools.wraps(function)
+    def run(**options: Any) -> None:
+        display = Display(as_json=options["as_json"], quiet=options["quiet"], verbose=options["verbose"])
+        display.detail(_particulars(options))
+        try:
+            function(**options)
+        except (KeyboardInterrupt, SystemExit, Interrupted) as stop:
+            _fail(display, _interrupted(stop, function.__name__))
+        except RRREdgeError as error:
+            _fail(display, error)
+
+    return app.command(cls=Command)(run)
+
+
+def _fail(display: Display, error: RRREdgeError) -> NoReturn:
+    display.failure(error)
+    raise typer.Exit(error.exit_code)
+
+
+def _interrupted(stop: BaseException, command: str) -> Interrupted:
+    """`stop` is a SystemExit where a signal came while no training was there to finish its step."""
+    said = str(stop) if isinstance(stop, Interrupted) else "Interrupted."
+    error = Interrupted(said, advice=_AGAIN.get(command, "Run it again."))
+    error.exit_code = int(getattr(stop, "exit_code", getattr(stop, "code", error.exit_code)))
+    return error
+
+
+def _particulars(options: dict[str, Any]) -> str:
+    """Whose versions decide what happens, and what was asked, from options and environment."""
+    versions = {"rrr-edge": __version__, "Python": platform.python_version()}
+    for library in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[library] = version(library)
+    said = ", ".join(f"{name} {number}" for name, number in versions.items())
+    said_of = {name: value for name, value in options.items() if name != "context" and value is not None}
+    asked = ", ".join(f"{name}={value}" for name, value in said_of.items())
+    return f"{said}\n{asked}"
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        print(__version__)
+        raise typer.Exit

@@ -1,0 +1,90 @@
+"""What `profile` is to compare with: from the command line's words to files and sessions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import cast, get_args
+
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.measurements import Granularity
+from rrr_edge.bundle.target import Target
+from rrr_edge.cli.display import Display
+from rrr_edge.errors import UsageError, choose
+from rrr_edge.profile.request import Against, Asked, Sweep
+from rrr_edge.timing.machine import usable_cores
+from rrr_edge.timing.progress import Report, Step
+
+NONE = "none"
+
+
+def read_comparison(against: str, sparsity: str | None, *, prepare: bool = False) -> Asked:
+    """Read lists such as "baseline,block" and "0,0.3,0.6". Raises UsageError for what makes no sense.
+
+    With `prepare` there must be pruned networks among them.
+    """
+    words = list(dict.fromkeys(word.strip() for word in against.split(",")))
+    for word in words:
+        choose(word, (*get_args(Granularity), NONE), "comparison")
+    if NONE in words and len(words) > 1:
+        raise UsageError(f"--against {against} is something and nothing.", advice="Leave none out.")
+    pruned = tuple(cast(Granularity, word) for word in words if word not in ("baseline", NONE))
+    if pruned and sparsity is None:
+        raise UsageError(
+            f"How sparse is {', '.join(pruned)} to be?",
+            advice="Add shares of ResNet152's parameters: --sparsity 0.3,0.6",
+        )
+    if not pruned and (prepare or sparsity is not None):
+        raise UsageError(
+            f"{'--prepare' if prepare else '--sparsity'} is about pruned networks, and none is asked for.",
+            advice="Add them: --against baseline,element,channel,block",
+        )
+    return Asked("baseline" in words, pruned, _shares(sparsity) if sparsity is not None else ())
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        shares = sorted({float(word) for word in text.split(",")})
+    except ValueError:
+        shares = []
+    if not shares or not all(0 <= share < 1 and round(share, 4) == share for share in shares):
+        raise UsageError(
+            "--sparsity takes shares of the parameters, from 0 to less than 1 and with at most four decimals, such as "
+            f"0,0.3,0.6, not {text!r}."
+        )
+    return tuple(shares)
+
+
+@contextmanager
+def assembled(bundle: Bundle, target: Target, asked: Asked, *, display: Display, report: Report) -> Iterator[Against]:
+    """Where PyTorch is, missing networks are made, and all are measured in PyTorch too."""
+    against = _assemble(bundle, target, asked, display, report)
+    try:
+        yield against
+    finally:
+        for rival in against.rivals:
+            rival.session.close()
+
+
+def _assemble(bundle: Bundle, target: Target, asked: Asked, display: Display, report: Report) -> Against:
+    sweep = Sweep(asked.granularities, asked.sparsities) if asked.granularities else None
+    against = Against(models=(bundle.baseline,) if asked.baseline else (), sweep=sweep)
+    if not (asked.baseline or sweep) or not find_spec("torch"):
+        return against
+    try:
+        from rrr_edge.compress.baselines import RandomNetworks
+    except ImportError as error:
+        display.say(f"note: PyTorch is not measured, for {error.name} is missing: pip install 'rrr-edge[compress]'")
+        return against
+    if asked.baseline:
+        report(Step("baseline", 0, 1, "ResNet152 is built and exported"))
+        against = replace(against_resnet152(bundle, threads=target.threads or usable_cores()), sweep=sweep)
+        report(Step("baseline", 1, 1))
+    return replace(against, sweep=replace(sweep, workshop=RandomNetworks(bundle))) if sweep else against
+
+
+def against_resnet152(bundle: Bundle, *, threads: int) -> Against:
+    """What `profile` compares with where PyTorch is: ResNet152 as a file for the backend, and in PyTorch."""
+    from rrr_edge.compress.baselines import pytorch_baselines, write_baseline
+
+    return Against(models=(write_baseline(bundle),), rivals=pytorch_baselines(bundle, threads=threads))

@@ -1,0 +1,75 @@
+"""`rrr-edge compile`."""
+
+from typing import Annotated
+
+import typer
+
+from rrr_edge.cli.app import command
+from rrr_edge.cli.display import Display
+from rrr_edge.cli.options import AsJson, BundleFolder, DryRun, PrecisionName, Quiet, TargetName, Verbose, chosen_target
+from rrr_edge.errors import choose
+
+
+@command
+def compile(
+    bundle: BundleFolder,
+    target: TargetName,
+    precision: PrecisionName = None,
+    calib_data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Images for int8, instead of the bundle's own.")
+    ] = None,
+    max_drop: Annotated[float, typer.Option(help="Accuracy (absolute) that the engine may lose.")] = 0.01,
+    lowering: Annotated[
+        str | None,
+        typer.Option(help="grouped, split or dense branches, or auto: the fastest here (default: the target's)."),
+    ] = None,
+    prepare_only: Annotated[
+        bool, typer.Option("--prepare-only", help="Make and verify the graph that TensorRT builds from; needs no GPU.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Build an engine and prove that it answers like the network."""
+    from rrr_edge.backends import backend_of
+    from rrr_edge.bundle.engine import Engine
+    from rrr_edge.bundle.folder import Bundle
+    from rrr_edge.bundle.target import LOWERINGS
+    from rrr_edge.bundle.verification import chance, coarse
+    from rrr_edge.compile import compile_bundle, demand_sense, prepare_bundle
+
+    display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    opened, chosen = Bundle.open(bundle), chosen_target(target, precision)
+    if lowering:
+        chosen = chosen.model_copy(update={"lowering": choose(lowering, (*LOWERINGS, "auto"), "lowering")})
+    display.detail(f"target: {chosen.model_dump_json()}")
+    demand_sense(opened, chosen, calib_data=calib_data, max_drop=max_drop, prepare_only=prepare_only)
+    name = chosen.engine_name
+    folder = opened.engine_folder(name)
+    replaces = opened.is_prepared(name) if prepare_only else name in opened.engine_names()
+    if dry_run:
+        opened.check()
+        if not prepare_only:
+            backend_of(chosen).check(chosen)
+        document = {"engine": str(folder), "replaces": replaces, "target": chosen.model_dump()}
+        display.result(document, f"would {'replace' if replaces else 'write'} {folder}")
+        return
+    with display.progress() as report:
+        make = prepare_bundle if prepare_only else compile_bundle
+        made = make(opened, chosen, calib_data=calib_data, max_drop=max_drop, report=report)
+    proof, accuracy = made.verification, opened.manifest.accuracy
+    guessing = chance(accuracy, len(opened.manifest.labels)) if accuracy else ""
+    for doubt in filter(None, (coarse(proof.images, chosen.precision, max_drop), guessing)):
+        display.warn(doubt)
+    shares = ", ".join(f"{share:.1%} {name}" for name, share in sorted(made.precision_found.items()))
+    for ratio in made.lowering_ratios if isinstance(made, Engine) else ():
+        low, high = ratio.interval
+        display.say(f"{ratio.of} takes {ratio.value:.3f} of {ratio.to}'s time (95 % interval {low:.3f} to {high:.3f})")
+    display.result(
+        made.document(),
+        f"{folder}{' (replaced)' if replaces else ''}: {'a graph, not yet an engine, ' if prepare_only else ''}"
+        f"{made.bytes / 1e6:.1f} MB, MACs: {shares}\n"
+        f"verified on {proof.images} images: top-1 agrees on {proof.top1_agreement:.2%}, largest difference "
+        f"{proof.max_abs_diff:.2g}, accuracy {proof.accuracy_reference:.2%} -> {proof.accuracy:.2%}",
+    )

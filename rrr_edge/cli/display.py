@@ -1,0 +1,128 @@
+"""What a person or a program sees: results on stdout, everything else on stderr."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rrr_edge.errors import RRREdgeError
+from rrr_edge.timing.progress import Report, Step, silent
+
+_PLAIN_EVERY_S = 10.0
+# What the first moments promise is not kept.
+_TELLING_S = 2.0
+
+
+class Display:
+    """With `as_json` stdout carries exactly one JSON document; `quiet` leaves only results and errors.
+
+    Of several processes that torchrun started, the first one speaks; the others have only errors to tell.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self.is_first = os.environ.get("RANK", "0") == "0"
+        self.as_json = as_json
+        self.quiet = quiet or not self.is_first
+        self.verbose = verbose
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def detail(self, text: str) -> None:
+        if self.verbose:
+            self.say(text)
+
+    def warn(self, text: str) -> None:
+        if self.is_first:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def error(self, text: str, advice: str, cause: BaseException | None) -> None:
+        print(f"error: {text}" + (f"\n       {advice}" if advice else ""), file=sys.stderr, flush=True)
+        if self.verbose and cause is not None:
+            print(f"       caused by {type(cause).__name__}: {cause}", file=sys.stderr, flush=True)
+
+    def failure(self, error: RRREdgeError) -> None:
+        """An expected error: a sentence with its advice, and as the document of programs."""
+        self.error(str(error), error.advice, error.__cause__)
+        self.result({"error": str(error), "advice": error.advice, "exit_code": error.exit_code})
+
+    def result(self, document: Any, text: str = "") -> None:
+        """Print the command's result: the document for programs, or the text for people."""
+        if not self.is_first:
+            return
+        if self.as_json:
+            print(json.dumps(document, indent=2), flush=True)
+        elif text:
+            print(text, flush=True)
+
+    def table(self, title: str, rows: Sequence[Mapping[str, str]]) -> None:
+        """Print `rows` with their keys as columns, for people only; a column that is empty in all rows is left out."""
+        if self.as_json or not self.is_first:
+            return
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        columns = [column for column in (rows[0] if rows else ()) if any(row[column] for row in rows)]
+        for column in columns:
+            figures = all(_is_figure(row[column]) for row in rows if row[column])
+            table.add_column(column, justify="right" if figures else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(row[column]) for column in columns))
+        Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+    @contextmanager
+    def progress(self) -> Iterator[Report]:
+        """A bar with an ETA on a terminal, a plain line every 10 s elsewhere, nothing when quiet."""
+        if self.quiet:
+            yield silent
+        elif sys.stderr.isatty():
+            with _bars() as report:
+                yield report
+        else:
+            yield _PlainLines()
+
+
+@contextmanager
+def _bars() -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(step: Step) -> None:
+            if step.stage not in tasks:
+                tasks[step.stage] = progress.add_task(step.stage, total=step.total, note="")
+            progress.update(tasks[step.stage], completed=step.done, total=step.total, note=step.note)
+
+        yield report
+
+
+class _PlainLines:
+    def __init__(self) -> None:
+        self._stage = ""
+        self._begun = self._printed = 0.0
+
+    def __call__(self, step: Step) -> None:
+        now = time.monotonic()
+        if step.stage != self._stage:
+            self._stage, self._begun, self._printed = step.stage, now, 0.0
+        if now - self._printed < _PLAIN_EVERY_S and step.done < step.total:
+            return
+        self._printed = now
+        left = (now - self._begun) / step.done * (step.total - step.done) if step.done else 0.0
+        tells = step.done and step.done < step.total and now - self._begun >= _TELLING_S
+        eta = f", {int(left // 60)}:{int(left % 60):02d} left" if tells else ""
+        print(f"{step.stage} {step.done}/{step.total}{eta} {step.note}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _is_figure(text: str) -> bool:
+    return text.lstrip("~-+")[:1].isdigit()

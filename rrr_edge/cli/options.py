@@ -1,0 +1,95 @@
+"""Option types, and how the command line's words are read."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from rrr_edge.cli.display import Display
+from rrr_edge.errors import UsageError, choose
+
+if TYPE_CHECKING:
+    from rrr_edge.bundle.target import Target
+
+
+# Of the click that Typer carries, or in older versions depends on.
+_WrongWords: Any = typer.BadParameter.__bases__[0]
+
+
+class Command(TyperCommand):
+    """A command whose option --such-a-one is also RRR_EDGE_COMMAND_SUCH_A_ONE, which its help says once for all."""
+
+    def __init__(self, name: str | None, *, params: list[Any], **settings: Any) -> None:
+        for option in params:
+            if isinstance(option, TyperOption):
+                option.envvar, option.show_envvar = _variable(name, max(option.opts, key=len)), False
+        settings["epilog"] = f"Options can be set in the environment too: {_variable(name, '--json')}=1 is --json."
+        super().__init__(name, params=params, **settings)
+
+
+def _variable(command: str | None, option: str) -> str:
+    return f"rrr-edge-{command or ''}-{option.removeprefix('--')}".replace("-", "_").upper()
+
+
+# What every command takes beside whatever else is said.
+_ALWAYS = ("--target", "--precision", "--json", "--quiet", "--verbose")
+
+
+def demand_alone(context: typer.Context, option: str, *beside: str) -> None:
+    """Raise UsageError where the command line has an option that `option` makes meaningless."""
+    for other in context.command.params:
+        name, source = max(other.opts, key=len), context.get_parameter_source(other.name or "")
+        said = isinstance(other, TyperOption) and source is not None and source.name == "COMMANDLINE"
+        if said and name not in (option, *beside, *_ALWAYS):
+            raise UsageError(f"{name} means nothing with {option}.", advice=f"Leave one of them out: {option}, {name}")
+
+
+class Commands(TyperGroup):
+    """Commands whose misspelt arguments end like every other mistake: a sentence, an advice, a document, exit code."""
+
+    def main(self, args: Any = None, *others: Any, **settings: Any) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            code = super().main(words or ["--help"], *others, **{**settings, "standalone_mode": False})
+        except _WrongWords as wrong:
+            if isinstance(option := getattr(wrong, "param", None), TyperOption):
+                option.show_envvar = True  # for the value may be from there
+            said = wrong.format_message()
+            command = " ".join(("rrr-edge", *(word for word in words[:1] if word in self.commands)))
+            error = UsageError(said if said.endswith((".", "?")) else f"{said}.", advice=f"See: {command} --help")
+            Display(as_json="--json" in words).failure(error)
+            raise SystemExit(error.exit_code) from None
+        raise SystemExit(code if words else UsageError.exit_code)
+
+
+DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Photos: train/CLASS/*, CLASS/*, or Meta-Album.")]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle that `rrr-edge compress` wrote.")]
+TargetName = Annotated[
+    str, typer.Option("--target", "-t", help="A target's name (see `rrr-edge targets`), or its TOML file.")
+]
+PrecisionName = Annotated[
+    str | None, typer.Option("--precision", help="fp32, bf16, fp16 or int8 (default: the target's).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: versions, settings, causes of errors.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
+
+
+def chosen_target(name: str, precision: str | None) -> "Target":
+    from rrr_edge.bundle.target import PRECISIONS, Target
+
+    target = Target.load(name)
+    return target.model_copy(update={"precision": choose(precision, PRECISIONS, "precision")}) if precision else target
+
+
+def scan_words(option: str, text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(word) for word in text.split(",") if text)
+    except ValueError:
+        counts = (0,)
+    if min(counts, default=1) < 1 or len(set(counts)) < len(counts):
+        raise UsageError(f"{option} takes different whole numbers such as 1,2,4, not {text!r}.")
+    return counts

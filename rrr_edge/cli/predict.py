@@ -1,0 +1,51 @@
+"""`rrr-edge predict`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rrr_edge.cli.app import command
+from rrr_edge.cli.display import Display
+from rrr_edge.cli.options import AsJson, BundleFolder, PrecisionName, Quiet, TargetName, Verbose, chosen_target
+from rrr_edge.errors import BadInput, RRREdgeError, UsageError
+
+
+@command
+def predict(
+    bundle: BundleFolder,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Image files, or folders of them.")],
+    target: TargetName = "openvino",
+    precision: PrecisionName = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Classify images and folders. An unreadable file that was named makes the exit code 5."""
+    from rrr_edge.images.layouts import image_files
+    from rrr_edge.runtime.classifier import Classifier
+
+    display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    rows, unreadable = [], []
+    chosen = chosen_target(target, precision)
+    with Classifier.open(bundle, chosen) as classifier:
+        files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
+        if not files:
+            raise UsageError(f"There is no image in {', '.join(map(str, images))}.")
+        display.say(f"engine: {chosen.engine_name}")
+        for file in files:
+            try:
+                answer = classifier.predict(file)
+            except RRREdgeError as error:
+                if len(files) == 1:
+                    raise
+                unreadable.append({"image": str(file), "error": str(error)})
+                continue
+            figures = {"probability": round(answer.probability, 6), "uncertainty": round(answer.uncertainty, 6)}
+            rows.append({"image": str(file), "label": answer.label, "index": answer.index, **figures})
+    display.table("", [{k: f"{v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items()} for row in rows])
+    for bad in unreadable:
+        display.warn(bad["error"])
+    display.result({"engine": chosen.engine_name, "predictions": rows, "unreadable": unreadable})
+    if not rows or {bad["image"] for bad in unreadable} & set(map(str, images)):
+        raise typer.Exit(BadInput.exit_code)

@@ -1,0 +1,223 @@
+"""VERB 2: bundle + target -> an engine that has been proven to answer like the network it came from."""
+
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from rrr_edge.backends import Session, backend_of
+from rrr_edge.backends.build import takes_prepared
+from rrr_edge.backends.graph.lowering import lower
+from rrr_edge.bundle.engine import Engine, Prepared
+from rrr_edge.bundle.files import describe_file, write_file
+from rrr_edge.bundle.folder import ENGINE, PREPARED, PREPARED_CARD, Bundle, writing_engine
+from rrr_edge.bundle.measurements import Ratio
+from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.bundle.target import LOWERINGS, Lowering, Precision, Target
+from rrr_edge.bundle.verification import MAX_DROP, demand_answers, demand_precision, demand_share, verify_answers
+from rrr_edge.compile.fastest import fastest as race
+from rrr_edge.compile.prepared import Order, keep_prepared, write_prepared
+from rrr_edge.errors import BadInput, RRREdgeError, UsageError
+from rrr_edge.images.dataset import calibration_folder, read_folder
+from rrr_edge.timing.machine import cpu_info
+from rrr_edge.timing.progress import Report, Step, silent
+
+# The share of unreadable calibration images that is passed over, as in the scan of a data set.
+MAX_BAD = 0.01
+
+
+def compile_bundle(
+    bundle: Bundle,
+    target: Target | str,
+    *,
+    precision: Precision | None = None,
+    calib_data: str | Path | None = None,
+    max_drop: float = MAX_DROP,
+    report: Report = silent,
+) -> Engine:
+    """Build, verify and keep the engine of `bundle` for `target`; an older one is replaced only by a proven one.
+
+    `precision` replaces the target's own; `calib_data` (a folder, or the name of a packaged set) replaces the bundle's
+    calibration images for int8; `max_drop` is the accuracy (absolute) that the reference images may lose. Where the
+    backend takes a prepared graph, that is made and kept before anything is asked of this machine.
+
+    Raises UsageError (no such target, no share, images that nothing reads), MissingLibrary, CannotRunHere (this machine
+    cannot run it), GateFailed (it answers differently, or runs in another precision: nothing is kept), BadInput
+    (calibration images).
+    """
+    target = _resolve(target, precision)
+    demand_sense(bundle, target, calib_data=calib_data, max_drop=max_drop)
+    order = Order(bundle, target, _calibration(bundle, target, calib_data), max_drop, report)
+    lowerings = _lowerings(bundle, target)
+    kept = takes_prepared(target) and len(lowerings) == 1
+    if kept:
+        keep_prepared(order, lowerings[0])
+    try:
+        backend = backend_of(target)
+        backend.check(target)
+    except RRREdgeError as error:
+        if kept:
+            error.args = (f"{error} The prepared graph is kept in {bundle.engine_folder(target.engine_name)}.",)
+        raise
+    name, reference = target.engine_name, bundle.reference
+    with writing_engine(bundle, name) as folder:
+        report(Step("build", 0, 1, name))
+        lowering, ratios = _build_fastest(order, lowerings, folder)
+        session = backend.open(folder, target)
+        try:
+            found = session.precision_found()
+            outputs = _answer(session, reference.images, report)
+        finally:
+            session.close()
+        verification = verify_answers(reference, outputs, precision=target.precision, max_drop=max_drop)
+        demand_precision(target.precision, found, what="the engine", so="it was not kept")
+        demand_answers(verification, target.precision, what="engine")
+        own = [file for file in sorted(folder.iterdir()) if file.name not in (PREPARED, PREPARED_CARD)]
+        engine = Engine(
+            target=target,
+            model_sha256=bundle.model_sha256,
+            files=tuple(describe_file(file) for file in own),
+            versions=backend.versions(),
+            verification=verification,
+            precision_found=found,
+            calibration=order.calibration_digest if target.precision == "int8" else "",
+            lowering=lowering,
+            lowering_ratios=ratios,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            machine=cpu_info()[0],
+        )
+        write_file(folder / ENGINE, engine.to_json())
+    return engine
+
+
+def prepare_bundle(
+    bundle: Bundle,
+    target: Target | str,
+    *,
+    precision: Precision | None = None,
+    calib_data: str | Path | None = None,
+    max_drop: float = MAX_DROP,
+    report: Report = silent,
+) -> Prepared:
+    """Make, verify and keep the graph from which `compile_bundle` builds on the machine that has the GPU.
+
+    The arguments are those of `compile_bundle`. Raises UsageError (`target` takes no prepared graph, or which one is
+    best can only be measured on it), MissingLibrary, GateFailed (nothing is kept), BadInput (calibration images).
+    """
+    target = _resolve(target, precision)
+    demand_sense(bundle, target, calib_data=calib_data, max_drop=max_drop, prepare_only=True)
+    order = Order(bundle, target, _calibration(bundle, target, calib_data), max_drop, report)
+    return keep_prepared(order, *_lowerings(bundle, target))
+
+
+def demand_sense(
+    bundle: Bundle,
+    target: Target,
+    *,
+    calib_data: str | Path | None = None,
+    max_drop: float = MAX_DROP,
+    prepare_only: bool = False,
+) -> None:
+    """Raise UsageError or CannotRunHere for what can be refused before anything is made.
+
+    Where a graph has to be prepared first, the machine that builds from it is not asked.
+    """
+    demand_share(max_drop)
+    if bundle.manifest.spec.branches == 1 and target.lowering not in ("grouped", "auto"):
+        raise UsageError(
+            f"{bundle.path} has no branches that could be {target.lowering}.",
+            advice="Compile with --lowering grouped.",
+        )
+    if calib_data is not None:
+        if not _reads_images(target):
+            raise UsageError(
+                f"Nothing reads --calib-data for {target.precision} with the {target.backend} backend.",
+                advice="Leave it out, or ask for --precision int8.",
+            )
+        calibration_folder(calib_data)
+    if not takes_prepared(target):
+        if prepare_only:
+            raise UsageError(
+                f"The {target.backend} backend takes the bundle's own graph; there is nothing to prepare.",
+                advice="Compile without --prepare-only.",
+            )
+        backend_of(target).check(target)
+    elif prepare_only and len(lowerings := _lowerings(bundle, target)) > 1:
+        raise UsageError(
+            "The fastest lowering can only be measured on the target itself.",
+            advice=f"Prepare one of them with --lowering {', '.join(lowerings)}.",
+        )
+
+
+def _lowerings(bundle: Bundle, target: Target) -> tuple[Lowering, ...]:
+    """What is to be tried; without branches there is nothing to choose from."""
+    if bundle.manifest.spec.branches == 1:
+        return ("grouped",)
+    return LOWERINGS if target.lowering == "auto" else (target.lowering,)
+
+
+def _build_fastest(order: Order, lowerings: tuple[Lowering, ...], out: Path) -> tuple[Lowering, tuple[Ratio, ...]]:
+    """Build into `out`; of several lowerings the fastest on this machine, with the others' times over grouped's."""
+    if len(lowerings) == 1:
+        _build(order, lowerings[0], out)
+        return lowerings[0], ()
+    with TemporaryDirectory(dir=out) as scratch:
+        folders = {lowering: Path(scratch) / lowering for lowering in lowerings}
+        for lowering, folder in folders.items():
+            folder.mkdir()
+            _build(order, lowering, folder)
+        fastest, ratios = race(folders, order.target, order.bundle.reference.images, report=order.report)
+        for file in folders[fastest].iterdir():
+            file.rename(out / file.name)
+    return fastest, ratios
+
+
+def _build(order: Order, lowering: Lowering, out: Path) -> None:
+    target, backend = order.target, backend_of(order.target)
+    calibration = order.calibration if target.precision == "int8" else order.calibration[:0]
+    if takes_prepared(target):
+        backend.compile(write_prepared(order, lowering, out), target, calibration, out, order.report)
+    elif lowering == "grouped":
+        backend.compile(order.bundle.model, target, calibration, out, order.report)
+    else:
+        with TemporaryDirectory() as scratch:
+            lowered = Path(scratch) / f"{lowering}.onnx"
+            lower(order.bundle.model, lowering, lowered)
+            backend.compile(lowered, target, calibration, out, order.report)
+
+
+def _resolve(target: Target | str, precision: Precision | None) -> Target:
+    target = Target.load(target) if isinstance(target, str) else target
+    return target if precision is None else target.model_copy(update={"precision": precision})
+
+
+def _reads_images(target: Target) -> bool:
+    """Typical images tell int8 its ranges, and fp16 where it is written into the graph."""
+    return target.precision == "int8" or (target.precision == "fp16" and takes_prepared(target))
+
+
+def _calibration(bundle: Bundle, target: Target, calib_data: str | Path | None) -> Images:
+    if not _reads_images(target):
+        return bundle.reference.images[:0]
+    if calib_data is None:
+        return bundle.calibration
+    folder = calibration_folder(calib_data)
+    pictures = read_folder(folder, image_size=bundle.manifest.preprocess.image_size, limit=300)
+    bad, count = pictures.bad, len(pictures.files) + len(pictures.bad)
+    if len(bad) > MAX_BAD * count:
+        named = ", ".join(f"{file.path} ({file.reason})" for file in bad[:10])
+        raise BadInput(
+            f"{len(bad)} of {count} calibration images in {folder} cannot be read, more than {MAX_BAD:.0%}: "
+            f"{named}{' and more' if len(bad) > 10 else ''}.",
+            advice="Repair or remove them.",
+        )
+    return pictures.images
+
+
+def _answer(session: Session, images: Images, report: Report) -> Outputs:
+    parts = []
+    for start in range(0, len(images), 16):
+        parts.append([part.copy() for part in session.run(images[start : start + 16])])
+        report(Step("verify", min(start + 16, len(images)), len(images)))
+    return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))

@@ -1,0 +1,45 @@
+"""Which lowering is the fastest on this machine: its engines run in turns in one process."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrr_edge.backends import Session, backend_of
+from rrr_edge.bundle.measurements import Measurement, Ratio, Subject, ratio
+from rrr_edge.bundle.reference import Images
+from rrr_edge.bundle.target import Lowering, Target
+from rrr_edge.timing.interleave import Pace, interleave
+from rrr_edge.timing.machine import usable_cores
+from rrr_edge.timing.progress import Report
+
+PACE = Pace(runs=100)
+
+
+def fastest(
+    engines: Mapping[Lowering, Path], target: Target, images: Images, *, report: Report, pace: Pace | None = None
+) -> tuple[Lowering, tuple[Ratio, ...]]:
+    """The lowering whose engine takes surely less time than grouped's, else grouped; and all ratios to grouped.
+
+    `engines` are the folders that `target`'s backend compiled; they answer `images` in the target's batches.
+    """
+    with ExitStack() as stack:
+        runs: dict[str, Callable[[int], Any]] = {}
+        for lowering, folder in engines.items():
+            session = backend_of(target).open(folder, target)
+            stack.callback(session.close)
+            runs[lowering] = _runner(session, images, target.batch)
+        samples_ms = interleave(runs, pace=pace or PACE, report=report).samples_ms
+    subject = Subject(backend=target.backend, precision=target.precision, threads=target.threads or usable_cores())
+    times = {name: Measurement(name=name, subject=subject, samples_ms=samples_ms[name]) for name in engines}
+    ratios: dict[Lowering, Ratio] = {
+        name: ratio(times[name], times["grouped"]) for name in engines if name != "grouped"
+    }
+    surely = [name for name, of_medians in ratios.items() if of_medians.interval[1] < 1]
+    return min(surely, key=lambda name: ratios[name].value, default="grouped"), tuple(ratios.values())
+
+
+def _runner(session: Session, images: Images, batch: int) -> Callable[[int], Any]:
+    return lambda run: session.run(images[np.arange(run * batch, (run + 1) * batch) % len(images)])

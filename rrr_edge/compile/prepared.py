@@ -1,0 +1,112 @@
+"""The prepared graph that a bundle keeps beside an engine: proven once, built from until what it came of changes."""
+
+import hashlib
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rrr_edge.backends.graph.lowering import lower
+from rrr_edge.backends.graph.rewrite import Graph
+from rrr_edge.backends.tensorrt.prepare import PREPARATION, modelopt_version, prepare, run_prepared
+from rrr_edge.bundle.engine import Origin, Prepared
+from rrr_edge.bundle.files import describe_file, staged_folder, write_file
+from rrr_edge.bundle.folder import PREPARED, PREPARED_CARD, Bundle
+from rrr_edge.bundle.reference import Images
+from rrr_edge.bundle.target import Lowering, Target
+from rrr_edge.bundle.verification import demand_answers, demand_precision, drops_beyond, verify_answers
+from rrr_edge.errors import CorruptArtifact
+from rrr_edge.timing.machine import cpu_info
+from rrr_edge.timing.progress import Report, Step
+
+
+@dataclass(frozen=True)
+class Order:
+    """An engine that is wanted. `calibration` is empty where nothing reads it."""
+
+    bundle: Bundle
+    target: Target
+    calibration: Images
+    max_drop: float
+    report: Report
+
+    @property
+    def calibration_digest(self) -> str:
+        return hashlib.sha256(self.calibration.tobytes()).hexdigest() if len(self.calibration) else ""
+
+
+def keep_prepared(order: Order, lowering: Lowering) -> Prepared:
+    """See that the bundle holds the prepared graph of `order`; an engine beside it stays as it is.
+
+    Raises MissingLibrary and GateFailed (it answers differently, or in another precision: nothing is changed).
+    """
+    folder = order.bundle.engine_folder(order.target.engine_name)
+    if kept := _still_right(order, lowering):
+        return kept
+    with staged_folder(folder) as stage:
+        if folder.exists():
+            shutil.copytree(folder, stage, dirs_exist_ok=True)
+        return _make(order, lowering, stage)
+
+
+def write_prepared(order: Order, lowering: Lowering, out: Path) -> Path:
+    """Put the prepared graph with its card into the folder `out`, from the bundle if it is there; return its path."""
+    if _still_right(order, lowering):
+        for name in (PREPARED, PREPARED_CARD):
+            shutil.copyfile(order.bundle.engine_folder(order.target.engine_name) / name, out / name)
+    else:
+        _make(order, lowering, out)
+    return out / PREPARED
+
+
+def _still_right(order: Order, lowering: Lowering) -> Prepared | None:
+    """The kept graph's card, if the graph is whole, would be made alike again and loses no more than is allowed."""
+    try:
+        card = order.bundle.prepared(order.target)
+    except CorruptArtifact:
+        return None
+    wanted = _origin(order, lowering)
+    if wanted.modelopt is None:  # this machine could not make it, but may build from it
+        wanted = wanted.model_copy(update={"modelopt": card.origin.modelopt})
+    proof = card.verification
+    lost = drops_beyond(order.max_drop, proof.accuracy_reference, proof.accuracy)
+    return card if card.origin == wanted and not lost else None
+
+
+def _origin(order: Order, lowering: Lowering) -> Origin:
+    precision = order.target.precision
+    return Origin(
+        model_sha256=order.bundle.model_sha256,
+        precision=precision,
+        lowering=lowering,
+        calibration=order.calibration_digest,
+        preparation=PREPARATION,
+        modelopt=None if precision == "fp32" else modelopt_version(),
+    )
+
+
+def _make(order: Order, lowering: Lowering, out: Path) -> Prepared:
+    precision, reference, graph = order.target.precision, order.bundle.reference, out / PREPARED
+    with TemporaryDirectory(dir=out) as scratch:
+        lowered = Path(scratch) / "lowered.onnx"
+        lower(order.bundle.model, lowering, lowered)
+        prepare(lowered, precision, order.calibration, graph, order.report)
+    shares = Graph.load(graph).precision_shares()
+    order.report(Step("verify", 0, len(reference.images)))
+    answers = run_prepared(graph, reference.images)
+    verification = verify_answers(reference, answers, precision=precision, max_drop=order.max_drop)
+    order.report(Step("verify", len(reference.images), len(reference.images)))
+    advice = f"{precision} cannot hold what the other layers compute. Try --precision bf16 or fp32."
+    demand_precision(precision, shares, what="the prepared graph", so="it was not kept", advice=advice)
+    demand_answers(verification, precision, what="prepared graph")
+    card = Prepared(
+        origin=_origin(order, lowering),
+        file=describe_file(graph),
+        verification=verification,
+        precision_found=shares,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        machine=cpu_info()[0],
+    )
+    write_file(out / PREPARED_CARD, card.to_json())
+    return card

@@ -1,0 +1,154 @@
+"""Where a compression works: a hidden folder beside the bundle, one process at a time, kept for going on."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from rrr_edge.bundle.files import write_file, writing_to
+from rrr_edge.bundle.folder import MANIFEST, Bundle
+from rrr_edge.bundle.recipe import Recipe
+from rrr_edge.bundle.record import Record
+from rrr_edge.errors import UsageError
+
+_ANOTHER = "Choose another name, or replace it with --force."
+_LOCK = "lock"
+
+
+class Task(Record):
+    """What an interrupted run was about: only the same is resumed."""
+
+    recipe: Recipe
+    data_sha256: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """The bundle to be `out`, and whether what is there may be gone on with, or replaced."""
+
+    out: Path
+    resume: bool = False
+    force: bool = False
+
+    @property
+    def work(self) -> Path:
+        """What is not yet a bundle: the task, the trainings' checkpoints, the bundle that is being written."""
+        return self.out.with_name(f".{self.out.name}.work")
+
+    @property
+    def training(self) -> Path:
+        return self.work / "training"
+
+    @property
+    def stage(self) -> Path:
+        return self.work / "bundle"
+
+    def check(self) -> None:
+        """Refuse to overwrite a bundle, anything else, or an interrupted run, and to disturb one that goes on."""
+        if _is_held(self.work):
+            raise _held(self.work)
+        self._check_what_is_there()
+
+    def check_task(self, task: Task) -> None:
+        """Refuse to go on with another task than the one that was begun, or finished, here."""
+        if not self.resume:
+            return
+        if self.out.exists() and not self.force:
+            manifest = Bundle.open(self.out).manifest
+            if Task(recipe=manifest.recipe, data_sha256=manifest.provenance.data_sha256) != task:
+                raise UsageError(f"{self.out} exists.", advice=_ANOTHER)
+        elif self._note.is_file():
+            interrupted = Task.from_json_file(self._note)
+            if interrupted != task:
+                what = "photos" if interrupted.recipe == task.recipe else "settings"
+                raise UsageError(
+                    f"The interrupted run in {self.work} had other {what}.",
+                    advice=f"Give the same {what} again, or start anew with --force.",
+                )
+
+    def claim(self, task: Task, until_end: ExitStack) -> bool:
+        """Hold the work folder of `task`, the interrupted one or an empty one; False where its bundle is there already.
+
+        Raises what the checks raise, for another process may have been here since.
+        """
+        until_end.enter_context(self._held())
+        self._check_what_is_there()
+        self.check_task(task)
+        if self.out.exists() and not self.force:
+            shutil.rmtree(self.work, ignore_errors=True)
+            return False
+        if not (self.resume and self._note.is_file()):
+            shutil.rmtree(self.training, ignore_errors=True)
+            write_file(self._note, task.to_json())
+        return True
+
+    @property
+    def _note(self) -> Path:
+        return self.work / "task.json"
+
+    def _check_what_is_there(self) -> None:
+        if self.out.exists():
+            if not (self.force or self.resume):
+                raise UsageError(f"{self.out} exists.", advice=_ANOTHER)
+            if not (self.out / MANIFEST).is_file():
+                raise UsageError(
+                    f"{self.out} exists and is no bundle: it is not replaced.", advice="Choose another name."
+                )
+        elif self._note.is_file() and not (self.force or self.resume):
+            raise UsageError(
+                f"An interrupted run for {self.out} is kept in {self.work}.",
+                advice="Go on with --resume, or start anew with --force.",
+            )
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The work folder as this process's own; it is kept only where something was learned in it."""
+        with writing_to(self.out):
+            lock = _hold(self.work)
+        with lock:
+            try:
+                yield
+            finally:
+                if not self.training.exists():
+                    shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _hold(work: Path) -> IO[str]:
+    """The open lock file of `work`, a folder made where missing; the system lets go of it however the process ends."""
+    while True:
+        work.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # another process has ended, and took its folder away
+            lock = (work / _LOCK).open("w")
+            if not _lock(lock, fcntl.LOCK_EX):
+                raise _held(work)
+            if os.path.samestat(os.fstat(lock.fileno()), (work / _LOCK).stat()):
+                return lock
+
+
+def _is_held(work: Path) -> bool:
+    try:
+        with (work / _LOCK).open() as lock:
+            return not _lock(lock, fcntl.LOCK_SH)
+    except OSError:
+        return False
+
+
+def _lock(file: IO[str], kind: int) -> bool:
+    """Whether nobody else holds `file`."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system that has no locks
+        pass
+    return True
+
+
+def _held(work: Path) -> UsageError:
+    return UsageError(
+        f"Another process is at work in {work}.", advice="Wait until it has ended, or choose another name."
+    )

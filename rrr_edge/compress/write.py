@@ -1,0 +1,126 @@
+"""Writing a bundle."""
+
+import csv
+import io
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+from safetensors.torch import save
+
+from rrr_edge import __version__
+from rrr_edge.bundle.files import describe_file, replace_folder, write_file, writing_to
+from rrr_edge.bundle.folder import CALIBRATION, MANIFEST, MODEL, REFERENCE, TRAINING_LOG, WEIGHTS
+from rrr_edge.bundle.manifest import Manifest, Preprocess, Provenance
+from rrr_edge.bundle.recipe import Recipe
+from rrr_edge.bundle.reference import Outputs
+from rrr_edge.bundle.target import Precision
+from rrr_edge.bundle.verification import MAX_DROP, chance, coarse
+from rrr_edge.compress.method import Made, cost_of
+from rrr_edge.compress.workdir import Place
+from rrr_edge.images.dataset import Dataset, choose_balanced
+from rrr_edge.networks.export import export_onnx, verify_onnx
+from rrr_edge.timing.machine import cpu_info
+from rrr_edge.timing.progress import Report, Step
+from rrr_edge.training import accuracy, predict
+
+_FILES = (WEIGHTS, MODEL, REFERENCE, CALIBRATION, TRAINING_LOG)
+REFERENCE_IMAGES = 500
+CALIBRATION_IMAGES = 300
+# Of the precisions that the bundle may be compiled for.
+_STRICTEST: Precision = "bf16"
+_RECORDED = ("torch", "torchvision", "onnx", "onnxsim", "onnxruntime", "numpy", "pillow")
+
+
+def write_bundle(place: Place, dataset: Dataset, *, made: Made, recipe: Recipe, report: Report) -> None:
+    """Judge the network on the test photos and write the whole bundle, which appears in one step."""
+    stage, preprocess = place.stage, Preprocess(image_size=recipe.image_size)
+    network = made.network.cpu().eval()
+    report(Step("evaluate", 0, 1))
+    answers = predict(network, dataset.test.images, preprocess=preprocess)
+    report(Step("evaluate", 1, 1))
+    golden = choose_balanced(dataset.test.labels, REFERENCE_IMAGES, seed=recipe.seed)
+    reference = Outputs(*(answer[golden] for answer in answers))
+    images, labels = dataset.test.images[golden], dataset.test.labels[golden]
+    chosen = choose_balanced(dataset.train.labels, CALIBRATION_IMAGES, seed=recipe.seed)
+    with writing_to(stage):
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir()
+        # Not save_file: its files are for their owner's eyes only, and a full disk is not an OSError there.
+        (stage / WEIGHTS).write_bytes(save({key: tensor.contiguous() for key, tensor in network.state_dict().items()}))
+        np.savez_compressed(stage / REFERENCE, images=images, labels=labels, **reference._asdict())
+        np.savez_compressed(stage / CALIBRATION, images=dataset.train.images[chosen])
+        (stage / TRAINING_LOG).write_text(_log(made))
+        for file, text in made.files.items():
+            (stage / file).write_text(text)
+        report(Step("export", 0, 1))
+        export_onnx(network, preprocess, stage / MODEL)
+        verification = verify_onnx(stage / MODEL, images, labels, reference)
+        report(Step("export", 1, 1))
+        judged = accuracy(answers.probabilities, dataset.test.labels, dataset.labels)
+        doubts = [chance(judged, len(dataset.labels)), coarse(len(images), _STRICTEST, MAX_DROP)]
+        manifest = Manifest(
+            name=place.out.stem,
+            spec=network.spec,
+            labels=dataset.labels,
+            preprocess=preprocess,
+            recipe=recipe,
+            cost=cost_of(network, recipe.image_size),
+            accuracy=judged,
+            provenance=_provenance(dataset, made, doubts),
+            verification=verification,
+            files=tuple(describe_file(stage / file) for file in (*_FILES, *made.files)),
+        )
+        write_file(stage / MANIFEST, manifest.to_json())
+    with writing_to(place.out):
+        replace_folder(stage, place.out)
+    shutil.rmtree(place.work, ignore_errors=True)
+
+
+def _provenance(dataset: Dataset, made: Made, doubts: Sequence[str]) -> Provenance:
+    notes = [*made.notes, *filter(None, doubts)]
+    if dataset.bad:
+        named = "; ".join(f"{bad.path}: {bad.reason}" for bad in dataset.bad[:10])
+        notes.append(f"{len(dataset.bad)} unreadable files were skipped: {named}")
+    if dataset.duplicates:
+        train, test = dataset.duplicates[0]
+        notes.append(
+            f"{len(dataset.duplicates)} test photos are also training photos (such as {test} = {train}): "
+            "the accuracy flatters."
+        )
+    return Provenance(
+        weights=made.weights.name,
+        weights_sha256=made.weights.sha256,
+        data=dataset.path.resolve().name,
+        data_sha256=dataset.digest,
+        images=image_counts(dataset),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        duration_s=round(made.earlier_s + sum(row.seconds for row in made.trained.history), 1),
+        machine=f"{cpu_info()[0]}, trained on {made.trained.device} in {made.trained.precision}",
+        versions={"python": platform.python_version(), "rrr-edge": __version__} | {p: _version(p) for p in _RECORDED},
+        notes=tuple(notes),
+    )
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # installed under another name, such as onnxruntime-gpu, or not by pip
+        return str(getattr(sys.modules.get(library), "__version__", "unknown"))
+
+
+def image_counts(dataset: Dataset) -> dict[str, int]:
+    return {split: sum(classes.values()) for split, classes in dataset.counts.items()}
+
+
+def _log(made: Made) -> str:
+    text = io.StringIO()
+    rows = [row.model_dump() for row in made.trained.history]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["epoch"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,1 @@
+"""Pictures as arrays, and folders of photos as data sets."""

@@ -1,0 +1,268 @@
+"""Folders of pictures to arrays. Three layouts are understood:
+
+train/CLASS/*  test/CLASS/*  (val/CLASS/*)   used as they are
+CLASS/*                                      split 80 to 20, stratified and seeded
+images/*  labels.csv  (info.json)            Meta-Album's; split in halves, as in its papers
+
+Everything is looked at before anything is trained: each picture is decoded once, and what cannot be read is listed.
+"""
+
+import difflib
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rrr_edge.bundle.files import writing_to
+from rrr_edge.errors import BadInput, UsageError
+from rrr_edge.images.layouts import (
+    SUFFIXES,
+    TEST_SHARE,
+    Layout,
+    divide_for_test,
+    find_layout,
+    first_few,
+    image_files,
+    require_classes,
+)
+from rrr_edge.images.picture import Pixels, Undecodable, fit, read_file, without_warnings
+from rrr_edge.timing.machine import usable_cores
+from rrr_edge.timing.progress import Report, Step, silent
+
+IN_MEMORY_BYTES = 1_000_000_000
+# In a wheel the folder lies in the package, in a checkout beside it.
+_HERE = Path(__file__).parent.parent
+_PACKAGED = next(
+    (d for d in (_HERE / "calibration", _HERE.parent / "calibration") if d.is_dir()), _HERE / "calibration"
+)
+
+
+@dataclass(frozen=True)
+class BadFile:
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """`images` uint8 [N, S, S, 3], `labels` int64 [N], `files` relative to the data folder, by class and name."""
+
+    images: Pixels
+    labels: NDArray[np.int64]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `scan` found.
+
+    `labels` are the class names in order, `bad` the files that were skipped, `duplicates` pairs of a training and a
+    test file with the same bytes, `digest` the SHA-256 over all files' contents with their classes and splits.
+    """
+
+    path: Path
+    layout: Layout
+    labels: tuple[str, ...]
+    train: Split
+    val: Split | None
+    test: Split
+    bad: tuple[BadFile, ...]
+    duplicates: tuple[tuple[str, str], ...]
+    digest: str
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """The photos of each class by split; a split that there is not is left out."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {
+            name: {label: int(np.sum(split.labels == index)) for index, label in enumerate(self.labels)}
+            for name, split in splits.items()
+            if split is not None
+        }
+
+    @property
+    def summary(self) -> str:
+        """One line: how many classes and photos, and how evenly the training photos are spread."""
+        counts = self.counts
+        photos = ", ".join(f"{sum(classes.values())} {split}" for split, classes in counts.items())
+        train = counts["train"].values()
+        return f"{len(self.labels)} classes; photos: {photos}; {min(train)} to {max(train)} of a class in train"
+
+
+class Pictures(NamedTuple):
+    """`images` uint8 [N, S, S, 3] of the readable `files` (relative to the folder), and the `bad` ones."""
+
+    images: Pixels
+    files: tuple[str, ...]
+    bad: tuple[BadFile, ...]
+
+
+def scan(
+    data: str | Path, *, image_size: int, seed: int = 0, max_bad: float = 0.01, report: Report = silent
+) -> Dataset:
+    """Read the data set at `data` into arrays of `image_size`, independent of the order of the file system.
+
+    Images over 1 GB in all are kept in an unnamed temporary file instead of memory ($TMPDIR says where).
+    Raises BadInput: no such layout, one class, classes without pictures or that differ between splits, too few
+    pictures to split, pictures in folders inside a class, or a larger share of unreadable files than `max_bad`; and
+    UsageError where `max_bad` is no share.
+    """
+    if not 0 <= max_bad <= 1:  # nor nan
+        raise UsageError(f"The share of unreadable pictures to skip lies between 0 and 1, not at {max_bad}.")
+    path = Path(data)
+    layout, splits = find_layout(path)
+    require_classes(path, splits)
+    if layout in TEST_SHARE:
+        splits = divide_for_test(path, splits["all"], seed=seed, test_share=TEST_SHARE[layout])
+    labels = tuple(splits["train"])
+    entries = [_Entry(s, label, file) for s, classes in splits.items() for label in labels for file in classes[label]]
+
+    images, digests, bad = _read(path, [entry.file for entry in entries], image_size, report)
+    if len(bad) > max_bad * len(entries):
+        raise BadInput(
+            f"{len(bad)} of {len(entries)} pictures in {path} cannot be read, more than {100 * max_bad:g} %: "
+            f"{first_few([f'{file.path} ({file.reason})' for file in bad])}.",
+            advice="Repair or remove them, or allow a larger share with --max-bad.",
+        )
+    good = [entry for entry, digest in zip(entries, digests, strict=True) if digest]
+    digests = list(filter(None, digests))
+    lost = sorted({f"{e.split}/{e.label}" for e in entries} - {f"{e.split}/{e.label}" for e in good})
+    if lost:
+        raise BadInput(f"No picture of these classes in {path} can be read: {first_few(lost)}.")
+
+    parts = {split: _part(images, good, split, labels) for split in splits}
+    return Dataset(
+        path=path,
+        layout=layout,
+        labels=labels,
+        train=parts["train"],
+        val=parts.get("val"),
+        test=parts["test"],
+        bad=bad,
+        duplicates=_duplicates(good, digests),
+        digest=_digest(good, digests),
+    )
+
+
+def read_folder(folder: str | Path, *, image_size: int, limit: int | None = None, report: Report = silent) -> Pictures:
+    """Read the pictures in `folder` and below, sorted by path; of more than `limit`, that many evenly spread ones.
+
+    Raises BadInput where there is no folder, no picture, or none that can be read.
+    """
+    path = Path(folder)
+    files = [str(file.relative_to(path)) for file in image_files(path)]
+    if not files:
+        raise BadInput(f"There is no picture in {path} or below.", advice=f"Pictures end in {', '.join(SUFFIXES)}.")
+    if limit is not None and limit < len(files):
+        files = [files[i] for i in np.linspace(0, len(files) - 1, limit).round().astype(int)]
+    images, digests, bad = _read(path, files, image_size, report)
+    if len(bad) == len(files):
+        raise BadInput(
+            f"No picture in {path} can be read: {first_few([f'{file.path} ({file.reason})' for file in bad])}."
+        )
+    return Pictures(images, tuple(file for file, digest in zip(files, digests, strict=True) if digest), bad)
+
+
+def choose_balanced(labels: Sequence[int] | NDArray[np.int64], count: int, *, seed: int = 0) -> NDArray[np.int64]:
+    """Choose `count` indices (all, if there are fewer), sorted: as equal a number of each class as there is.
+
+    One picture of every class in turn, in seeded random order, until there are enough.
+    """
+    labels = np.asarray(labels)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    turn = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        turn[members] = np.arange(len(members))
+    return np.sort(order[np.argsort(turn[order], kind="stable")[:count]])
+
+
+def calibration_folder(name: str | Path) -> Path:
+    """Resolve `name` as a folder, then ./calibration/NAME, then the packaged set NAME. Raises UsageError."""
+    for candidate in (Path(name), Path("calibration") / name, _PACKAGED / name):
+        if candidate.is_dir():
+            return candidate
+    known = sorted({set_.name for folder in (Path("calibration"), _PACKAGED) for set_ in folder.glob("[!.]*/")})
+    near = difflib.get_close_matches(str(name), known, n=1)
+    raise UsageError(
+        f"There are no calibration images {str(name)!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+        advice=f"Known sets: {', '.join(known)}; or the path of a folder of pictures.",
+    )
+
+
+class _Entry(NamedTuple):
+    split: str
+    label: str
+    file: str
+
+
+def _read(
+    folder: Path, files: Sequence[str], size: int, report: Report
+) -> tuple[Pixels, list[str], tuple[BadFile, ...]]:
+    """Decode `files` in threads: the good ones' pixels in order, each file's SHA-256 ("" if bad), the bad files."""
+    images = _allocate((len(files), size, size, 3))
+    bad = []
+
+    def read(index: int) -> tuple[str, str]:
+        try:
+            frame, digest = read_file(folder / files[index])
+        except Undecodable as error:
+            return "", str(error)
+        images[index] = fit(frame, size)
+        return digest, ""
+
+    digests = []
+    pool = ThreadPoolExecutor(usable_cores())
+    try:
+        with without_warnings():
+            for file, (digest, reason) in zip(files, pool.map(read, range(len(files))), strict=True):
+                digests.append(digest)
+                if reason:
+                    bad.append(BadFile(file, reason))
+                report(Step("scan", len(digests), len(files), f"{len(bad)} unreadable" if bad else ""))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+    good = [index for index, digest in enumerate(digests) if digest]
+    if bad:
+        for row, index in enumerate(good):
+            images[row] = images[index]
+    return images[: len(good)], digests, tuple(bad)
+
+
+def _allocate(shape: tuple[int, ...]) -> Pixels:
+    size = int(np.prod(shape, dtype=np.int64))
+    if size <= IN_MEMORY_BYTES:
+        return np.empty(shape, np.uint8)
+    with writing_to(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
+        # Reserved now, so that a full disk is an error here and not a bus error in the middle.
+        os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def _part(images: Pixels, good: Sequence[_Entry], split: str, labels: tuple[str, ...]) -> Split:
+    rows = [row for row, entry in enumerate(good) if entry.split == split]
+    index = {label: i for i, label in enumerate(labels)}
+    return Split(
+        images=images[rows[0] : rows[-1] + 1],
+        labels=np.array([index[good[row].label] for row in rows], np.int64),
+        files=tuple(good[row].file for row in rows),
+    )
+
+
+def _duplicates(good: Sequence[_Entry], digests: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    pairs = list(zip(good, digests, strict=True))
+    trained = {digest: entry.file for entry, digest in reversed(pairs) if entry.split == "train"}
+    return tuple((trained[d], entry.file) for entry, d in pairs if entry.split == "test" and d in trained)
+
+
+def _digest(good: Sequence[_Entry], digests: Sequence[str]) -> str:
+    lines = sorted(f"{entry.split}\0{entry.label}\0{digest}\n" for entry, digest in zip(good, digests, strict=True))
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -1,0 +1,210 @@
+"""Layouts of data folders: splits, classes, Meta-Album."""
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from rrr_edge.errors import BadInput
+
+Layout = Literal["splits", "classes", "meta-album"]
+
+# What a camera or a browser saves; other files (Thumbs.db, notes.txt) and hidden ones are passed over in silence.
+SUFFIXES = tuple(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "qoi", "avif", "heic", "heif"),
+    )
+)
+_SPLITS = ("train", "val", "test")
+TEST_SHARE: dict[Layout, float] = {"classes": 0.2, "meta-album": 0.5}
+_LAYOUTS = (
+    "Give train/CLASS/* with test/CLASS/* (and optionally val/CLASS/*), or CLASS/*, or a Meta-Album folder"
+    " (images/, labels.csv, info.json)."
+)
+# Class name -> its files, as paths relative to the data folder.
+Classes = dict[str, list[str]]
+
+
+def image_files(folder: str | Path) -> list[Path]:
+    """The pictures in `folder` and below, unread, sorted. Links to folders are followed, but none is entered twice."""
+    require_folder(Path(folder))
+    files: list[Path] = []
+    entered: set[str] = set()
+    for here, below, _ in os.walk(folder, followlinks=True):
+        identity = os.path.realpath(here)
+        if identity in entered:
+            below.clear()
+            continue
+        entered.add(identity)
+        below[:] = _folders(Path(here))
+        files += [Path(here) / name for name in _pictures(Path(here))]
+    return sorted(files)
+
+
+def find_layout(path: Path) -> tuple[Layout, dict[str, Classes]]:
+    """The layout, and the files of each class by split; one split "all" where it is for us to divide them."""
+    require_folder(path)
+    if (path / "labels.csv").is_file():
+        return "meta-album", {"all": _read_album(path)}
+    folders = _folders(path)
+    parents = [name for name in folders if _folders(path / name)]
+    for name in parents:
+        meant = [split for split in _SPLITS if name.lower().startswith(split) and name != split]
+        if meant:
+            raise BadInput(f"{path} has a folder {name}/. Did you mean {meant[0]}/?", advice=_LAYOUTS)
+    if any(split in parents for split in _SPLITS):
+        missing = [split for split in ("train", "test") if split not in folders]
+        if missing:
+            raise BadInput(f"{path} has {', '.join(n + '/' for n in parents)} but no {missing[0]}/.", advice=_LAYOUTS)
+        splits = {split: _classes(path, split) for split in _SPLITS if split in folders}
+        _refuse_nested(path, [f"{split}/{label}" for split, classes in splits.items() for label in classes])
+        return "splits", splits
+    classes = _classes(path, "")
+    if not any(classes.values()):
+        loose = len(_pictures(path))
+        holds = (
+            f"{loose} pictures but no folder of a class"
+            if loose
+            else f"{len(folders)} folders without pictures ({first_few(folders)})"
+            if folders
+            else "no picture and no folder"
+        )
+        raise BadInput(f"{path} is no data set: it holds {holds}.", advice=_LAYOUTS)
+    _refuse_nested(path, list(classes))
+    return "classes", {"all": classes}
+
+
+def _refuse_nested(path: Path, classes: Sequence[str]) -> None:
+    """Pictures in folders inside a class are neither skipped in silence nor guessed to be of that class."""
+    nested = {
+        f"{label}/{folder}": len(image_files(path / label / folder))
+        for label in classes
+        for folder in _folders(path / label)
+        if not (path / label).resolve().is_relative_to((path / label / folder).resolve())  # a link that leads back
+    }
+    found = [f"{count} in {folder}/" for folder, count in nested.items() if count]
+    if found:
+        raise BadInput(
+            f"{path} has pictures in folders inside its classes: {first_few(found)}.",
+            advice="Move them up into the folder of their class, or out of the data set.",
+        )
+
+
+def _classes(path: Path, parent: str) -> Classes:
+    return {
+        label: [os.path.join(parent, label, name) for name in _pictures(path / parent / label)]
+        for label in _folders(path / parent)
+    }
+
+
+def _read_album(path: Path) -> Classes:
+    """Read `labels.csv` (commas or tabs); `info.json` may rename the two columns that are needed."""
+    columns = ("FILE_NAME", "CATEGORY")
+    table = path / "labels.csv"
+    try:
+        if (path / "info.json").is_file():
+            info = json.loads((path / "info.json").read_text("utf-8"))
+            columns = (info.get("image_column_name", columns[0]), info.get("category_column_name", columns[1]))
+        with table.open(encoding="utf-8-sig", newline="") as lines:
+            delimiter = "\t" if "\t" in lines.readline() else ","
+            lines.seek(0)
+            header, *rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    except (OSError, ValueError, AttributeError, csv.Error) as error:
+        raise BadInput(f"The Meta-Album folder {path} cannot be read: {error}.") from error
+    header = [name.strip() for name in header]
+    absent = [column for column in columns if column not in header]
+    if absent:
+        raise BadInput(
+            f"{table} has no column {', '.join(absent)}; it has {', '.join(header)}.",
+            advice="info.json may name other columns as image_column_name and category_column_name.",
+        )
+    at_file, at_label = map(header.index, columns)
+    label_of: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if len(cells) <= max(at_file, at_label) or not (cells[at_file] and cells[at_label]):
+            raise BadInput(f"Line {number} of {table} lacks a file or a category.")
+        file, label = cells[at_file], cells[at_label]
+        if os.path.isabs(file) or os.path.normpath(file).split(os.sep)[0] == os.pardir:
+            raise BadInput(f"Line {number} of {table} names {file}, which lies outside the folder of its pictures.")
+        if label_of.setdefault(file, label) != label:
+            raise BadInput(f"{table} gives {file} two categories: {label_of[file]} and {label}.")
+    folder = "images" if (path / "images").is_dir() else ""
+    classes: Classes = {label: [] for label in sorted(set(label_of.values()))}
+    for file, label in sorted(label_of.items()):
+        classes[label].append(os.path.join(folder, file))
+    return classes
+
+
+def require_classes(path: Path, splits: dict[str, Classes]) -> None:
+    names = {label for classes in splits.values() for label in classes}
+    for split, classes in splits.items():
+        if absent := sorted(names - set(classes)):
+            raise BadInput(
+                f"The classes of {path} differ between its splits: {split}/ lacks {first_few(absent)}.",
+                advice="Every split needs a folder of the same name for each class.",
+            )
+    empty = [
+        label if split == "all" else f"{split}/{label}"
+        for split, classes in splits.items()
+        for label, files in classes.items()
+        if not files
+    ]
+    if empty:
+        raise BadInput(
+            f"{path} has classes without a picture: {first_few(empty)}.",
+            advice=f"Remove these folders or fill them; pictures end in {', '.join(SUFFIXES)}.",
+        )
+    if len(names) < 2:
+        raise BadInput(f"{path} has only one class: {', '.join(names)}.", advice="Classification needs two at least.")
+
+
+def divide_for_test(path: Path, classes: Classes, *, seed: int, test_share: float) -> dict[str, Classes]:
+    single = [label for label, files in classes.items() if len(files) < 2]
+    if single:
+        raise BadInput(
+            f"{path} has too few pictures to split: {first_few(single)} with one picture.",
+            advice="Each class needs two pictures at least: one for training and one for the test.",
+        )
+    splits: dict[str, Classes] = {"train": {}, "test": {}}
+    for index, (label, files) in enumerate(classes.items()):
+        order = np.random.default_rng([seed, index]).permutation(len(files))
+        tests = max(1, round(len(files) * test_share))
+        splits["train"][label] = [files[i] for i in sorted(order[tests:])]
+        splits["test"][label] = [files[i] for i in sorted(order[:tests])]
+    return splits
+
+
+def require_folder(path: Path) -> None:
+    """Raise BadInput unless there is one."""
+    if not path.is_dir():
+        raise BadInput(f"{path} is not a folder." if path.exists() else f"There is no folder {path}.")
+
+
+def _folders(path: Path) -> list[str]:
+    return [name for name in _visible(path) if (path / name).is_dir()]
+
+
+def _pictures(path: Path) -> list[str]:
+    """Names that look like pictures; a broken link is one, so that it is reported when it is read."""
+    return [name for name in _visible(path) if name.lower().endswith(SUFFIXES) and not (path / name).is_dir()]
+
+
+def _visible(path: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(path) if not name.startswith("."))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be listed: {error.strerror}.") from error
+
+
+def first_few(names: Sequence[str], limit: int = 10) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,160 @@
+"""The engine under measurement, and its photo-to-answer path."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rrr_edge.backends import DeviceTimed, Session
+from rrr_edge.backends.protocols import Rival
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.measurements import UNSTABLE_SPREAD, Measurement, Subject
+from rrr_edge.bundle.profile import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, part_name
+from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.images.picture import load
+from rrr_edge.profile.baselines import running, shuffled_images
+from rrr_edge.profile.loads import FRAME_SIZE, JPEG_QUALITY, frames_of
+from rrr_edge.runtime.classifier import Classifier
+from rrr_edge.timing.interleave import Pace, interleave
+from rrr_edge.timing.machine import cpu_quota, governor
+from rrr_edge.timing.progress import Report
+
+_PHOTOS = 16
+
+
+def measure_engine(
+    bundle: Bundle, classifier: Classifier, own: Subject, rivals: tuple[Rival, ...], pace: Pace, report: Report
+) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
+    images = shuffled_images(bundle)
+    photo = _PhotoToAnswer(classifier, bundle, _photos(images[:_PHOTOS]), pace.clock)
+
+    subjects = {ENGINE: own, PREDICT: own, PHOTO: own.model_copy(update={"note": _PHOTO_NOTE})}
+    engine = _Engine(classifier.session, running(classifier.session, images))
+    candidates: dict[str, Callable[[int], Any]] = {
+        ENGINE: engine,
+        PREDICT: lambda round_: classifier.predict(images[round_ % len(images)]),
+        PHOTO: photo,
+    }
+    for rival in rivals:
+        subjects[rival.name] = rival.subject
+        candidates[rival.name] = running(rival.session, images)
+    found = interleave(candidates, pace=pace, report=report)
+
+    samples = found.samples_ms
+    samples = {
+        ENGINE: samples.pop(ENGINE),
+        **engine.on_device_ms(pace.runs),
+        PREDICT: samples.pop(PREDICT),
+        PHOTO: samples.pop(PHOTO),
+        **photo.parts_ms(pace.runs),
+        **samples,
+    }
+    measurements = tuple(
+        Measurement(name=name, subject=subjects.get(name, own), samples_ms=values, elsewhere=found.elsewhere)
+        for name, values in samples.items()
+    )
+    return measurements, _doubts(measurements, found.restless)
+
+
+class _Engine:
+    """The engine, and what its runs took by its device's own clock, if it has one."""
+
+    def __init__(self, session: Session, run: Callable[[int], Any]) -> None:
+        self._device = session if isinstance(session, DeviceTimed) else None
+        self._run = run
+        self._device_ms: dict[int, float] = {}
+
+    def __call__(self, round_: int) -> None:
+        self._run(round_)
+        if self._device is not None:
+            # The timed run is the last of its round.
+            self._device_ms[round_] = self._device.device_ms
+
+    def on_device_ms(self, rounds: int) -> dict[str, tuple[float, ...]]:
+        """The timed runs, by the name of their measurement."""
+        return {ON_DEVICE: tuple(self._device_ms[round_] for round_ in range(rounds))} if self._device_ms else {}
+
+
+class _PhotoToAnswer:
+    """What `Classifier.predict(jpeg)` does, with the clock read between its parts."""
+
+    def __init__(self, classifier: Classifier, bundle: Bundle, photos: list[bytes], clock: Callable[[], int]) -> None:
+        self._session = _Stopwatch(classifier.session, clock)
+        self._classifier = Classifier(self._session, bundle.manifest, batch=classifier.batch)
+        self._photos = photos
+        self._clock = clock
+        self._stamps: dict[int, tuple[int, ...]] = {}
+
+    def __call__(self, round_: int) -> None:
+        start = self._clock()
+        frame = load(self._photos[round_ % len(self._photos)])
+        decoded = self._clock()
+        self._classifier.predict(frame)
+        # The timed run is the last of its round.
+        self._stamps[round_] = (start, decoded, self._session.started, self._session.ended, self._clock())
+
+    def parts_ms(self, rounds: int) -> dict[str, tuple[float, ...]]:
+        """The parts of the timed runs, by the names of their measurements."""
+        timed = np.array([self._stamps[round_] for round_ in range(rounds)])
+        parts = np.diff(timed, axis=1).T / 1e6
+        return {part_name(part): tuple(values.tolist()) for part, values in zip(PARTS, parts, strict=True)}
+
+
+class _Stopwatch:
+    """A session that notes when its last run began and ended."""
+
+    def __init__(self, session: Session, clock: Callable[[], int]) -> None:
+        self._session = session
+        self._clock = clock
+        self.started = self.ended = 0
+
+    def run(self, images: Images) -> Outputs:
+        self.started = self._clock()
+        outputs = self._session.run(images)
+        self.ended = self._clock()
+        return outputs
+
+    def precision_found(self) -> dict[str, float]:
+        return self._session.precision_found()
+
+    def close(self) -> None:
+        self._session.close()
+
+
+_PHOTO_NOTE = (
+    f"from a {FRAME_SIZE[0]}x{FRAME_SIZE[1]} JPEG of quality {JPEG_QUALITY}, made by scaling a reference image up"
+)
+
+
+def _photos(images: NDArray[np.uint8]) -> list[bytes]:
+    photos = []
+    for frame in frames_of(images):
+        file = io.BytesIO()
+        frame.save(file, "JPEG", quality=JPEG_QUALITY)
+        photos.append(file.getvalue())
+    return photos
+
+
+def _doubts(measurements: tuple[Measurement, ...], restless: tuple[str, ...]) -> tuple[str, ...]:
+    """What makes these times less than trustworthy, and what to do about it."""
+    unstable = [f"{m.name} ({m.summary.spread:.0%})" for m in measurements if m.summary.spread > UNSTABLE_SPREAD]
+    doubts = []
+    if crowded := measurements[0].crowded:
+        doubts.append(f"Unstable: {crowded}.")
+    if unstable:
+        doubts.append(f"Unstable, by the spread of the middle half over the median: {', '.join(unstable)}.")
+    if restless:
+        doubts.append(f"Still drifting when their warm-up ended: {', '.join(restless)}.")
+    if doubts:
+        advice = ["stop other programs", "let the machine cool", "measure more runs"]
+        if governor() not in ("performance", "unknown"):
+            advice.insert(1, f"set the CPU's governor, now {governor()!r}, to 'performance'")
+        if cpu_quota():
+            advice.insert(1, "give the container whole cores instead of a quota")
+        doubts.append(
+            f"What helps: {', '.join(advice)}. Ratios suffer less than times, as all ran in turns, but "
+            "their intervals are this run's: another run may lie outside."
+        )
+    return tuple(doubts)

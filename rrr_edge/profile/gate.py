@@ -1,0 +1,225 @@
+"""The gate: whether a candidate may replace a baseline, by its time beside the baseline's and by its accuracy."""
+
+import math
+import statistics
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from rrr_edge.backends import backend_of
+from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.target import PRECISIONS, Precision, Target
+from rrr_edge.bundle.verification import demand_share, drops_beyond
+from rrr_edge.errors import UsageError, choose
+from rrr_edge.profile.baselines import running, shuffled_images
+from rrr_edge.profile.gate_result import Drop, Gate, SelfTest, Speed, Verdict
+from rrr_edge.runtime.classifier import Classifier
+from rrr_edge.timing.interleave import Pace, turn_ms, warm_up, without_garbage_collection
+from rrr_edge.timing.machine import usable_cores
+from rrr_edge.timing.progress import Report, Step, silent
+from rrr_edge.timing.sequential import bounds, medians_of, stretch_of
+from rrr_edge.timing.statistics import Interval, wilson_interval
+
+Run = Callable[[int], Any]
+_PACE = Pace(settle_runs=8)
+_TURN_RUNS, _TURN_MS = 5, 20.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`max_slowdown` is the candidate's time over the baseline's, `max_drop` the accuracy lost (absolute; 1: any)."""
+
+    max_slowdown: float = 1.05
+    max_drop: float = 0.01
+    budget_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_slowdown < math.inf:
+            raise UsageError(f"--max-slowdown is a ratio of times such as 1.05, not {self.max_slowdown:g}.")
+        demand_share(self.max_drop)
+        if not 0 <= self.budget_s < math.inf:
+            raise UsageError(f"--budget-s is a number of seconds such as 60, not {self.budget_s:g}.")
+
+
+class Side(NamedTuple):
+    """A bundle, and the precision of the engine that is meant; None: the target's."""
+
+    bundle: Bundle
+    precision: Precision | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """BUNDLE or BUNDLE:PRECISION. Raises UsageError (no such precision), BadInput, CorruptArtifact."""
+        path, _, word = text.rpartition(":")
+        if Path(text).exists() or not (path and Path(path).exists()):
+            return cls(Bundle.open(text), None)
+        choose(word, PRECISIONS, "precision")
+        return cls(Bundle.open(path), next(precision for precision in PRECISIONS if precision == word))
+
+    def engine(self, target: Target) -> Engine:
+        return self.bundle.engine(target.model_copy(update={"precision": self.precision or target.precision}))
+
+
+def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, report: Report = silent) -> Gate:
+    """Measure both engines interleaved in this process until the interval decides or the budget ends.
+
+    Both run with as many threads: the target's, or else the baseline's, or all usable cores.
+    Raises UsageError (not compiled; engines or accuracies that cannot be compared), CannotRunHere, CorruptArtifact.
+    """
+    target = _settled(baseline, candidate, target)
+    drop = _drop(baseline, candidate, target, limits)
+    with ExitStack() as stack:
+        first, second = (_opened(stack, side, target) for side in (baseline, candidate))
+        speed = race(first, second, limits, report=report)
+    verdicts = {speed.verdict, drop.verdict if drop else "pass"}
+    return Gate(
+        baseline=_name(baseline, target),
+        candidate=_name(candidate, target),
+        target=target.name,
+        max_slowdown=limits.max_slowdown,
+        max_drop=limits.max_drop,
+        verdict=next(verdict for verdict in _GRAVEST_FIRST if verdict in verdicts),
+        speed=speed,
+        drop=drop,
+        environment=Environment.here(threads=target.threads, versions=backend_of(target).versions()),
+    )
+
+
+def demand_comparable(baseline: Side, candidate: Side, target: Target, limits: Limits) -> Target:
+    """Raise what `compare` would before it measures; return the target with its number of threads."""
+    backend_of(target).check(target)
+    _drop(baseline, candidate, target, limits)
+    return _settled(baseline, candidate, target)
+
+
+def self_test(side: Side, target: Target, limits: Limits, *, times: int, report: Report = silent) -> SelfTest:
+    """Race the engine against itself, opened twice anew each time."""
+    target = _settled(side, side, target)
+    comparisons = []
+    for done in range(times):
+        report(Step("self-test", done, times))
+        with ExitStack() as stack:
+            comparisons.append(race(_opened(stack, side, target), _opened(stack, side, target), limits))
+    report(Step("self-test", times, times))
+    return SelfTest(
+        engine=_name(side, target),
+        max_slowdown=limits.max_slowdown,
+        comparisons=tuple(comparisons),
+        false_alarms=sum(speed.verdict == "fail" for speed in comparisons),
+        undecided=sum(speed.verdict == "undecided" for speed in comparisons),
+    )
+
+
+def race(baseline: Run, candidate: Run, limits: Limits, *, pace: Pace = _PACE, report: Report = silent) -> Speed:
+    """Rounds of a turn each, every other one in reverse, until the ratio's interval lies on one side of the limit."""
+    begin = pace.clock()
+    times: dict[str, list[float]] = {"baseline": [], "candidate": []}
+    ratios: list[float] = []
+    order = [("baseline", baseline), ("candidate", candidate)]
+    verdict: Verdict = "undecided"
+    spent_s, budget_s = 0.0, math.ceil(limits.budget_s)
+    with without_garbage_collection():
+        for _, run in order:
+            warm_up(run, pace)
+        while not ratios or (verdict == "undecided" and spent_s < limits.budget_s):
+            for name, run in order:
+                times[name].append(_turn_ms(run, len(ratios), pace))
+            order.reverse()
+            ratios.append(times["candidate"][-1] / times["baseline"][-1])
+            stretch = stretch_of(ratios)
+            stretches = medians_of(ratios, stretch or 1).tolist()
+            interval = bounds(stretches) if stretch else None
+            verdict = _judge(interval, limits.max_slowdown)
+            spent_s = (pace.clock() - begin) / 1e9
+            report(Step("seconds", min(int(spent_s), budget_s), budget_s, f"{len(ratios)} rounds, may end earlier"))
+    return Speed(
+        ratio=statistics.median(ratios if interval is None else stretches),
+        interval=interval,
+        rounds=len(ratios),
+        stretch=stretch,
+        seconds=spent_s,
+        baseline_ms=statistics.median(times["baseline"]),
+        candidate_ms=statistics.median(times["candidate"]),
+        verdict=verdict,
+    )
+
+
+_GRAVEST_FIRST: tuple[Verdict, ...] = ("fail", "undecided", "pass")
+
+
+def _judge(interval: Interval | None, limit: float) -> Verdict:
+    if interval is None or interval[0] <= limit <= interval[1]:
+        return "undecided"
+    return "fail" if interval[0] > limit else "pass"
+
+
+def _turn_ms(run: Run, round_: int, pace: Pace) -> float:
+    """The median of a few runs after those that settle the caches."""
+    samples = [turn_ms(run, round_, pace)]
+    rested = Pace(settle_runs=0, clock=pace.clock)
+    while len(samples) < _TURN_RUNS and sum(samples) < _TURN_MS:
+        samples.append(turn_ms(run, round_, rested))
+    return statistics.median(samples)
+
+
+def _opened(stack: ExitStack, side: Side, target: Target) -> Run:
+    precision = side.precision or target.precision
+    classifier = stack.enter_context(
+        Classifier.open(side.bundle.path, target, precision=precision, threads=target.threads)
+    )
+    return running(classifier.session, shuffled_images(side.bundle))
+
+
+def _settled(baseline: Side, candidate: Side, target: Target) -> Target:
+    """`target` with a number of threads, for both. Raises UsageError unless their batches and devices are the same."""
+    first, second = (side.engine(target).target for side in (baseline, candidate))
+    for what, a, b in (("batch", first.batch, second.batch), ("device", first.device, second.device)):
+        if a != b:
+            raise UsageError(
+                f"The engine of {baseline.bundle.path} has the {what} {a}, the one of {candidate.bundle.path} {b}.",
+                advice=f"Compile both for the same: {first.compiling(candidate.bundle.path)}",
+            )
+    return target.model_copy(update={"threads": target.threads or first.threads or usable_cores()})
+
+
+def _name(side: Side, target: Target) -> str:
+    return f"{side.bundle.path.name}:{side.precision or target.precision}"
+
+
+def _drop(baseline: Side, candidate: Side, target: Target, limits: Limits) -> Drop | None:
+    """None where any drop is allowed."""
+    if limits.max_drop == 1:
+        return None
+    known = int((baseline.bundle.reference.labels >= 0).sum())
+    if not known:
+        raise UsageError(
+            f"The reference images of {baseline.bundle.path} have no labels, so accuracies cannot be compared.",
+            advice="Compare times only: --max-drop 1",
+        )
+    if not _same_photos(baseline.bundle, candidate.bundle):
+        raise UsageError(
+            f"The accuracies of {baseline.bundle.path} and {candidate.bundle.path} are of different photos.",
+            advice="Compress both from the same photos with the same seed, or compare times only: --max-drop 1",
+        )
+    before, after = (side.engine(target).verification.accuracy for side in (baseline, candidate))
+    interval = wilson_interval(round(after * known), known)
+    verdict: Verdict = "pass"
+    if drops_beyond(limits.max_drop, before, after):
+        verdict = "fail" if drops_beyond(limits.max_drop, before, interval[1]) else "undecided"
+    return Drop(baseline=before, candidate=after, interval=interval, images=known, verdict=verdict)
+
+
+def _same_photos(a: Bundle, b: Bundle) -> bool:
+    """Whether the labelled images are the same; at another size, whether they were drawn alike from the same files."""
+    if not np.array_equal(a.reference.labels, b.reference.labels):
+        return False
+    if a.manifest.preprocess.image_size == b.manifest.preprocess.image_size:
+        return np.array_equal(a.reference.images, b.reference.images)
+    drawn, as_well = ((m.provenance.data_sha256, m.recipe.seed) for m in (a.manifest, b.manifest))
+    return drawn == as_well

@@ -1,0 +1,137 @@
+"""The records of a gate's result."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.record import SCHEMA, Record
+from rrr_edge.report.markup import plain_markdown
+from rrr_edge.timing.statistics import Interval
+
+Verdict = Literal["pass", "fail", "undecided"]
+# What a self-test may count, as a share of its comparisons.
+FALSE_ALARMS, UNDECIDED = 0.02, 0.5
+
+
+class Speed(Record):
+    """The candidate's time over the baseline's, from rounds in which both had their turn.
+
+    `ratio` is the median over stretches of `stretch` rounds, so long that they count as independent (bounds.py).
+    `interval` then holds it with 99 % whenever one stops to look. Both are None as long as nothing can be said, and
+    `ratio` is that of the rounds. Times are medians, in ms.
+    """
+
+    ratio: float
+    interval: Interval | None
+    rounds: int
+    stretch: int | None
+    seconds: float
+    baseline_ms: float
+    candidate_ms: float
+    verdict: Verdict
+
+
+class Drop(Record):
+    """Accuracies of the engines on the same labelled reference images, as compile stored them.
+
+    `interval` is Wilson's at 95 % for the candidate's. A loss within the limit on these images passes, one beyond it
+    fails where the interval lies below the limit, and is undecided where the limit lies within.
+    """
+
+    baseline: float
+    candidate: float
+    interval: Interval
+    images: int
+    verdict: Verdict
+
+    def sentences(self, max_drop: float) -> Iterator[str]:
+        low, high = self.interval
+        yield (
+            f"Accuracy {self.baseline:.2%} -> {self.candidate:.2%} ({low:.1%} to {high:.1%}, 95 %) on {self.images} "
+            f"images (limit: {max_drop:.2%} lower)."
+        )
+        if low < self.baseline - max_drop <= high:
+            least = "; a single one is more than the limit" if self.images * max_drop < 1 - 1e-9 else ""
+            helps = ": compress with more test photos, or raise --max-drop" if self.verdict == "undecided" else ""
+            yield f"So few images cannot tell whether other photos would lose more than the limit{least}{helps}."
+
+
+class Gate(Record):
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    kind: Literal["rrr-edge gate"] = "rrr-edge gate"
+    baseline: str
+    candidate: str
+    target: str
+    max_slowdown: float
+    max_drop: float
+    verdict: Verdict
+    speed: Speed
+    drop: Drop | None
+    environment: Environment
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == "pass"
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The verdict first, then its reasons."""
+        speed, limit = self.speed, self.max_slowdown
+        bounds = "nothing is sure yet"
+        if speed.interval is not None:
+            low, high = speed.interval
+            bounds = f"99 %, if stretches of {speed.stretch} rounds are independent: {low:.3f} to {high:.3f}"
+        about = {"pass": "within", "fail": "beyond", "undecided": "not told apart from"}[speed.verdict]
+        reasons = [
+            f"{speed.candidate_ms:.3f} ms against {speed.baseline_ms:.3f} ms: {speed.ratio:.3f} times as long "
+            f"({bounds}), {about} the limit of {limit:g}, after {speed.rounds} rounds in {speed.seconds:.1f} s."
+        ]
+        if speed.verdict == "undecided":
+            reasons.append(
+                "The budget ended before the interval decided, which takes 40 rounds at least and more the more they "
+                "depend on those before: give more (--budget-s) or a quieter machine."
+            )
+        if self.drop:
+            reasons += self.drop.sentences(self.max_drop)
+        else:
+            reasons.append("Accuracy was not compared.")
+        return (f"{self.verdict}: {self.candidate} beside {self.baseline}, on {self.target}.", *reasons)
+
+    def to_markdown(self) -> str:
+        return _markdown(*self.sentences, f"{self.environment.cpu}, {self.environment.threads} threads.")
+
+
+class SelfTest(Record):
+    """An engine against itself: "fail" is wrong, "undecided" wasted; it passes with few of these."""
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    kind: Literal["rrr-edge gate self-test"] = "rrr-edge gate self-test"
+    engine: str
+    max_slowdown: float
+    comparisons: tuple[Speed, ...]
+    false_alarms: int
+    undecided: int
+
+    @property
+    def passed(self) -> bool:
+        count = len(self.comparisons)
+        return self.false_alarms <= FALSE_ALARMS * count and self.undecided <= UNDECIDED * count
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        count = len(self.comparisons)
+        return (
+            f"self-test: {self.engine} against itself, {count} times.",
+            f"False alarms: {self.false_alarms} ({self.false_alarms / count:.1%}); up to {FALSE_ALARMS:.0%} pass.",
+            f"Undecided: {self.undecided} ({self.undecided / count:.1%}); up to {UNDECIDED:.0%} pass.",
+        )
+
+    def to_markdown(self) -> str:
+        return _markdown(*self.sentences)
+
+
+def _markdown(verdict: str, *reasons: str) -> str:
+    listed = (f"- {plain_markdown(reason)}" for reason in reasons)
+    return "\n".join((f"### rrr-edge gate: {plain_markdown(verdict)}", "", *listed, ""))

@@ -1,0 +1,265 @@
+"""What each granularity would have cost: ResNet152 pruned to several sparsities, measured beside the unpruned one.
+
+A round is one sparsity in one runtime: there the unpruned network, every granularity and, where it is its own runtime,
+the engine take turns. So only a handful of networks are open at a time, and what is finished is kept: an interrupted
+profile goes on with the next round.
+"""
+
+import os
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from rrr_edge.backends import Backend, Session
+from rrr_edge.backends.protocols import Rival
+from rrr_edge.bundle.baseline import UNPRUNED, Point, obstacle_of, percent
+from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.files import sha256, write_file, writing_to
+from rrr_edge.bundle.folder import ENGINE, Bundle
+from rrr_edge.bundle.measurements import Alternative, Granularity, Measurement, Subject, ratio
+from rrr_edge.bundle.record import Record
+from rrr_edge.bundle.target import Target
+from rrr_edge.errors import BadInput
+from rrr_edge.profile.baselines import compile_rival, compiled, running, shuffled_images, targets_beside
+from rrr_edge.profile.request import Sweep
+from rrr_edge.timing.interleave import Pace, interleave
+from rrr_edge.timing.progress import Report, Step
+
+_SETTINGS = "settings.json"
+# One run at least; those before a network in a round are its own runtime's, which leave little to recover from.
+_SETTLE_MS = 10.0
+_WARM_UP_LIMIT_MS = 3_000.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sweep is measured: the bundle, its engine, open, and the machine."""
+
+    bundle: Bundle
+    target: Target
+    backend: Backend
+    engine: Session
+    subject: Subject
+    environment: Environment
+
+
+class Swept(NamedTuple):
+    """`notes` say what could not be measured, what was measured earlier, and what is doubtful."""
+
+    alternatives: tuple[Alternative, ...]
+    notes: tuple[str, ...]
+
+
+def measure_sweep(sweep: Sweep, place: Place, *, pace: Pace, report: Report) -> Swept:
+    """Measure the rounds that are not kept yet. `pace.runs` is what counts; the settling is shorter than elsewhere.
+
+    Raises CannotRunHere where a network's file is missing and there is no workshop, and what compiling and opening
+    raise.
+    """
+    ready, obstacles = prepare_sweep(sweep, place.bundle, place.backend, place.target, report=report)
+    folder = _claim(place, sweep, pace)
+    runtimes = list(sweep.workshop.runtimes) if sweep.workshop else []
+    runtimes += [f"{place.target.backend} {beside.precision}" for beside in targets_beside(place.target)]
+    rounds = [
+        _Round(sparsity, runtime, tuple(point for point in ready if point.sparsity == sparsity))
+        for sparsity in sweep.sparsities
+        for runtime in runtimes
+    ]
+    left = [round_ for round_ in rounds if not (folder / round_.file).is_file()]
+    for number, round_ in enumerate(left):
+        told = _Whole(report, number * pace.runs, len(left) * pace.runs, round_.words)
+        timed = _measure(round_, sweep, place, pace, told)
+        write_file(folder / round_.file, timed.to_json())
+    found = [_Timed.from_json_file(folder / round_.file) for round_ in rounds]
+    alternatives = tuple(alternative for timed in found for alternative in timed.alternatives())
+    notes = [*obstacles, *_doubts(alternatives, sum(len(timed.restless) for timed in found))]
+    if len(left) < len(rounds):
+        earlier = f"{len(rounds) - len(left)} of the {len(rounds)} rounds with pruned networks"
+        notes.append(f"{earlier} were measured by an earlier run that was interrupted.")
+    return Swept(alternatives, tuple(notes))
+
+
+def prepare_sweep(
+    sweep: Sweep, bundle: Bundle, backend: Backend, target: Target, *, report: Report
+) -> tuple[list[Point], list[str]]:
+    """Make and compile what is missing; the pruned networks that there are, and why there are no others.
+
+    At sparsity 0 every granularity is the unpruned network. Raises as `measure_sweep`.
+    """
+    asked = [Point(granularity, s) for s in sweep.sparsities if s for granularity in sweep.granularities]
+    ready, obstacles = [], []
+    for done, point in enumerate((UNPRUNED, *asked)):
+        told = _Whole(report, done, len(asked) + 1, point.words, stage="prepare")
+        told(Step("prepare", 0, 1))
+        model = bundle.alternative(point.stem)
+        if sweep.workshop:
+            sweep.workshop.write(point)
+        if obstacle_of(model).is_file():
+            obstacles.append(obstacle_of(model).read_text("utf-8").strip())
+            continue
+        for beside in targets_beside(target):
+            compile_rival(backend, model, bundle, beside, told)
+        ready.append(point)
+    report(Step("prepare", len(asked) + 1, len(asked) + 1))
+    return ready[1:], obstacles
+
+
+def forget_rounds(bundle: Bundle, engine_name: str) -> None:
+    """Drop what is kept for going on, once a profile has it."""
+    shutil.rmtree(bundle.rounds_folder(engine_name), ignore_errors=True)
+
+
+def delete_pruned(bundle: Bundle) -> int:
+    """Delete the pruned networks, their engines, and what interrupted profiles kept; the bytes that were freed."""
+    pruned: tuple[Granularity, ...] = ("element", "channel", "block")
+    files = [path for name in pruned for path in bundle.alternative(name).parent.glob(f"{name}-*")]
+    files += bundle.rounds_folder("any").parent.glob(".*.rounds")
+    freed = 0
+    for path in files:
+        freed += sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return freed
+
+
+class _Round(NamedTuple):
+    sparsity: float
+    runtime: str
+    points: tuple[Point, ...]
+
+    @property
+    def words(self) -> str:
+        return f"{percent(self.sparsity)} %, {self.runtime}"
+
+    @property
+    def file(self) -> str:
+        return f"{percent(self.sparsity)}-{self.runtime.replace(' ', '-')}.json"
+
+    def name(self, who: str) -> str:
+        """Of the measurement of the unpruned network ("baseline") or the engine, which other rounds have too."""
+        beside = f" beside {percent(self.sparsity)} %" if self.sparsity else ""
+        return f"{who}{beside}, {self.runtime}"
+
+
+class _Candidate(Record):
+    name: str
+    subject: Subject
+    samples_ms: tuple[float, ...]
+
+
+class _Timed(Record):
+    """A finished round, the unpruned network first."""
+
+    candidates: tuple[_Candidate, ...]
+    restless: tuple[str, ...]
+    elsewhere: float | None = None
+
+    def alternatives(self) -> tuple[Alternative, ...]:
+        measured = [
+            Measurement(name=c.name, subject=c.subject, samples_ms=c.samples_ms, elsewhere=self.elsewhere)
+            for c in self.candidates
+        ]
+        return tuple(Alternative(measurement=m, ratio=ratio(m, measured[0])) for m in measured)
+
+
+def _measure(round_: _Round, sweep: Sweep, place: Place, pace: Pace, report: Report) -> _Timed:
+    images = shuffled_images(place.bundle)
+    subjects: dict[str, Subject] = {}
+    candidates = {}
+    with ExitStack() as stack:
+        for point in (UNPRUNED, *round_.points):
+            rival = _open(point, round_.runtime, sweep, place, stack, report)
+            name = round_.name("baseline") if point == UNPRUNED else f"{point.words}, {round_.runtime}"
+            subjects[name], candidates[name] = rival.subject, running(rival.session, images)
+        if round_.runtime == place.subject.runtime:
+            name, whole = round_.name("engine"), next(iter(subjects.values())).params
+            sparsity = 1 - place.subject.params / whole if place.subject.params and whole else None
+            subjects[name] = place.subject.model_copy(update={"sparsity": sparsity})
+            candidates[name] = running(place.engine, images)
+        brief = replace(
+            pace,
+            settle_ms=min(_SETTLE_MS, pace.settle_ms),
+            warm_up_limit_ms=min(_WARM_UP_LIMIT_MS, pace.warm_up_limit_ms),
+        )
+        found = interleave(candidates, pace=brief, report=report)
+    return _Timed(
+        candidates=tuple(
+            _Candidate(name=name, subject=subjects[name], samples_ms=samples)
+            for name, samples in found.samples_ms.items()
+        ),
+        restless=found.restless,
+        elsewhere=found.elsewhere,
+    )
+
+
+def _open(point: Point, runtime: str, sweep: Sweep, place: Place, stack: ExitStack, report: Report) -> Rival:
+    """The network of `point` in `runtime`, until the stack is left."""
+    if sweep.workshop and runtime in sweep.workshop.runtimes:
+        rival = sweep.workshop.open(point, runtime, threads=place.target.threads)
+        stack.callback(rival.session.close)
+        return rival
+    target = next(t for t in targets_beside(place.target) if runtime == f"{t.backend} {t.precision}")
+    model = place.bundle.alternative(point.stem)
+    return stack.enter_context(compiled(place.backend, model, place.bundle, target, report))
+
+
+class _Settings(Record):
+    """Rounds are only added to those of the same engine, machine and granularities."""
+
+    engine_sha256: str
+    granularities: tuple[Granularity, ...]
+    runs: int
+    environment: Environment
+    omp_wait_policy: str
+
+
+def _claim(place: Place, sweep: Sweep, pace: Pace) -> Path:
+    """The folder of finished rounds: that of an interrupted run with the same settings, or a new one."""
+    name = place.target.engine_name
+    folder = place.bundle.rounds_folder(name)
+    settings = _Settings(
+        engine_sha256=sha256(place.bundle.engine_folder(name) / ENGINE),
+        granularities=tuple(sorted(sweep.granularities)),
+        runs=pace.runs,
+        environment=place.environment,
+        omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "unset"),
+    )
+    try:
+        same = _Settings.from_json_file(folder / _SETTINGS) == settings
+    except BadInput:
+        same = False
+    if not same:
+        forget_rounds(place.bundle, name)
+        with writing_to(folder):
+            folder.mkdir(parents=True)
+        write_file(folder / _SETTINGS, settings.to_json())
+    return folder
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Tells a part's steps as those of the whole: `begun` of `total` were done before it."""
+
+    report: Report
+    begun: int
+    total: int
+    words: str
+    stage: str = "sweep"
+
+    def __call__(self, step: Step) -> None:
+        done = step.done if step.stage == "measure" else 0
+        self.report(Step(self.stage, self.begun + done, self.total, self.words))
+
+
+def _doubts(alternatives: tuple[Alternative, ...], restless: int) -> list[str]:
+    unstable = sum(alternative.measurement.summary.unstable for alternative in alternatives)
+    if not (unstable or restless):
+        return []
+    return [
+        f"Of the {len(alternatives)} times of the comparison by sparsity {unstable} are unstable and {restless} were "
+        "still drifting when their warm-up ended; ratios suffer less than times, as each round ran in turns."
+    ]

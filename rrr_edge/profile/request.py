@@ -1,0 +1,50 @@
+"""What a profile is asked to measure and to compare with."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from rrr_edge.backends.protocols import Rival, Workshop
+from rrr_edge.bundle.measurements import Granularity
+from rrr_edge.profile.loads import Loads
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """ResNet152 pruned by each of `granularities` to each of `sparsities`, measured beside the unpruned one.
+
+    Without a `workshop` the files must be there already, and PyTorch is not measured.
+    """
+
+    granularities: tuple[Granularity, ...]
+    sparsities: tuple[float, ...]
+    workshop: Workshop | None = None
+
+
+@dataclass(frozen=True)
+class Against:
+    """`models` are ONNX files with cards, compiled by the engine's own backend; `rivals` are ready to run."""
+
+    models: tuple[Path, ...] = ()
+    rivals: tuple[Rival, ...] = ()
+    sweep: Sweep | None = None
+
+
+class Asked(NamedTuple):
+    """Whether the engine is compared with ResNet152, and with what pruning makes of it, how sparse."""
+
+    baseline: bool
+    granularities: tuple[Granularity, ...] = ()
+    sparsities: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What else is found out.
+
+    For the `anatomy` the engine's layers are clocked, and large convolutions tell what this machine could do at best,
+    in the same rounds as everything else. The `loads` come afterwards, one after the other.
+    """
+
+    anatomy: bool = False
+    loads: Loads = field(default_factory=Loads)

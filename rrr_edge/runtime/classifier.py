@@ -1,0 +1,113 @@
+"""What a camera app embeds: open a bundle, predict. No torch, no network access, a few lines.
+
+with Classifier.open("mugs.rrr", target="openvino", precision="int8") as classifier:
+    prediction = classifier.predict(frame)
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from rrr_edge.backends import Session, backend_of
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.manifest import Manifest
+from rrr_edge.bundle.reference import Floats, Images
+from rrr_edge.bundle.target import Precision, Target
+from rrr_edge.errors import UsageError
+from rrr_edge.images.picture import fit, load
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one picture.
+
+    `uncertainty` is the entropy of `probabilities` [K] over its largest value log K: 0 is sure, 1 knows nothing.
+    `branch_probabilities` [B, K] are the branches' own answers, of which `probabilities` is the mean.
+    """
+
+    label: str
+    index: int
+    probability: float
+    uncertainty: float
+    probabilities: Floats
+    branch_probabilities: Floats
+
+
+class Classifier:
+    """An engine with its labels and its one crop and resize. Not thread-safe: one per thread."""
+
+    def __init__(self, session: Session, manifest: Manifest, *, batch: int = 1) -> None:
+        self.session = session
+        self.labels = manifest.labels
+        self.image_size = manifest.preprocess.image_size
+        self.batch = batch
+        self._nats = float(np.log(len(manifest.labels)))
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        target: str | Target = "openvino",
+        *,
+        precision: Precision | None = None,
+        threads: int = 0,
+    ) -> "Classifier":
+        """Load the engine of the bundle `path` for `target`, at the target's own precision unless another is given.
+
+        `threads` 0 uses the target's number, or else all cores that affinity and the container's quota allow.
+        Raises UsageError (not compiled), CorruptArtifact, CannotRunHere, MissingLibrary.
+        """
+        bundle = Bundle.open(path)
+        chosen = Target.load(target) if isinstance(target, str) else target
+        engine = bundle.engine(chosen if precision is None else chosen.model_copy(update={"precision": precision}))
+        # What an engine may do here is for the caller's target to say, not for the bundle's.
+        asked = {"threads": threads or engine.target.threads, "portability": chosen.portability}
+        stored = engine.target.model_copy(update=asked)
+        stored.check_device()
+        backend = backend_of(stored)
+        backend.check(stored)
+        backend.demand_fit(engine, repair=stored.compiling(bundle.path))
+        return cls(backend.open(bundle.engine_folder(engine.name), stored), bundle.manifest, batch=stored.batch)
+
+    def predict(self, frame: Any) -> Prediction:
+        """Classify a uint8 RGB array [H, W, 3], a path, the bytes of an image file, or a PIL image."""
+        return self._predict([frame])[0]
+
+    def predict_many(self, frames: Iterable[Any]) -> Iterator[Prediction]:
+        """Classify any number of frames, in the engine's batches, as they are asked for."""
+        remaining = iter(frames)
+        while batch := list(islice(remaining, self.batch)):
+            yield from self._predict(batch)
+
+    def close(self) -> None:
+        self._closed = True
+        self.session.close()
+
+    def __enter__(self) -> "Classifier":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _predict(self, frames: list[Any]) -> list[Prediction]:
+        if self._closed:
+            raise UsageError("This classifier is closed.", advice="Predict before close(), or inside the with block.")
+        fitted = [fit(load(frame), self.image_size) for frame in frames]
+        images: Images = fitted[0][None] if len(fitted) == 1 else np.stack(fitted)
+        probabilities, branch_probabilities = self.session.run(images)
+        return [self._answer(p.copy(), b.copy()) for p, b in zip(probabilities, branch_probabilities, strict=True)]
+
+    def _answer(self, probabilities: Floats, branch_probabilities: Floats) -> Prediction:
+        index = int(probabilities.argmax())
+        entropy = -float(probabilities @ np.log(np.maximum(probabilities, 1e-12)))
+        uncertainty = min(1.0, max(0.0, entropy / self._nats))
+        probability = float(probabilities[index])
+        return Prediction(self.labels[index], index, probability, uncertainty, probabilities, branch_probabilities)

@@ -1,0 +1,74 @@
+"""What is wrong with a bundle and what repairs it, without loading an engine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Literal
+
+from rrr_edge.backends import backend_of
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.target import PRECISIONS, Target
+from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, RRREdgeError, UsageError
+
+Verdict = Literal["load", "prepared", "rebuild", "refuse"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`load`: it is sound. `prepared`: a graph from which `repair` builds the engine, on a machine that can.
+
+    `rebuild`: `repair` mends it. `refuse`: not on this machine, or not at all.
+    """
+
+    what: str
+    verdict: Verdict
+    why: str = ""
+    repair: str = ""
+    exit_code: int = 0
+
+
+def examine(path: str | Path) -> list[Finding]:
+    """One finding for the bundle and one for each of its engines. Raises BadInput where `path` is no bundle."""
+    bundle = Bundle.open(path)
+    try:
+        bundle.check()
+    except CorruptArtifact as error:
+        return [_finding(str(bundle.path), "refuse", error)]
+    engines = [_engine(bundle, name) for name in bundle.engine_folders()]
+    why, repair = (
+        ("", "") if engines else ("It has no engine yet.", f"rrr-edge compile {quote(str(path))} --target ...")
+    )
+    return [Finding(str(bundle.path), "load", why, repair), *engines]
+
+
+def _engine(bundle: Bundle, name: str) -> Finding:
+    target, _, precision = name.rpartition("-")
+    try:
+        asked = Target.parse({"name": target, "backend": "", "precision": precision}, name)
+    except BadInput:
+        why = f"Engines are called TARGET-PRECISION, with one of {', '.join(PRECISIONS)}."
+        return Finding(
+            name, "refuse", why, f"rm -r {quote(str(bundle.engine_folder(name)))}", CorruptArtifact.exit_code
+        )
+    try:
+        engine = bundle.engine(asked)
+        engine.target.check_device()
+        backend = backend_of(engine.target)
+        backend.check(engine.target)
+    except UsageError as error:
+        if bundle.is_prepared(name):
+            return Finding(name, "prepared", "No engine has been built of it yet.", error.advice.removeprefix("Run: "))
+        return _finding(name, "rebuild", error)
+    except CorruptArtifact as error:
+        return _finding(name, "rebuild", error)
+    except RRREdgeError as error:
+        return _finding(name, "refuse", error)
+    try:
+        backend.demand_fit(engine, repair=engine.target.compiling(bundle.path))
+    except CannotRunHere as error:
+        return _finding(name, "rebuild", error)
+    return Finding(name, "load")
+
+
+def _finding(what: str, verdict: Verdict, error: RRREdgeError) -> Finding:
+    return Finding(what, verdict, str(error), error.advice.removeprefix("Run: "), error.exit_code)

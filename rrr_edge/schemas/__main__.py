@@ -1,4 +1,0 @@
-from rrr_edge.schemas import FOLDER, PUBLISHED, schema_text
-
-for name, record in PUBLISHED.items():
-    (FOLDER / f"{name}.json").write_text(schema_text(record))

@@ -1,0 +1,1 @@
+"""Clocks, interleaving, statistics, this machine, progress callbacks."""

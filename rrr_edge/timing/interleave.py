@@ -1,0 +1,121 @@
+"""Honest time: candidates run in turns in one process, every sample is kept, and the result doubts itself aloud."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rrr_edge.timing import machine
+from rrr_edge.timing.progress import Report, Step, silent
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How candidates are timed.
+
+    Each is warmed up for `warm_up_ms` and `warm_up_runs` at least, then until the medians of its last two windows of
+    `window` runs differ by less than `tolerance`, or `warm_up_limit_ms` are over. Then come `runs` rounds. In every
+    round each candidate makes untimed runs before the timed one, `settle_runs` of them unless `settle_ms` are over
+    sooner, so that none pays for the caches that the one before it filled and the threads that it left spinning: an
+    engine of 0.8 ms was seen to take twelve runs to recover from PyTorch's ResNet152. `clock` counts nanoseconds.
+    """
+
+    runs: int = 200
+    settle_runs: int = 16
+    settle_ms: float = 20
+    warm_up_ms: float = 200
+    warm_up_runs: int = 10
+    warm_up_limit_ms: float = 10_000
+    window: int = 10
+    tolerance: float = 0.02
+    clock: Callable[[], int] = time.perf_counter_ns
+
+
+class Interleaved(NamedTuple):
+    """`samples_ms` of each candidate, one a round, and the names of those that were still drifting after warm-up.
+
+    `elsewhere` is the share of the cores' time that other programs took meanwhile, where that is known.
+    """
+
+    samples_ms: dict[str, tuple[float, ...]]
+    restless: tuple[str, ...]
+    elsewhere: float | None
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[int], Any]], *, pace: Pace | None = None, report: Report = silent
+) -> Interleaved:
+    """Time `candidates` in turns, every other round backwards: A-B-C, C-B-A, A-B-C, ...
+
+    A candidate is called with the number of the round (in warm-up: of the run). The garbage collector rests meanwhile.
+    Load from outside falls on all alike, and sample r of one candidate is the pair of sample r of another.
+    """
+    pace = pace or Pace()
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    with without_garbage_collection():
+        restless = []
+        for done, (name, run) in enumerate(candidates.items()):
+            report(Step("warm up", done, len(candidates), name))
+            if not warm_up(run, pace):
+                restless.append(name)
+        report(Step("warm up", len(candidates), len(candidates)))
+        order = list(candidates.items())
+        others = machine.OthersClock()
+        for round_ in range(pace.runs):
+            for name, run in order:
+                samples[name].append(turn_ms(run, round_, pace))
+            order.reverse()
+            report(Step("measure", round_ + 1, pace.runs))
+        elsewhere = others.share
+    return Interleaved({name: tuple(values) for name, values in samples.items()}, tuple(restless), elsewhere)
+
+
+def warm_up(run: Callable[[int], Any], pace: Pace) -> bool:
+    """Run until the times have settled, or the limit is reached; whether they settled."""
+    samples: list[float] = []
+    spent_ms = 0.0
+    while True:
+        samples.append(_timed_ms(run, len(samples), pace.clock))
+        spent_ms += samples[-1]
+        if spent_ms >= pace.warm_up_ms and len(samples) >= pace.warm_up_runs and _settled(samples, pace):
+            return True
+        if spent_ms >= pace.warm_up_limit_ms and len(samples) >= pace.warm_up_runs:
+            return False
+
+
+def _settled(samples: Sequence[float], pace: Pace) -> bool:
+    if len(samples) < 2 * pace.window:
+        return False
+    before = statistics.median(samples[-2 * pace.window : -pace.window])
+    after = statistics.median(samples[-pace.window :])
+    return abs(after - before) < pace.tolerance * before
+
+
+def turn_ms(run: Callable[[int], Any], round_: int, pace: Pace) -> float:
+    """A candidate's turn in a round: the ms of the run that comes after those that settle it."""
+    spent_ms = 0.0
+    for _ in range(pace.settle_runs):
+        if spent_ms < pace.settle_ms:
+            spent_ms += _timed_ms(run, round_, pace.clock)
+    return _timed_ms(run, round_, pace.clock)
+
+
+def _timed_ms(run: Callable[[int], Any], index: int, clock: Callable[[], int]) -> float:
+    start = clock()
+    run(index)
+    return (clock() - start) / 1e6
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -1,0 +1,128 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rrr_edge.bundle import files
+from rrr_edge.bundle.files import replace_folder, sha256, staged_file, staged_folder, write_file
+from rrr_edge.errors import CannotRunHere
+
+
+def test_sha256_of_the_empty_file_is_the_standard_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_failed_stage_leaves_the_old_folder_and_no_litter(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(RuntimeError, match="halfway"), staged_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("half")
+        raise RuntimeError("halfway")
+    assert (tmp_path / "out" / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_failed_file_leaves_the_old_one_and_the_next_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_file(out, "old")
+    with pytest.raises(RuntimeError, match="halfway"), staged_file(out) as stage:
+        stage.write_text("half")
+        raise RuntimeError("halfway")
+    assert os.listdir(tmp_path) == ["out"]
+    code = (
+        "import os, sys; from pathlib import Path; from rrr_edge.bundle.files import staged_file\n"
+        "with staged_file(Path(sys.argv[1])) as stage:\n"
+        "    stage.write_text('half'); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(out)], check=False)
+    assert len(os.listdir(tmp_path)) == 2
+    assert out.read_text() == "old"
+    write_file(out, "new")
+    assert os.listdir(tmp_path) == ["out"]
+    assert out.read_text() == "new"
+
+
+@pytest.mark.parametrize("atomic_exchange", [True, False])
+def test_a_replaced_folder_holds_only_the_new_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic_exchange: bool
+) -> None:
+    if not atomic_exchange:
+        monkeypatch.setattr(files, "_exchange", lambda a, b: False)
+    for name, content in (("out", "old"), ("stage", "new")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / content).touch()
+    replace_folder(tmp_path / "stage", tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(tmp_path / "out") == ["new"]
+
+
+def test_a_process_killed_while_it_replaces_leaves_one_whole_folder(tmp_path: Path) -> None:
+    """A writer replaces a folder of two equal files without pause; kill -9 at any moment must not mix versions."""
+    code = (
+        "import sys, itertools; from pathlib import Path; from rrr_edge.bundle.files import staged_folder\n"
+        "print('ready', flush=True)\n"
+        "for i in itertools.count():\n"
+        "    with staged_folder(Path(sys.argv[1])) as f:\n"
+        "        (f / 'a').write_text(str(i)); (f / 'b').write_text(str(i))\n"
+    )
+    out = tmp_path / "out"
+    for wait_ms in range(1, 30, 4):
+        with subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            with pytest.raises(subprocess.TimeoutExpired):
+                writer.wait(wait_ms / 1000)
+            writer.kill()
+        if out.exists():
+            assert (out / "a").read_text() == (out / "b").read_text()
+    assert out.exists()
+    with staged_folder(out) as folder:
+        (folder / "a").touch()
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_two_writers_at_once_leave_one_whole_folder_and_no_litter(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from rrr_edge.bundle.files import staged_folder, write_file\n"
+        "for i in range(100):\n"
+        "    with staged_folder(Path(sys.argv[1], 'out')) as f:\n"
+        "        (f / 'a').write_text(sys.argv[2] + str(i)); (f / 'b').write_text(sys.argv[2] + str(i))\n"
+        "    write_file(Path(sys.argv[1], 'file'), sys.argv[2] * 1000)\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in "xy"]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert sorted(os.listdir(tmp_path)) == ["file", "out"]
+    assert (tmp_path / "out" / "a").read_text() == (tmp_path / "out" / "b").read_text()
+
+
+def test_a_staged_folder_may_be_read_as_any_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    with staged_folder(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_file_gets_the_folders_that_it_lies_in(tmp_path: Path) -> None:
+    write_file(tmp_path / "out" / "today" / "report.md", "x")
+    assert (tmp_path / "out" / "today" / "report.md").read_text() == "x"
+    assert [path.name for path in (tmp_path / "out" / "today").iterdir()] == ["report.md"]
+
+
+def test_an_unwritable_place_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotRunHere, match="cannot be written: Not a directory"):
+        write_file(tmp_path / "file" / "x", "data")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_sentence_that_names_the_path() -> None:
+    with (
+        pytest.raises(CannotRunHere, match="disk that holds here/model.xml is full"),
+        files.writing_to(Path("here/model.xml")),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x" * 100_000)
+        full.flush()

@@ -1,0 +1,113 @@
+"""The fastest lowering is kept, and another than grouped only if it is surely faster."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import link_bundle
+
+from rrr_edge.backends import BACKENDS
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.reference import Outputs
+from rrr_edge.bundle.target import LOWERINGS, Lowering, Target
+from rrr_edge.compile import compile_bundle
+from rrr_edge.compile import fastest as race
+from rrr_edge.timing.interleave import Pace
+from rrr_edge.timing.progress import silent
+
+TARGET = Target(name="test", backend="race", batch=2)
+IMAGES = np.zeros((3, 8, 8, 3), np.uint8)
+
+
+@dataclass
+class Clock:
+    """Counts nanoseconds that the engines spend."""
+
+    now: int = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@dataclass
+class Racer:
+    """A backend whose engine in the folder NAME takes `ms[NAME]`, now and then half as much again."""
+
+    clock: Clock
+    ms: dict[str, float]
+    seen: list[int] = field(default_factory=list)
+    open_now: set[str] = field(default_factory=set)
+
+    def open(self, folder: Path, target: Target) -> "RacerSession":
+        self.open_now.add(folder.name)
+        return RacerSession(self, folder.name)
+
+
+@dataclass
+class RacerSession:
+    backend: Racer
+    name: str
+    runs: int = 0
+
+    def run(self, images: np.ndarray) -> Outputs:
+        self.runs += 1
+        slow = 1.5 if self.runs % 7 == 0 else 1.0
+        self.backend.seen.append(len(images))
+        self.backend.clock.now += int(self.backend.ms[self.name] * slow * 1e6)
+        return Outputs(np.zeros((len(images), 1), np.float32), np.zeros((len(images), 1, 1), np.float32))
+
+    def close(self) -> None:
+        self.backend.open_now.discard(self.name)
+
+
+@pytest.mark.parametrize(
+    ("ms", "winner"),
+    [
+        ({"grouped": 2.0, "split": 1.5, "dense": 1.8}, "split"),
+        ({"grouped": 2.0, "split": 2.5, "dense": 1.0}, "dense"),
+        ({"grouped": 2.0, "split": 2.0, "dense": 3.0}, "grouped"),
+    ],
+)
+def test_the_fastest_wins_and_a_tie_stays_grouped(
+    ms: dict[str, float], winner: Lowering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    backend = Racer(clock, ms)
+    monkeypatch.setitem(BACKENDS, "race", backend)  # type: ignore[arg-type]
+    pace = Pace(runs=40, warm_up_ms=20, settle_runs=1, clock=clock)
+    engines = {name: Path(name) for name in LOWERINGS}
+    found, ratios = race.fastest(engines, TARGET, IMAGES, report=silent, pace=pace)
+    assert found == winner
+    assert [(r.of, r.to) for r in ratios] == [("split", "grouped"), ("dense", "grouped")]
+    assert [r.value for r in ratios] == pytest.approx([ms[r.of] / ms["grouped"] for r in ratios])
+    assert set(backend.seen) == {TARGET.batch}
+    assert backend.open_now == set()
+
+
+def test_auto_measures_real_engines_and_says_which_it_kept(
+    shared_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "PACE", Pace(runs=10, warm_up_ms=1, settle_runs=1))
+    bundle = link_bundle(shared_bundle, tmp_path)
+    engine = compile_bundle(bundle, Target(name="mine", backend="openvino", lowering="auto"))
+    assert engine.lowering in LOWERINGS
+    assert [ratio.of for ratio in engine.lowering_ratios] == ["split", "dense"]
+    surely = [ratio.of for ratio in engine.lowering_ratios if ratio.interval[1] < 1]
+    assert (engine.lowering == "grouped") == (not surely)
+    assert bundle.engine(engine.target) == engine
+    folder = bundle.engine_folder(engine.name)
+    assert {file.name for file in folder.iterdir()} == {*(file.name for file in engine.files), "engine.json"}
+
+
+def test_int8_of_openvino_follows_the_lowering_that_is_asked(shared_bundle: Bundle, tmp_path: Path) -> None:
+    import openvino
+
+    bundle = link_bundle(shared_bundle, tmp_path)
+    engine = compile_bundle(bundle, Target(name="mine", backend="openvino", precision="int8", lowering="split"))
+    assert (engine.lowering, engine.lowering_ratios) == ("split", ())
+    assert engine.precision_found["int8"] >= 0.99
+    graph = openvino.Core().read_model(bundle.engine_folder(engine.name) / "model.xml")
+    kinds = {op.get_type_name() for op in graph.get_ops()}
+    assert "Concat" in kinds
+    assert "GroupConvolution" not in kinds

@@ -1,0 +1,232 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_bundle import VERIFICATION, write_bundle, write_engine
+from scipy.stats import binomtest
+
+from rrr_edge.backends import BACKENDS
+from rrr_edge.backends.fake import ENGINE_FILE, Fake
+from rrr_edge.bundle.folder import ENGINE, Bundle
+from rrr_edge.bundle.target import Target
+from rrr_edge.errors import BadInput, UsageError
+from rrr_edge.profile.gate import Limits, Side, compare, race, self_test
+from rrr_edge.profile.gate_result import Gate, SelfTest
+from rrr_edge.timing.interleave import Pace
+
+TARGET = Target(name="test", backend="fake", precision="int8", threads=1)
+
+
+class Clock:
+    """Nanoseconds that pass when an engine runs."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    @property
+    def pace(self) -> Pace:
+        return Pace(settle_runs=1, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=1, clock=self)
+
+    def engine(self, ms: float, noise: np.random.Generator | None = None):
+        """Now and then a run takes five times as long."""
+
+        def run(round_: int) -> None:
+            factor = 1.0 if noise is None else noise.lognormal(0, 0.05) * (5 if noise.random() < 0.05 else 1)
+            self.now_ns += round(ms * factor * 1e6)
+
+        return run
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.1, "fail"), (0.8, "pass"), (2.0, "fail")])
+def test_a_race_decides_in_spite_of_noise(factor: float, verdict: str) -> None:
+    clock, noise = Clock(), np.random.default_rng(0)
+    speed = race(clock.engine(1, noise), clock.engine(factor, noise), Limits(), pace=clock.pace)
+    assert speed.verdict == verdict
+    assert speed.ratio == pytest.approx(factor, rel=0.05)
+    assert speed.interval is not None
+    assert speed.interval[0] <= speed.ratio <= speed.interval[1]
+    assert (speed.interval[0] > 1.05) == (verdict == "fail")
+    assert speed.candidate_ms == pytest.approx(factor, rel=0.1)
+
+
+def test_at_the_limit_nothing_is_decided_and_the_budget_is_kept() -> None:
+    clock, noise = Clock(), np.random.default_rng(0)
+    speed = race(clock.engine(10, noise), clock.engine(10.5, noise), Limits(budget_s=5), pace=clock.pace)
+    assert speed.verdict == "undecided"
+    assert 5 <= speed.seconds < 6
+
+
+def test_an_early_decision_stops_the_race() -> None:
+    """Eleven stretches of two pairs, the fewest that one standard error above no correlation leaves."""
+    clock = Clock()
+    speed = race(clock.engine(1), clock.engine(3), Limits(), pace=clock.pace)
+    assert (speed.verdict, speed.rounds, speed.ratio) == ("fail", 44, 3)
+
+
+def test_a_load_that_doubles_both_does_not_matter() -> None:
+    clock = Clock()
+
+    def shared(ms: float):
+        def run(round_: int) -> None:
+            clock.now_ns += round(ms * (2 if round_ % 2 else 1) * 1e6)
+
+        return run
+
+    speed = race(shared(1), shared(1.02), Limits(), pace=clock.pace)
+    assert speed.verdict == "pass"
+    assert speed.ratio == pytest.approx(1.02)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"max_slowdown": value} for value in (0, math.inf, math.nan)),
+        *({"max_drop": value} for value in (1.5, -0.1, math.nan)),
+        *({"budget_s": value} for value in (-1, math.inf, math.nan)),
+    ],
+)
+def test_senseless_limits_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="--(max|budget)-"):
+        Limits(**wrong)
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    monkeypatch.setitem(BACKENDS, "fake", Fake.always([1 / 3] * 3))
+    return with_accuracy(tmp_path / "shipped.rrr", 0.9)
+
+
+def with_accuracy(path: Path, accuracy: float, target: Target = TARGET) -> Bundle:
+    bundle = write_bundle(path, images=200)
+    engine = write_engine(bundle, target, (ENGINE_FILE, b"x"))
+    found = engine.model_copy(update={"verification": VERIFICATION.model_copy(update={"accuracy": accuracy})})
+    (bundle.engine_folder(engine.name) / ENGINE).write_text(found.to_json())
+    return bundle
+
+
+ANY_TIME = {"max_slowdown": 1000.0, "budget_s": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"),
+    [(0.9, "pass"), (0.89, "pass"), (0.885, "undecided"), (0.8, "fail"), (1.0, "pass")],
+)
+def test_accuracy_may_drop_so_far(shipped: Bundle, tmp_path: Path, accuracy: float, verdict: str) -> None:
+    candidate = with_accuracy(tmp_path / "candidate.rrr", accuracy)
+    gate = compare(Side(shipped, None), Side(candidate, "int8"), TARGET, Limits(max_drop=0.01, **ANY_TIME))
+    assert gate.verdict == verdict
+    assert gate.speed.verdict == "pass"
+    assert gate.drop is not None
+    assert (gate.drop.baseline, gate.drop.candidate, gate.drop.images) == (0.9, accuracy, 200)
+    wilson = binomtest(round(accuracy * 200), 200).proportion_ci(method="wilson")
+    assert gate.drop.interval == pytest.approx((wilson.low, wilson.high))
+    unsure = wilson.low < 0.89 <= wilson.high
+    assert any("So few images" in reason for reason in gate.sentences) == unsure
+    assert any("more test photos" in reason for reason in gate.sentences) == (unsure and verdict == "undecided")
+    assert gate.passed == (verdict == "pass")
+
+
+def test_a_failure_outweighs_what_is_undecided(shipped: Bundle, tmp_path: Path) -> None:
+    candidate = with_accuracy(tmp_path / "candidate.rrr", 0.5)
+    gate = compare(Side(shipped, None), Side(candidate, None), TARGET, Limits(budget_s=0))
+    assert (gate.speed.verdict, gate.verdict) == ("undecided", "fail")
+
+
+def test_without_a_budget_it_is_undecided_and_says_so(shipped: Bundle) -> None:
+    gate = compare(Side(shipped, None), Side(shipped, None), TARGET, Limits(budget_s=0))
+    assert gate.verdict == "undecided"
+    assert gate.speed.interval is None
+    assert not gate.passed
+    assert gate.sentences[0].startswith("undecided: shipped.rrr:int8")
+    assert any("--budget-s" in reason for reason in gate.sentences)
+
+
+def test_accuracies_of_different_photos_are_not_compared(shipped: Bundle, tmp_path: Path) -> None:
+    other = write_bundle(tmp_path / "other.rrr", images=5)
+    write_engine(other, TARGET, (ENGINE_FILE, b"x"))
+    sides = Side(shipped, None), Side(other, None)
+    with pytest.raises(UsageError, match="different photos") as caught:
+        compare(*sides, TARGET, Limits(**ANY_TIME))
+    assert "--max-drop 1" in caught.value.advice
+    assert compare(*sides, TARGET, Limits(max_drop=1, **ANY_TIME)).drop is None
+
+
+def test_what_is_stored_reads_back_and_the_markdown_has_the_verdict_first(shipped: Bundle) -> None:
+    gate = compare(Side(shipped, None), Side(shipped, None), TARGET, Limits(**ANY_TIME))
+    assert Gate.model_validate_json(gate.to_json()) == gate
+    first, _, *rest = gate.to_markdown().splitlines()
+    assert first == "### rrr-edge gate: pass: shipped.rrr:int8 beside shipped.rrr:int8, on test."
+    assert all(line.startswith("- ") for line in rest)
+    assert any(f"{gate.speed.ratio:.3f} times as long" in line for line in rest)
+
+
+def test_a_self_test_counts_what_should_not_be(shipped: Bundle) -> None:
+    calm = self_test(Side(shipped, None), TARGET, Limits(**ANY_TIME), times=3)
+    assert (len(calm.comparisons), calm.false_alarms, calm.undecided, calm.passed) == (3, 0, 0, True)
+    wolf = self_test(Side(shipped, None), TARGET, Limits(max_slowdown=0.001, budget_s=20), times=2)
+    assert (wolf.false_alarms, wolf.passed) == (2, False)
+    assert "False alarms: 2 (100.0%); up to 2% pass." in wolf.sentences
+    blind = self_test(Side(shipped, None), TARGET, Limits(budget_s=0), times=2)
+    assert (blind.false_alarms, blind.undecided, blind.passed) == (0, 2, False)
+    assert SelfTest.model_validate_json(wolf.to_json()) == wolf
+
+
+def test_a_side_is_a_bundle_with_or_without_a_precision(shipped: Bundle) -> None:
+    assert Side.parse(f"{shipped.path}:fp32") == (Bundle.open(shipped.path), "fp32")
+    assert Side.parse(str(shipped.path)) == (Bundle.open(shipped.path), None)
+    with pytest.raises(UsageError, match="no precision 'int9'. Did you mean 'int8'") as caught:
+        Side.parse(f"{shipped.path}:int9")
+    assert "fp32" in caught.value.advice
+    with pytest.raises(BadInput, match="no bundle"):
+        Side.parse(f"{shipped.path}x:int8")
+
+
+def test_both_sides_run_with_the_same_threads(tmp_path: Path, shipped: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate = with_accuracy(tmp_path / "many.rrr", 0.9, TARGET.model_copy(update={"threads": 8}))
+    opened = []
+
+    class Noting(Fake):
+        def open(self, folder, target):
+            opened.append(target.threads)
+            return super().open(folder, target)
+
+    monkeypatch.setitem(BACKENDS, "fake", Noting.always([1 / 3] * 3))
+    for asked, used in ((0, 1), (3, 3)):
+        opened.clear()
+        target = TARGET.model_copy(update={"threads": asked})
+        gate = compare(Side(shipped, None), Side(candidate, None), target, Limits(budget_s=0))
+        assert opened == [used, used]
+        assert gate.environment.threads == used
+
+
+@pytest.mark.parametrize("different", [{"batch": 8}, {"device": "GPU"}])
+def test_engines_of_another_batch_or_device_are_not_compared(
+    tmp_path: Path, shipped: Bundle, different: dict[str, object]
+) -> None:
+    candidate = with_accuracy(tmp_path / "other.rrr", 0.9, TARGET.model_copy(update=different))
+    with pytest.raises(UsageError, match=f"the {next(iter(different))} "):
+        compare(Side(shipped, None), Side(candidate, None), TARGET, Limits())
+
+
+def test_other_images_of_the_same_labels_are_different_photos(tmp_path: Path, shipped: Bundle) -> None:
+    other = with_accuracy(tmp_path / "other.rrr", 0.9)
+    other.reference.images[0] ^= 1
+    with pytest.raises(UsageError, match="different photos"):
+        compare(Side(shipped, None), Side(other, None), TARGET, Limits())
+
+
+def test_without_labels_there_is_no_accuracy_to_compare(shipped: Bundle) -> None:
+    shipped.reference.labels[:] = -1
+    with pytest.raises(UsageError, match="no labels") as caught:
+        compare(Side(shipped, None), Side(shipped, None), TARGET, Limits())
+    assert "--max-drop 1" in caught.value.advice
+
+
+def test_names_stay_words_in_the_markdown(tmp_path: Path, shipped: Bundle) -> None:
+    odd = with_accuracy(tmp_path / "@team_*x*.rrr", 0.9)
+    said = compare(Side(shipped, None), Side(odd, None), TARGET, Limits(budget_s=0)).to_markdown()
+    assert r"@<!-- -->team\_\*x\*.rrr" in said
