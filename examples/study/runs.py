@@ -31,7 +31,7 @@ from rrr_edge.compress.rrr.slicing import branch_widths, split
 from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import BadInput
 from rrr_edge.networks import Network, build
-from rrr_edge.timing.progress import Report, silent
+from rrr_edge.timing.progress import OnProgress, silent
 from rrr_edge.training import Examples, Run, predict, reestimate_stump, train
 from rrr_edge.training.states import state_of
 
@@ -161,7 +161,7 @@ def _json(line: str, path: Path) -> Any:
 
 
 def run_study(
-    todo: Sequence[Place], settings: Settings, *, results: Results, cache: Path, report: Report = silent
+    todo: Sequence[Place], settings: Settings, *, results: Results, cache: Path, on_progress: OnProgress = silent
 ) -> Iterator[Result]:
     """Carry out the runs of `todo` one after the other, each written to `results` before it is yielded.
 
@@ -171,9 +171,9 @@ def run_study(
     target: _Target | None = None
     for place in todo:
         if target is None or (target.seed, target.domain) != (place.seed, place.domain):
-            target = _prepare(place.seed, place.domain, settings, cache, report)
+            target = _prepare(place.seed, place.domain, settings, cache, on_progress)
         since = time.perf_counter()
-        network, precision, loss = _learn(target, CONDITIONS[place.condition], settings, report)
+        network, precision, loss = _learn(target, CONDITIONS[place.condition], settings, on_progress)
         outputs = predict(network, target.test.images, preprocess=_preprocess(settings.image_size))
         labels = target.test.labels
         result = Result(
@@ -217,9 +217,9 @@ class _Target:
         return hashlib.sha256(f"{self.train.sha256} {self.test.sha256}".encode()).hexdigest()
 
 
-def _prepare(seed: int, domain: str, settings: Settings, cache: Path, report: Report) -> _Target:
+def _prepare(seed: int, domain: str, settings: Settings, cache: Path, on_progress: OnProgress) -> _Target:
     """Draw the pictures, the same for all seeds, and adapt the stump's batch statistics to them."""
-    backbone = pretrain(domain, settings, cache=cache, report=report)
+    backbone = pretrain(domain, settings, cache=cache, on_progress=on_progress)
     weights, _ = load_weights(backbone.path, depths=SMALLEST_DEPTHS)
     size = settings.image_size
     train_set = draw_examples(domain, "train", settings.train_images, size=size)
@@ -232,13 +232,15 @@ def _prepare(seed: int, domain: str, settings: Settings, cache: Path, report: Re
         training=_training(settings),
         preprocess=_preprocess(size),
         seed=seed,
-        run=Run(report=report),
+        run=Run(on_progress=on_progress),
     )
     stump = {name: tensor for name, tensor in state_of(network).items() if in_stump(name)}
     return _Target(seed, domain, train_set, test_set, weights, stump, backbone)
 
 
-def _learn(target: _Target, condition: Condition, settings: Settings, report: Report) -> tuple[Network, str, float]:
+def _learn(
+    target: _Target, condition: Condition, settings: Settings, on_progress: OnProgress
+) -> tuple[Network, str, float]:
     """The trained network, the precision of its training, and the last epoch's loss."""
     network = _start(target, condition)
     trained = train(
@@ -247,7 +249,7 @@ def _learn(target: _Target, condition: Condition, settings: Settings, report: Re
         training=_training(settings, shared_batches=condition.shared_batches),
         preprocess=_preprocess(settings.image_size),
         seed=target.seed,
-        run=Run(report=report),
+        run=Run(on_progress=on_progress),
     )
     return network, trained.precision, trained.history[-1].loss
 
@@ -272,7 +274,7 @@ def _start(target: _Target, condition: Condition) -> Network:
     return network
 
 
-def pretrain(target: str, settings: Settings, *, cache: Path, report: Report = silent) -> Backbone:
+def pretrain(target: str, settings: Settings, *, cache: Path, on_progress: OnProgress = silent) -> Backbone:
     """ResNet_1_1_1_1 trained whole on all domains but `target`, from `cache` where it is there already.
 
     The file's name holds the hash of all that decides it, its pictures included; its checkpoints let a training that
@@ -294,7 +296,7 @@ def pretrain(target: str, settings: Settings, *, cache: Path, report: Report = s
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = build(spec)
-        run = Run(checkpoints=path.with_suffix(".checkpoints"), resume=True, report=report)
+        run = Run(checkpoints=path.with_suffix(".checkpoints"), resume=True, on_progress=on_progress)
         train(network, examples, training=training, preprocess=_preprocess(size), run=run)
         held_out = _together([draw_examples(d, "test", 10, size=size, spoiling=CLEAR) for d in sources])
         answers = predict(network, held_out.images, preprocess=_preprocess(size)).probabilities.argmax(1)

@@ -19,7 +19,7 @@ from runs import CONDITIONS, Place, Results, Settings, places, run_study
 
 from rrr_edge.bundle.files import write_file
 from rrr_edge.errors import RRREdgeError, UsageError, choose
-from rrr_edge.timing.progress import Report, Step
+from rrr_edge.timing.progress import OnProgress, Step
 from rrr_edge.training.loop import STUMP_PASSES
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def run(
     clock = Clock(todo, settings, known={place.domain for place in done})
     print(f"{len(done)} runs are in {out}, {len(todo)} to do: {clock.left()}", flush=True)
     since = time.monotonic()
-    runs = run_study(todo, settings, results=results, cache=cache, report=tell(since))
+    runs = run_study(todo, settings, results=results, cache=cache, on_progress=tell(since))
     for number, place in enumerate(todo, start=1):
         if time.monotonic() - since + clock.next_s > 60 * budget_minutes:
             print(f"Stopped before {_name(place)}: it would not end within {budget_minutes:g} minutes.")
@@ -159,7 +159,7 @@ def _backbone_s(target: str, settings: Settings) -> float:
     return (settings.backbone_size / 64) ** 2 * pictures / _PRETRAINED
 
 
-def tell(since: float) -> Report:
+def tell(since: float) -> OnProgress:
     """A line when a stage ends, and every ten seconds until then."""
     said = since
 

@@ -2,7 +2,7 @@
 
 from rrr_edge.backends.onnxruntime import ONNXRuntime
 from rrr_edge.backends.openvino import OpenVINO
-from rrr_edge.backends.protocols import Backend, ClockedSession, DeviceTimed, Session
+from rrr_edge.backends.protocols import Backend, DeviceTimed, ProfiledSession, Session
 from rrr_edge.backends.tensorrt import TensorRT
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Target
@@ -10,7 +10,7 @@ from rrr_edge.errors import CannotRunHere
 
 BACKENDS: dict[str, Backend] = {"openvino": OpenVINO(), "onnxruntime": ONNXRuntime(), "tensorrt": TensorRT()}
 
-__all__ = ["BACKENDS", "Backend", "ClockedSession", "DeviceTimed", "Images", "Outputs", "Session", "backend_of"]
+__all__ = ["BACKENDS", "Backend", "DeviceTimed", "Images", "Outputs", "ProfiledSession", "Session", "backend_of"]
 
 
 def backend_of(target: Target) -> Backend:

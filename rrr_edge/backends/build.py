@@ -8,7 +8,7 @@ from rrr_edge.backends.graph.lowering import lower
 from rrr_edge.backends.tensorrt.prepare import prepare
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Lowering, Target
-from rrr_edge.timing.progress import Report, silent
+from rrr_edge.timing.progress import OnProgress, silent
 
 
 def build_unproven(
@@ -18,7 +18,7 @@ def build_unproven(
     out: Path,
     *,
     lowering: Lowering = "grouped",
-    report: Report = silent,
+    on_progress: OnProgress = silent,
 ) -> None:
     """Build an engine of the graph in the file `model` into the empty folder `out`, for its time only.
 
@@ -31,9 +31,9 @@ def build_unproven(
             model = lowered
         if takes_prepared(target):
             prepared = Path(scratch) / "prepared.onnx"
-            prepare(model, target.precision, calibration, prepared, report)
+            prepare(model, target.precision, calibration, prepared, on_progress)
             model = prepared
-        backend_of(target).compile(model, target, calibration, out, report)
+        backend_of(target).compile(model, target, calibration, out, on_progress)
 
 
 def takes_prepared(target: Target) -> bool:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rrr_edge.backends.protocols import demand_not_older
+from rrr_edge.backends.protocols import require_not_older
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.measurements import LayerTime
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CorruptArtifact
-from rrr_edge.timing.progress import Report
+from rrr_edge.timing.progress import OnProgress
 
 ENGINE_FILE = "fake.txt"
 
@@ -30,7 +30,7 @@ class Fake:
 
     answer: Callable[[Images], Outputs]
     precision: Mapping[str, float] = field(default_factory=lambda: {"fp32": 1.0})
-    clocked: tuple[LayerTime, ...] = ()
+    profiled: tuple[LayerTime, ...] = ()
     images_computed: int = 1
     seen: int = field(default=0, init=False)
     closed: bool = field(default=False, init=False)
@@ -52,10 +52,10 @@ class Fake:
     def check(self, target: Target) -> None:
         """A fake runs everywhere."""
 
-    def demand_fit(self, engine: Engine, *, repair: str) -> None:
-        demand_not_older(engine, self.versions(), repair=repair)
+    def require_fit(self, engine: Engine, *, repair: str) -> None:
+        require_not_older(engine, self.versions(), repair=repair)
 
-    def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
+    def compile(self, model: Path, target: Target, calibration: Images, out: Path, on_progress: OnProgress) -> None:
         (out / ENGINE_FILE).write_text(f"{target.name} {target.precision} {sha256(model)}\n")
 
     def open(self, folder: Path, target: Target) -> "Fake":
@@ -64,7 +64,7 @@ class Fake:
             raise CorruptArtifact(f"{folder} holds no fake engine.", advice="Compile it first.")
         return replace(self)
 
-    def open_clocked(self, folder: Path, target: Target) -> "Fake":
+    def open_profiled(self, folder: Path, target: Target) -> "Fake":
         return self.open(folder, target)
 
     def run(self, images: Images) -> Outputs:
@@ -80,7 +80,7 @@ class Fake:
         return dict(self.precision)
 
     def layers(self) -> tuple[LayerTime, ...]:
-        return self.clocked
+        return self.profiled
 
     def close(self) -> None:
         self.closed = True

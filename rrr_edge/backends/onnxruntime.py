@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rrr_edge.backends.graph.parts import convolution_macs, part_of, product_macs
-from rrr_edge.backends.protocols import demand_not_older
+from rrr_edge.backends.graph.parts import convolution_macs, part_of_node, product_macs
+from rrr_edge.backends.protocols import require_not_older
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.measurements import LayerTime
 from rrr_edge.bundle.reference import Images, Outputs
@@ -18,7 +18,7 @@ from rrr_edge.bundle.spec import PARTS, Part
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
 from rrr_edge.timing.machine import usable_cores
-from rrr_edge.timing.progress import Report
+from rrr_edge.timing.progress import OnProgress
 
 GRAPH = "model.onnx"
 _LAYER, _RUN = "_kernel_time", "model_run"
@@ -43,23 +43,23 @@ class ONNXRuntime:
                 f"The onnxruntime backend runs on the CPU; the target {target.name!r} asks {target.device!r}."
             )
 
-    def demand_fit(self, engine: Engine, *, repair: str) -> None:
-        demand_not_older(engine, self.versions(), repair=repair)
+    def require_fit(self, engine: Engine, *, repair: str) -> None:
+        require_not_older(engine, self.versions(), repair=repair)
 
-    def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
+    def compile(self, model: Path, target: Target, calibration: Images, out: Path, on_progress: OnProgress) -> None:
         shutil.copyfile(model, out / GRAPH)
 
     def open(self, folder: Path, target: Target) -> "ONNXRuntimeSession":
         return ONNXRuntimeSession(folder / GRAPH, threads=target.threads)
 
-    def open_clocked(self, folder: Path, target: Target) -> "ONNXRuntimeSession":
-        return ONNXRuntimeSession(folder / GRAPH, threads=target.threads, clocked=True)
+    def open_profiled(self, folder: Path, target: Target) -> "ONNXRuntimeSession":
+        return ONNXRuntimeSession(folder / GRAPH, threads=target.threads, profiled=True)
 
 
 class ONNXRuntimeSession:
     images_computed = 1
 
-    def __init__(self, model: Path, *, threads: int = 0, clocked: bool = False) -> None:
+    def __init__(self, model: Path, *, threads: int = 0, profiled: bool = False) -> None:
         onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
@@ -67,7 +67,7 @@ class ONNXRuntimeSession:
         options.log_severity_level = 3
         # Idle workers that spin would disturb whatever else the app, or a measurement beside this one, computes.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._log = TemporaryDirectory(prefix="rrr-edge-") if clocked else None
+        self._log = TemporaryDirectory(prefix="rrr-edge-") if profiled else None
         if self._log:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(self._log.name) / "layers")
@@ -119,7 +119,7 @@ def _layer(event: dict[str, Any], before: Part) -> LayerTime:
     return LayerTime(
         name=name,
         kind=about["op_name"],
-        part=part_of(name, before),
+        part=part_of_node(name, before),
         precision=_TYPES.get(f"tensor({kind})", kind),
         ms=event["dur"] / 1000,
         macs=macs,

@@ -10,7 +10,7 @@ from rrr_edge.bundle.measurements import LayerTime, Subject
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere
-from rrr_edge.timing.progress import Report
+from rrr_edge.timing.progress import OnProgress
 
 
 class Session(Protocol):
@@ -29,7 +29,7 @@ class Session(Protocol):
         """Free the engine; a second time does nothing."""
 
 
-class ClockedSession(Session, Protocol):
+class ProfiledSession(Session, Protocol):
     """A session whose every layer is clocked by the backend itself, which makes it a little slower.
 
     `images_computed` is how many images a run of one image computes: more than one where a batch is filled up.
@@ -61,20 +61,20 @@ class Backend(Protocol):
     def check(self, target: Target) -> None:
         """Raise MissingLibrary or CannotRunHere where this machine cannot run `target` at its precision."""
 
-    def demand_fit(self, engine: Engine, *, repair: str) -> None:
+    def require_fit(self, engine: Engine, *, repair: str) -> None:
         """Raise CannotRunHere, with `repair`, where this machine cannot load `engine`, judged by its card."""
 
-    def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
+    def compile(self, model: Path, target: Target, calibration: Images, out: Path, on_progress: OnProgress) -> None:
         """Write the engine's files into the empty folder `out`; `calibration` is read for int8 only."""
 
     def open(self, folder: Path, target: Target) -> Session:
         """Load what `compile` wrote. The caller has checked the files."""
 
-    def open_clocked(self, folder: Path, target: Target) -> ClockedSession:
+    def open_profiled(self, folder: Path, target: Target) -> ProfiledSession:
         """The same engine with its layers clocked."""
 
 
-def demand_not_older(engine: Engine, versions: Mapping[str, str], *, repair: str) -> None:
+def require_not_older(engine: Engine, versions: Mapping[str, str], *, repair: str) -> None:
     """Raise CannotRunHere where one of the libraries here is older, by major and minor number, than the builder's."""
     for library, built in engine.versions.items():
         here = versions.get(library, "none")
@@ -89,7 +89,7 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
-class Rival(NamedTuple):
+class Baseline(NamedTuple):
     """An open session to be timed beside the engine; whoever opened it closes it."""
 
     name: str
@@ -107,5 +107,5 @@ class Workshop(Protocol):
     def write(self, point: Point) -> None:
         """Put the network's file and card into the bundle, or why there is none, unless they are there."""
 
-    def open(self, point: Point, runtime: str, *, threads: int) -> Rival:
+    def open(self, point: Point, runtime: str, *, threads: int) -> Baseline:
         """The network in one of `runtimes`."""

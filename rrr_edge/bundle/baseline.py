@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from rrr_edge.bundle.files import FileEntry, check_file
+from rrr_edge.bundle.files import FileEntry, require_file
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.measurements import Granularity
 from rrr_edge.bundle.record import SCHEMA, Record
@@ -15,7 +15,7 @@ from rrr_edge.errors import CannotRunHere
 
 LATENCY_ONLY = "latency only, random weights"
 # So many typical images are enough for what is there for its time only.
-CALIBRATION_IMAGES = 32
+BASELINE_CALIBRATION_IMAGES = 32
 
 
 class Point(NamedTuple):
@@ -41,7 +41,7 @@ def percent(sparsity: float) -> str:
     return f"{100 * sparsity:g}"
 
 
-class Baseline(Record):
+class BaselineCard(Record):
     """The card beside `baselines/NAME.onnx`, a network for latency only; `macs` are those of one image.
 
     `sparsity` is the share of ResNet152's parameters that is gone, `sparsity_asked` the one that was asked.
@@ -61,7 +61,7 @@ class Baseline(Record):
     model: FileEntry
 
     @classmethod
-    def read(cls, model: Path) -> "Baseline":
+    def read(cls, model: Path) -> "BaselineCard":
         """The card of the file `model`. Raises CannotRunHere (not made yet), CorruptArtifact, BadInput."""
         if not (model.is_file() and card_of(model).is_file()):
             raise CannotRunHere(
@@ -70,7 +70,7 @@ class Baseline(Record):
                 "--against none",
             )
         card = cls.from_json_file(card_of(model))
-        check_file(model, card.model, f"rm {quote(str(model))} {quote(str(card_of(model)))}; then the command again")
+        require_file(model, card.model, f"rm {quote(str(model))} {quote(str(card_of(model)))}; then the command again")
         return card
 
 

@@ -142,7 +142,7 @@ def describe_file(path: Path) -> FileEntry:
     return FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256(path))
 
 
-def check_file(path: Path, entry: FileEntry, repair: str) -> None:
+def require_file(path: Path, entry: FileEntry, repair: str) -> None:
     """Raise CorruptArtifact unless `path` is, byte for byte, what `entry` says."""
     advice = f"Run: {repair}"
     if not path.is_file():

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrr_edge.bundle.engine import Engine, Prepared
-from rrr_edge.bundle.files import FileEntry, check_file, staged_folder
+from rrr_edge.bundle.files import FileEntry, require_file, staged_folder
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.record import SCHEMA, UNSEALED, Sealed, is_sealed
 from rrr_edge.bundle.reference import Reference
@@ -148,7 +148,7 @@ class Bundle:
             raise CorruptArtifact(f"{folder} holds another engine, {engine.name}.", advice=f"Run: {repair}")
         repair = engine.target.compiling(self.path)
         for entry in engine.files:
-            check_file(folder / entry.name, entry, repair)
+            require_file(folder / entry.name, entry, repair)
         if engine.model_sha256 != self.model_sha256:
             raise CorruptArtifact(
                 f"{folder} was compiled from another {MODEL} than the one in {self.path}.",
@@ -164,7 +164,7 @@ class Bundle:
         folder = self.engine_folder(target.engine_name)
         repair = target.compiling(self.path, "--prepare-only")
         card = _read(folder / PREPARED_CARD, Prepared, repair)
-        check_file(folder / PREPARED, card.file, repair)
+        require_file(folder / PREPARED, card.file, repair)
         return card
 
     def _entry(self, name: str) -> FileEntry:
@@ -174,7 +174,7 @@ class Bundle:
         raise CorruptArtifact(f"{self.path / MANIFEST} does not list {name}.", advice=f"Run: {_anew(self.path)}")
 
     def _checked(self, name: str) -> Path:
-        check_file(self.path / name, self._entry(name), _anew(self.path))
+        require_file(self.path / name, self._entry(name), _anew(self.path))
         return self.path / name
 
 

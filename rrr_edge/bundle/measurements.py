@@ -123,7 +123,7 @@ class Summary(Record):
     unstable: bool
 
     @classmethod
-    def of(cls, samples_ms: Sequence[float], *, crowded: bool = False) -> Self:
+    def of(cls, samples_ms: Sequence[float], *, disturbed: bool = False) -> Self:
         """Raises ValueError for fewer than two samples."""
         if len(samples_ms) < 2:
             raise ValueError(f"{len(samples_ms)} samples say nothing about spread; take at least two")
@@ -143,7 +143,7 @@ class Summary(Record):
             median_interval_ms=median_interval(samples),
             spread=spread,
             outliers=int(np.count_nonzero((samples < q1 - fence) | (samples > q3 + fence))),
-            unstable=spread > UNSTABLE_SPREAD or crowded,
+            unstable=spread > UNSTABLE_SPREAD or disturbed,
         )
 
 
@@ -161,10 +161,10 @@ class Measurement(Record):
     @computed_field  # type: ignore[prop-decorator]
     @cached_property
     def summary(self) -> Summary:
-        return Summary.of(self.samples_ms, crowded=bool(self.crowded))
+        return Summary.of(self.samples_ms, disturbed=bool(self.disturbed))
 
     @property
-    def crowded(self) -> str:
+    def disturbed(self) -> str:
         """What other programs took, in words, where it was so much that the times are unstable."""
         elsewhere = self.elsewhere or 0.0
         return f"other programs took {elsewhere:.0%} of the cores' time" if elsewhere > UNSTABLE_ELSEWHERE else ""

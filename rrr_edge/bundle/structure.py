@@ -129,7 +129,7 @@ def in_stump(name: str) -> bool:
     return name.partition(".")[0] in STUMP
 
 
-def part_of(name: str) -> Part:
+def part_of_layer(name: str) -> Part:
     """The part of the network in which the module of that name lies."""
     return _LATE_PARTS.get(name.partition(".")[0], "stump")
 

@@ -74,7 +74,7 @@ class Target(Record):
     def _is_known(self) -> bool:
         return self.name in target_names()
 
-    def check_device(self) -> None:
+    def require_device(self) -> None:
         """Raise CannotRunHere where `cpu` names another processor than this machine's."""
         here = cpu_info()[0]
         if self.cpu and self.cpu.lower() not in here.lower():

@@ -27,7 +27,7 @@ FLOOR = 1e-6
 PRECISION_SHARE = 0.95
 
 
-def demand_precision(
+def require_precision(
     asked: Precision,
     found: dict[str, float],
     *,
@@ -41,7 +41,7 @@ def demand_precision(
         raise GateFailed(f"{asked} was asked, but {what} computes {shares} of its MACs; {so}.", advice=advice)
 
 
-def demand_share(max_drop: float) -> None:
+def require_share(max_drop: float) -> None:
     """Raise UsageError unless `max_drop` lies between 0 and 1."""
     if not 0 <= max_drop <= 1:
         raise UsageError(f"--max-drop is a share between 0 and 1, such as 0.01, not {max_drop:g}.")
@@ -65,7 +65,7 @@ class Verification(Record):
     failures: tuple[str, ...] = ()
 
 
-def demand_answers(verification: Verification, precision: Precision, *, what: str) -> None:
+def require_answers(verification: Verification, precision: Precision, *, what: str) -> None:
     """Raise GateFailed unless `what`, such as an engine, was verified to answer like the network."""
     if not verification.passed:
         advice = "Try --precision bf16 or fp32."
@@ -159,7 +159,7 @@ class Accuracy(Record):
     per_class: dict[str, float]
 
 
-def chance(accuracy: Accuracy, classes: int) -> str:
+def guessing_warning(accuracy: Accuracy, classes: int) -> str:
     """A sentence where the network may be no better than guessing, else nothing."""
     low, high = accuracy.interval
     if low > 1 / classes:
@@ -170,7 +170,7 @@ def chance(accuracy: Accuracy, classes: int) -> str:
     )
 
 
-def coarse(images: int, precision: Precision, max_drop: float) -> str:
+def few_images_warning(images: int, precision: Precision, max_drop: float) -> str:
     """A sentence where a single answer is more than the limits of `precision` and `max_drop` leave, else nothing.
 
     fp32 is judged by its probabilities, which any image can tell apart.

@@ -11,9 +11,9 @@ from rrr_edge.bundle.measurements import Granularity
 from rrr_edge.bundle.target import Target
 from rrr_edge.cli.display import Display
 from rrr_edge.errors import UsageError, choose
-from rrr_edge.profile.request import Against, Asked, Sweep
+from rrr_edge.profile.request import Asked, Baselines, Sweep
 from rrr_edge.timing.machine import usable_cores
-from rrr_edge.timing.progress import Report, Step
+from rrr_edge.timing.progress import OnProgress, Step
 
 NONE = "none"
 
@@ -56,19 +56,21 @@ def _shares(text: str) -> tuple[float, ...]:
 
 
 @contextmanager
-def assembled(bundle: Bundle, target: Target, asked: Asked, *, display: Display, report: Report) -> Iterator[Against]:
+def assembled(
+    bundle: Bundle, target: Target, asked: Asked, *, display: Display, on_progress: OnProgress
+) -> Iterator[Baselines]:
     """Where PyTorch is, missing networks are made, and all are measured in PyTorch too."""
-    against = _assemble(bundle, target, asked, display, report)
+    against = _assemble(bundle, target, asked, display, on_progress)
     try:
         yield against
     finally:
-        for rival in against.rivals:
-            rival.session.close()
+        for baseline in against.ready:
+            baseline.session.close()
 
 
-def _assemble(bundle: Bundle, target: Target, asked: Asked, display: Display, report: Report) -> Against:
+def _assemble(bundle: Bundle, target: Target, asked: Asked, display: Display, on_progress: OnProgress) -> Baselines:
     sweep = Sweep(asked.granularities, asked.sparsities) if asked.granularities else None
-    against = Against(models=(bundle.baseline,) if asked.baseline else (), sweep=sweep)
+    against = Baselines(models=(bundle.baseline,) if asked.baseline else (), sweep=sweep)
     if not (asked.baseline or sweep) or not find_spec("torch"):
         return against
     try:
@@ -77,14 +79,14 @@ def _assemble(bundle: Bundle, target: Target, asked: Asked, display: Display, re
         display.say(f"note: PyTorch is not measured, for {error.name} is missing: pip install 'rrr-edge[compress]'")
         return against
     if asked.baseline:
-        report(Step("baseline", 0, 1, "ResNet152 is built and exported"))
+        on_progress(Step("baseline", 0, 1, "ResNet152 is built and exported"))
         against = replace(against_resnet152(bundle, threads=target.threads or usable_cores()), sweep=sweep)
-        report(Step("baseline", 1, 1))
+        on_progress(Step("baseline", 1, 1))
     return replace(against, sweep=replace(sweep, workshop=RandomNetworks(bundle))) if sweep else against
 
 
-def against_resnet152(bundle: Bundle, *, threads: int) -> Against:
+def against_resnet152(bundle: Bundle, *, threads: int) -> Baselines:
     """What `profile` compares with where PyTorch is: ResNet152 as a file for the backend, and in PyTorch."""
     from rrr_edge.compress.baselines import pytorch_baselines, write_baseline
 
-    return Against(models=(write_baseline(bundle),), rivals=pytorch_baselines(bundle, threads=threads))
+    return Baselines(models=(write_baseline(bundle),), ready=pytorch_baselines(bundle, threads=threads))

@@ -36,15 +36,15 @@ def compile(
     from rrr_edge.bundle.engine import Engine
     from rrr_edge.bundle.folder import Bundle
     from rrr_edge.bundle.target import LOWERINGS
-    from rrr_edge.bundle.verification import chance, coarse
-    from rrr_edge.compile import compile_bundle, demand_sense, prepare_bundle
+    from rrr_edge.bundle.verification import few_images_warning, guessing_warning
+    from rrr_edge.compile import compile_bundle, prepare_bundle, require_sense
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     opened, chosen = Bundle.open(bundle), chosen_target(target, precision)
     if lowering:
         chosen = chosen.model_copy(update={"lowering": choose(lowering, (*LOWERINGS, "auto"), "lowering")})
     display.detail(f"target: {chosen.model_dump_json()}")
-    demand_sense(opened, chosen, calib_data=calib_data, max_drop=max_drop, prepare_only=prepare_only)
+    require_sense(opened, chosen, calib_data=calib_data, max_drop=max_drop, prepare_only=prepare_only)
     name = chosen.engine_name
     folder = opened.engine_folder(name)
     replaces = opened.is_prepared(name) if prepare_only else name in opened.engine_names()
@@ -55,12 +55,12 @@ def compile(
         document = {"engine": str(folder), "replaces": replaces, "target": chosen.model_dump()}
         display.result(document, f"would {'replace' if replaces else 'write'} {folder}")
         return
-    with display.progress() as report:
+    with display.progress() as on_progress:
         make = prepare_bundle if prepare_only else compile_bundle
-        made = make(opened, chosen, calib_data=calib_data, max_drop=max_drop, report=report)
+        made = make(opened, chosen, calib_data=calib_data, max_drop=max_drop, on_progress=on_progress)
     proof, accuracy = made.verification, opened.manifest.accuracy
-    guessing = chance(accuracy, len(opened.manifest.labels)) if accuracy else ""
-    for doubt in filter(None, (coarse(proof.images, chosen.precision, max_drop), guessing)):
+    guessing = guessing_warning(accuracy, len(opened.manifest.labels)) if accuracy else ""
+    for doubt in filter(None, (few_images_warning(proof.images, chosen.precision, max_drop), guessing)):
         display.warn(doubt)
     shares = ", ".join(f"{share:.1%} {name}" for name, share in sorted(made.precision_found.items()))
     for ratio in made.lowering_ratios if isinstance(made, Engine) else ():

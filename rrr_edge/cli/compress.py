@@ -132,11 +132,11 @@ def compress(
     run = workshop.Run(device=device, max_bad=max_bad, resume=resume, force=force, after_scan=after_scan)
     if force:
         _warn_of_what_goes(out, display)
-    with display.progress() as report:
+    with display.progress() as on_progress:
         if dry_run:
-            plan = workshop.plan(data, out, recipe=resolved, run=run, report=report)
+            plan = workshop.plan(data, out, recipe=resolved, run=run, on_progress=on_progress)
         else:
-            bundle = workshop.compress(data, out, recipe=resolved, run=run, report=report)
+            bundle = workshop.compress(data, out, recipe=resolved, run=run, on_progress=on_progress)
             if with_baseline and display.is_first:
                 from rrr_edge.compress.baselines import write_baseline
 

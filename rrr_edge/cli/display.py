@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rrr_edge.errors import RRREdgeError
-from rrr_edge.timing.progress import Report, Step, silent
+from rrr_edge.timing.progress import OnProgress, Step, silent
 
 _PLAIN_EVERY_S = 10.0
 # What the first moments promise is not kept.
@@ -78,19 +78,19 @@ class Display:
         Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
     @contextmanager
-    def progress(self) -> Iterator[Report]:
+    def progress(self) -> Iterator[OnProgress]:
         """A bar with an ETA on a terminal, a plain line every 10 s elsewhere, nothing when quiet."""
         if self.quiet:
             yield silent
         elif sys.stderr.isatty():
-            with _bars() as report:
-                yield report
+            with _bars() as on_progress:
+                yield on_progress
         else:
             yield _PlainLines()
 
 
 @contextmanager
-def _bars() -> Iterator[Report]:
+def _bars() -> Iterator[OnProgress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -98,12 +98,12 @@ def _bars() -> Iterator[Report]:
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def report(step: Step) -> None:
+        def on_progress(step: Step) -> None:
             if step.stage not in tasks:
                 tasks[step.stage] = progress.add_task(step.stage, total=step.total, note="")
             progress.update(tasks[step.stage], completed=step.done, total=step.total, note=step.note)
 
-        yield report
+        yield on_progress
 
 
 class _PlainLines:

@@ -31,7 +31,7 @@ def targets(as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = Fa
         for precision in PRECISIONS:
             try:
                 asked = target.model_copy(update={"precision": precision})
-                asked.check_device()
+                asked.require_device()
                 backend_of(asked).check(asked)
                 able.append(precision)
             except RRREdgeError as error:

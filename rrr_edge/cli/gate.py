@@ -49,17 +49,17 @@ def gate(
     shipped = gates.Side.parse(baseline)
     other = gates.Side.parse(candidate) if candidate else shipped
     if dry_run:
-        threads = gates.demand_comparable(shipped, other, chosen, limits).threads
+        threads = gates.require_comparable(shipped, other, chosen, limits).threads
         against = candidate or "itself"
         document = {"baseline": baseline, "candidate": candidate, "target": chosen.name, "threads": threads}
         display.result(document, f"would time {against} beside {baseline}, on {threads} threads")
         return
     found: Gate | SelfTest
-    with display.progress() as report:
+    with display.progress() as on_progress:
         if candidate is None:
-            found = gates.self_test(shipped, chosen, limits, times=times or 20, report=report)
+            found = gates.self_test(shipped, chosen, limits, times=times or 20, on_progress=on_progress)
         else:
-            found = gates.compare(shipped, other, chosen, limits, report)
+            found = gates.compare(shipped, other, chosen, limits, on_progress)
     if markdown:
         write_file(markdown, found.to_markdown())
     display.result(found.model_dump(mode="json", by_alias=True), "\n".join(found.sentences))

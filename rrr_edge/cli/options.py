@@ -37,7 +37,7 @@ def _variable(command: str | None, option: str) -> str:
 _ALWAYS = ("--target", "--precision", "--json", "--quiet", "--verbose")
 
 
-def demand_alone(context: typer.Context, option: str, *beside: str) -> None:
+def require_alone(context: typer.Context, option: str, *beside: str) -> None:
     """Raise UsageError where the command line has an option that `option` makes meaningless."""
     for other in context.command.params:
         name, source = max(other.opts, key=len), context.get_parameter_source(other.name or "")

@@ -15,7 +15,7 @@ from rrr_edge.cli.options import (
     TargetName,
     Verbose,
     chosen_target,
-    demand_alone,
+    require_alone,
     scan_words,
 )
 
@@ -68,13 +68,13 @@ def profile(
     from rrr_edge.profile.loads import Loads
     from rrr_edge.profile.pruned import delete_pruned, prepare_sweep
     from rrr_edge.profile.request import Extras
-    from rrr_edge.timing.interleave import Pace
+    from rrr_edge.timing.interleave import TimingSettings
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     if clean:
-        demand_alone(context, "--clean")
+        require_alone(context, "--clean")
     if prepare:
-        demand_alone(context, "--prepare", "--against", "--sparsity")
+        require_alone(context, "--prepare", "--against", "--sparsity")
     asked = read_comparison(against, sparsity, prepare=prepare)
     counts = {"batches": scan_words("--batches", batches), "streams": scan_words("--streams", streams)}
     extras = Extras(anatomy, Loads(fps=pace, cold_starts=_COLD_STARTS * cold_start, **counts))
@@ -89,18 +89,20 @@ def profile(
     if dry_run:
         from rrr_edge.profile.plan import plan_profile
 
-        plan = plan_profile(opened, chosen, asked, pace=Pace(runs=runs), extras=extras)
+        plan = plan_profile(opened, chosen, asked, pace=TimingSettings(runs=runs), extras=extras)
         display.result(plan.document(), plan.words)
         return
     with (
-        display.progress() as report,
-        assembled(opened, chosen, asked, display=display, report=report) as versus,
+        display.progress() as on_progress,
+        assembled(opened, chosen, asked, display=display, on_progress=on_progress) as versus,
     ):
         if prepare:
             assert versus.sweep
-            _, obstacles = prepare_sweep(versus.sweep, opened, backend_of(chosen), chosen, report=report)
+            _, obstacles = prepare_sweep(versus.sweep, opened, backend_of(chosen), chosen, on_progress=on_progress)
         else:
-            result = profile_bundle(opened, chosen, against=versus, pace=Pace(runs=runs), extras=extras, report=report)
+            result = profile_bundle(
+                opened, chosen, baselines=versus, pace=TimingSettings(runs=runs), extras=extras, on_progress=on_progress
+            )
     if prepare:
         said = "\n".join((*obstacles, f"{bundle} is ready to be profiled"))
         display.result({"ready": True, "notes": obstacles}, said)

@@ -19,10 +19,10 @@ from rrr_edge.compress import Run, compress
 from rrr_edge.errors import BadInput, CannotRunHere, UsageError
 from rrr_edge.images.digits import write_digits
 from rrr_edge.profile import profile_bundle
-from rrr_edge.report import REPORT, demand_own, write_report
+from rrr_edge.report import REPORT, require_own, write_report
 from rrr_edge.runtime.classifier import Classifier, Prediction
 from rrr_edge.timing.machine import usable_cores
-from rrr_edge.timing.progress import Report, Step
+from rrr_edge.timing.progress import OnProgress, Step
 
 IMAGE_SIZE = 64
 TARGET = "openvino"
@@ -40,20 +40,20 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
         raise UsageError(f"{out} is a bundle, not a folder for a demo.", advice="Choose another folder with --out.")
     if any(made.exists() for made in (photos, path)) and not force:
         raise UsageError(f"{out} has a demo in it.", advice="Choose another folder with --out, or add --force.")
-    demand_own(page)
+    require_own(page)
     for made in (photos, path):
         shutil.rmtree(made, ignore_errors=True)
     display.say(f"1/5  writing 1,797 handwritten digits to {photos}")
     write_digits(photos, size=IMAGE_SIZE)
     display.say(f"2/5  compress {photos} -> {path}")
-    with display.progress() as report:
-        bundle = _compress(photos, path, epochs, display, report)
+    with display.progress() as on_progress:
+        bundle = _compress(photos, path, epochs, display, on_progress)
     display.say(f"3/5  compile for {TARGET}: {', '.join(PRECISIONS)}")
-    with display.progress() as report:
-        engines = _compile(bundle, display, report)
+    with display.progress() as on_progress:
+        engines = _compile(bundle, display, on_progress)
     display.say(f"4/5  profile the INT8 engine beside ResNet152 -> {page}")
-    with display.progress() as report:
-        profile = _profile(bundle, report)
+    with display.progress() as on_progress:
+        profile = _profile(bundle, on_progress)
     said = write_report([path], page)
     display.say(f"5/5  predict some test photos -> {picture}")
     _predict(bundle, photos, picture)
@@ -81,35 +81,35 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
     )
 
 
-def _compress(photos: Path, path: Path, epochs: int, display: Display, report: Report) -> Bundle:
+def _compress(photos: Path, path: Path, epochs: int, display: Display, on_progress: OnProgress) -> Bundle:
     """From ImageNet's weights where they can be had, else from random ones, which is said."""
     recipe = RRR(image_size=IMAGE_SIZE, training=Training(epochs=epochs, shared_batches=True))
     try:
-        bundle = compress(photos, path, recipe=recipe, run=Run(force=True), report=report)
+        bundle = compress(photos, path, recipe=recipe, run=Run(force=True), on_progress=on_progress)
     except BadInput as error:
         display.warn(f"{error} The demo goes on with random weights.")
         random = recipe.model_copy(update={"weights": "random"})
-        bundle = compress(photos, path, recipe=random, run=Run(force=True), report=report)
+        bundle = compress(photos, path, recipe=random, run=Run(force=True), on_progress=on_progress)
     for note in bundle.manifest.provenance.notes:
         display.say(f"note: {note}")
     return bundle
 
 
-def _compile(bundle: Bundle, display: Display, report: Report) -> list[Engine]:
+def _compile(bundle: Bundle, display: Display, on_progress: OnProgress) -> list[Engine]:
     engines = []
     for precision in PRECISIONS:
         try:
-            engines.append(compile_bundle(bundle, TARGET, precision=precision, report=report))
+            engines.append(compile_bundle(bundle, TARGET, precision=precision, on_progress=on_progress))
         except CannotRunHere as error:
             display.warn(f"{precision} is left out. {error}")
     return engines
 
 
-def _profile(bundle: Bundle, report: Report) -> Profile:
-    report(Step("baseline", 0, 1, "ResNet152 is built and exported"))
-    against = against_resnet152(bundle, threads=usable_cores())
-    report(Step("baseline", 1, 1))
-    return profile_bundle(bundle, TARGET, against=against, report=report)
+def _profile(bundle: Bundle, on_progress: OnProgress) -> Profile:
+    on_progress(Step("baseline", 0, 1, "ResNet152 is built and exported"))
+    baselines = against_resnet152(bundle, threads=usable_cores())
+    on_progress(Step("baseline", 1, 1))
+    return profile_bundle(bundle, TARGET, baselines=baselines, on_progress=on_progress)
 
 
 def _predict(bundle: Bundle, photos: Path, picture: Path) -> None:

@@ -15,13 +15,13 @@ from rrr_edge.bundle.folder import ENGINE, PREPARED, PREPARED_CARD, Bundle, writ
 from rrr_edge.bundle.measurements import Ratio
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import LOWERINGS, Lowering, Precision, Target
-from rrr_edge.bundle.verification import MAX_DROP, demand_answers, demand_precision, demand_share, verify_answers
+from rrr_edge.bundle.verification import MAX_DROP, require_answers, require_precision, require_share, verify_answers
 from rrr_edge.compile.fastest import fastest as race
-from rrr_edge.compile.prepared import Order, keep_prepared, write_prepared
+from rrr_edge.compile.prepared import BuildRequest, keep_prepared, write_prepared
 from rrr_edge.errors import BadInput, RRREdgeError, UsageError
 from rrr_edge.images.dataset import calibration_folder, read_folder
 from rrr_edge.timing.machine import cpu_info
-from rrr_edge.timing.progress import Report, Step, silent
+from rrr_edge.timing.progress import OnProgress, Step, silent
 
 # The share of unreadable calibration images that is passed over, as in the scan of a data set.
 MAX_BAD = 0.01
@@ -34,7 +34,7 @@ def compile_bundle(
     precision: Precision | None = None,
     calib_data: str | Path | None = None,
     max_drop: float = MAX_DROP,
-    report: Report = silent,
+    on_progress: OnProgress = silent,
 ) -> Engine:
     """Build, verify and keep the engine of `bundle` for `target`; an older one is replaced only by a proven one.
 
@@ -47,8 +47,8 @@ def compile_bundle(
     (calibration images).
     """
     target = _resolve(target, precision)
-    demand_sense(bundle, target, calib_data=calib_data, max_drop=max_drop)
-    order = Order(bundle, target, _calibration(bundle, target, calib_data), max_drop, report)
+    require_sense(bundle, target, calib_data=calib_data, max_drop=max_drop)
+    order = BuildRequest(bundle, target, _calibration(bundle, target, calib_data), max_drop, on_progress)
     lowerings = _lowerings(bundle, target)
     kept = takes_prepared(target) and len(lowerings) == 1
     if kept:
@@ -62,17 +62,17 @@ def compile_bundle(
         raise
     name, reference = target.engine_name, bundle.reference
     with writing_engine(bundle, name) as folder:
-        report(Step("build", 0, 1, name))
+        on_progress(Step("build", 0, 1, name))
         lowering, ratios = _build_fastest(order, lowerings, folder)
         session = backend.open(folder, target)
         try:
             found = session.precision_found()
-            outputs = _answer(session, reference.images, report)
+            outputs = _answer(session, reference.images, on_progress)
         finally:
             session.close()
         verification = verify_answers(reference, outputs, precision=target.precision, max_drop=max_drop)
-        demand_precision(target.precision, found, what="the engine", so="it was not kept")
-        demand_answers(verification, target.precision, what="engine")
+        require_precision(target.precision, found, what="the engine", so="it was not kept")
+        require_answers(verification, target.precision, what="engine")
         own = [file for file in sorted(folder.iterdir()) if file.name not in (PREPARED, PREPARED_CARD)]
         engine = Engine(
             target=target,
@@ -98,7 +98,7 @@ def prepare_bundle(
     precision: Precision | None = None,
     calib_data: str | Path | None = None,
     max_drop: float = MAX_DROP,
-    report: Report = silent,
+    on_progress: OnProgress = silent,
 ) -> Prepared:
     """Make, verify and keep the graph from which `compile_bundle` builds on the machine that has the GPU.
 
@@ -106,12 +106,12 @@ def prepare_bundle(
     best can only be measured on it), MissingLibrary, GateFailed (nothing is kept), BadInput (calibration images).
     """
     target = _resolve(target, precision)
-    demand_sense(bundle, target, calib_data=calib_data, max_drop=max_drop, prepare_only=True)
-    order = Order(bundle, target, _calibration(bundle, target, calib_data), max_drop, report)
+    require_sense(bundle, target, calib_data=calib_data, max_drop=max_drop, prepare_only=True)
+    order = BuildRequest(bundle, target, _calibration(bundle, target, calib_data), max_drop, on_progress)
     return keep_prepared(order, *_lowerings(bundle, target))
 
 
-def demand_sense(
+def require_sense(
     bundle: Bundle,
     target: Target,
     *,
@@ -123,7 +123,7 @@ def demand_sense(
 
     Where a graph has to be prepared first, the machine that builds from it is not asked.
     """
-    demand_share(max_drop)
+    require_share(max_drop)
     if bundle.manifest.spec.branches == 1 and target.lowering not in ("grouped", "auto"):
         raise UsageError(
             f"{bundle.path} has no branches that could be {target.lowering}.",
@@ -157,7 +157,9 @@ def _lowerings(bundle: Bundle, target: Target) -> tuple[Lowering, ...]:
     return LOWERINGS if target.lowering == "auto" else (target.lowering,)
 
 
-def _build_fastest(order: Order, lowerings: tuple[Lowering, ...], out: Path) -> tuple[Lowering, tuple[Ratio, ...]]:
+def _build_fastest(
+    order: BuildRequest, lowerings: tuple[Lowering, ...], out: Path
+) -> tuple[Lowering, tuple[Ratio, ...]]:
     """Build into `out`; of several lowerings the fastest on this machine, with the others' times over grouped's."""
     if len(lowerings) == 1:
         _build(order, lowerings[0], out)
@@ -167,24 +169,24 @@ def _build_fastest(order: Order, lowerings: tuple[Lowering, ...], out: Path) -> 
         for lowering, folder in folders.items():
             folder.mkdir()
             _build(order, lowering, folder)
-        fastest, ratios = race(folders, order.target, order.bundle.reference.images, report=order.report)
+        fastest, ratios = race(folders, order.target, order.bundle.reference.images, on_progress=order.on_progress)
         for file in folders[fastest].iterdir():
             file.rename(out / file.name)
     return fastest, ratios
 
 
-def _build(order: Order, lowering: Lowering, out: Path) -> None:
+def _build(order: BuildRequest, lowering: Lowering, out: Path) -> None:
     target, backend = order.target, backend_of(order.target)
     calibration = order.calibration if target.precision == "int8" else order.calibration[:0]
     if takes_prepared(target):
-        backend.compile(write_prepared(order, lowering, out), target, calibration, out, order.report)
+        backend.compile(write_prepared(order, lowering, out), target, calibration, out, order.on_progress)
     elif lowering == "grouped":
-        backend.compile(order.bundle.model, target, calibration, out, order.report)
+        backend.compile(order.bundle.model, target, calibration, out, order.on_progress)
     else:
         with TemporaryDirectory() as scratch:
             lowered = Path(scratch) / f"{lowering}.onnx"
             lower(order.bundle.model, lowering, lowered)
-            backend.compile(lowered, target, calibration, out, order.report)
+            backend.compile(lowered, target, calibration, out, order.on_progress)
 
 
 def _resolve(target: Target | str, precision: Precision | None) -> Target:
@@ -215,9 +217,9 @@ def _calibration(bundle: Bundle, target: Target, calib_data: str | Path | None) 
     return pictures.images
 
 
-def _answer(session: Session, images: Images, report: Report) -> Outputs:
+def _answer(session: Session, images: Images, on_progress: OnProgress) -> Outputs:
     parts = []
     for start in range(0, len(images), 16):
         parts.append([part.copy() for part in session.run(images[start : start + 16])])
-        report(Step("verify", min(start + 16, len(images)), len(images)))
+        on_progress(Step("verify", min(start + 16, len(images)), len(images)))
     return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))

@@ -11,15 +11,20 @@ from rrr_edge.backends import Session, backend_of
 from rrr_edge.bundle.measurements import Measurement, Ratio, Subject, ratio
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Lowering, Target
-from rrr_edge.timing.interleave import Pace, interleave
+from rrr_edge.timing.interleave import TimingSettings, interleave
 from rrr_edge.timing.machine import usable_cores
-from rrr_edge.timing.progress import Report
+from rrr_edge.timing.progress import OnProgress
 
-PACE = Pace(runs=100)
+PACE = TimingSettings(runs=100)
 
 
 def fastest(
-    engines: Mapping[Lowering, Path], target: Target, images: Images, *, report: Report, pace: Pace | None = None
+    engines: Mapping[Lowering, Path],
+    target: Target,
+    images: Images,
+    *,
+    on_progress: OnProgress,
+    pace: TimingSettings | None = None,
 ) -> tuple[Lowering, tuple[Ratio, ...]]:
     """The lowering whose engine takes surely less time than grouped's, else grouped; and all ratios to grouped.
 
@@ -31,7 +36,7 @@ def fastest(
             session = backend_of(target).open(folder, target)
             stack.callback(session.close)
             runs[lowering] = _runner(session, images, target.batch)
-        samples_ms = interleave(runs, pace=pace or PACE, report=report).samples_ms
+        samples_ms = interleave(runs, pace=pace or PACE, on_progress=on_progress).samples_ms
     subject = Subject(backend=target.backend, precision=target.precision, threads=target.threads or usable_cores())
     times = {name: Measurement(name=name, subject=subject, samples_ms=samples_ms[name]) for name in engines}
     ratios: dict[Lowering, Ratio] = {

@@ -15,28 +15,28 @@ from rrr_edge.bundle.files import describe_file, staged_folder, write_file
 from rrr_edge.bundle.folder import PREPARED, PREPARED_CARD, Bundle
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Lowering, Target
-from rrr_edge.bundle.verification import demand_answers, demand_precision, drops_beyond, verify_answers
+from rrr_edge.bundle.verification import drops_beyond, require_answers, require_precision, verify_answers
 from rrr_edge.errors import CorruptArtifact
 from rrr_edge.timing.machine import cpu_info
-from rrr_edge.timing.progress import Report, Step
+from rrr_edge.timing.progress import OnProgress, Step
 
 
 @dataclass(frozen=True)
-class Order:
+class BuildRequest:
     """An engine that is wanted. `calibration` is empty where nothing reads it."""
 
     bundle: Bundle
     target: Target
     calibration: Images
     max_drop: float
-    report: Report
+    on_progress: OnProgress
 
     @property
     def calibration_digest(self) -> str:
         return hashlib.sha256(self.calibration.tobytes()).hexdigest() if len(self.calibration) else ""
 
 
-def keep_prepared(order: Order, lowering: Lowering) -> Prepared:
+def keep_prepared(order: BuildRequest, lowering: Lowering) -> Prepared:
     """See that the bundle holds the prepared graph of `order`; an engine beside it stays as it is.
 
     Raises MissingLibrary and GateFailed (it answers differently, or in another precision: nothing is changed).
@@ -50,7 +50,7 @@ def keep_prepared(order: Order, lowering: Lowering) -> Prepared:
         return _make(order, lowering, stage)
 
 
-def write_prepared(order: Order, lowering: Lowering, out: Path) -> Path:
+def write_prepared(order: BuildRequest, lowering: Lowering, out: Path) -> Path:
     """Put the prepared graph with its card into the folder `out`, from the bundle if it is there; return its path."""
     if _still_right(order, lowering):
         for name in (PREPARED, PREPARED_CARD):
@@ -60,7 +60,7 @@ def write_prepared(order: Order, lowering: Lowering, out: Path) -> Path:
     return out / PREPARED
 
 
-def _still_right(order: Order, lowering: Lowering) -> Prepared | None:
+def _still_right(order: BuildRequest, lowering: Lowering) -> Prepared | None:
     """The kept graph's card, if the graph is whole, would be made alike again and loses no more than is allowed."""
     try:
         card = order.bundle.prepared(order.target)
@@ -74,7 +74,7 @@ def _still_right(order: Order, lowering: Lowering) -> Prepared | None:
     return card if card.origin == wanted and not lost else None
 
 
-def _origin(order: Order, lowering: Lowering) -> Origin:
+def _origin(order: BuildRequest, lowering: Lowering) -> Origin:
     precision = order.target.precision
     return Origin(
         model_sha256=order.bundle.model_sha256,
@@ -86,20 +86,20 @@ def _origin(order: Order, lowering: Lowering) -> Origin:
     )
 
 
-def _make(order: Order, lowering: Lowering, out: Path) -> Prepared:
+def _make(order: BuildRequest, lowering: Lowering, out: Path) -> Prepared:
     precision, reference, graph = order.target.precision, order.bundle.reference, out / PREPARED
     with TemporaryDirectory(dir=out) as scratch:
         lowered = Path(scratch) / "lowered.onnx"
         lower(order.bundle.model, lowering, lowered)
-        prepare(lowered, precision, order.calibration, graph, order.report)
+        prepare(lowered, precision, order.calibration, graph, order.on_progress)
     shares = Graph.load(graph).precision_shares()
-    order.report(Step("verify", 0, len(reference.images)))
+    order.on_progress(Step("verify", 0, len(reference.images)))
     answers = run_prepared(graph, reference.images)
     verification = verify_answers(reference, answers, precision=precision, max_drop=order.max_drop)
-    order.report(Step("verify", len(reference.images), len(reference.images)))
+    order.on_progress(Step("verify", len(reference.images), len(reference.images)))
     advice = f"{precision} cannot hold what the other layers compute. Try --precision bf16 or fp32."
-    demand_precision(precision, shares, what="the prepared graph", so="it was not kept", advice=advice)
-    demand_answers(verification, precision, what="prepared graph")
+    require_precision(precision, shares, what="the prepared graph", so="it was not kept", advice=advice)
+    require_answers(verification, precision, what="prepared graph")
     card = Prepared(
         origin=_origin(order, lowering),
         file=describe_file(graph),

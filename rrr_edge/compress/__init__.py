@@ -12,20 +12,20 @@ import torch
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, Recipe
-from rrr_edge.compress.method import Material, Method, cost_of
+from rrr_edge.compress.method import Inputs, Method, cost_of
 from rrr_edge.compress.prune import BLOCK, CHANNEL, ELEMENT
-from rrr_edge.compress.published import check_download
+from rrr_edge.compress.published import require_download
 from rrr_edge.compress.rrr import RECYCLE
 from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
-from rrr_edge.compress.weights import check_source
-from rrr_edge.compress.workdir import Place, Task
+from rrr_edge.compress.weights import require_source
+from rrr_edge.compress.workdir import Task, Workdir
 from rrr_edge.compress.write import image_counts, write_bundle
 from rrr_edge.errors import MissingLibrary
 from rrr_edge.images.dataset import Dataset, scan
 from rrr_edge.images.layouts import require_folder
 from rrr_edge.networks import Network, build
-from rrr_edge.timing.progress import Report, silent
-from rrr_edge.training import Device, Examples, check_device, check_training
+from rrr_edge.timing.progress import OnProgress, silent
+from rrr_edge.training import Device, Examples, require_device, require_training
 from rrr_edge.training import Run as TrainingRun
 from rrr_edge.training.loop import open_fabric
 from rrr_edge.training.share import first_does
@@ -57,8 +57,8 @@ class Run:
     force: bool = False
     after_scan: Callable[[Dataset], None] | None = None
 
-    def place(self, out: str | Path) -> Place:
-        return Place(Path(out), resume=self.resume, force=self.force)
+    def workdir(self, out: str | Path) -> Workdir:
+        return Workdir(Path(out), resume=self.resume, force=self.force)
 
 
 def compress(
@@ -67,7 +67,7 @@ def compress(
     *,
     recipe: Recipe = RRR(),  # noqa: B008  (frozen)
     run: Run = Run(),
-    report: Report = silent,
+    on_progress: OnProgress = silent,
 ) -> Bundle:
     """Turn a ResNet152 into the network that `recipe` describes, trained on the photos in `data`, as the bundle `out`.
 
@@ -80,25 +80,27 @@ def compress(
     MissingLibrary, CannotRunHere, GateFailed (the training diverged, or the exported graph answers differently),
     Interrupted.
     """
-    place = run.place(out)
+    workdir = run.workdir(out)
     fabric = open_fabric(TrainingRun(device=run.device))
-    first_does(fabric, place.check)
-    recipe, dataset, _ = _prepare(data, recipe=recipe, run=run, report=report)
+    first_does(fabric, workdir.check)
+    recipe, dataset, _ = _prepare(data, recipe=recipe, run=run, on_progress=on_progress)
     task = Task(recipe=recipe, data_sha256=dataset.digest)
     training = TrainingRun(
         device=run.device,
-        checkpoints=place.training,
+        checkpoints=workdir.training,
         resume=run.resume,
         validation=Examples(dataset.val.images, dataset.val.labels) if dataset.val else None,
-        report=report,
+        on_progress=on_progress,
     )
     with ExitStack() as until_end:
-        if first_does(fabric, lambda: place.claim(task, until_end)):
+        if first_does(fabric, lambda: workdir.claim(task, until_end)):
             examples = Examples(dataset.train.images, dataset.train.labels)
-            material = Material(dataset, examples, Preprocess(image_size=recipe.image_size), training)
-            made = METHODS[type(recipe)].make(recipe, material)
-            first_does(fabric, lambda: write_bundle(place, dataset, made=made, recipe=recipe, report=report))
-    return Bundle.open(place.out)
+            inputs = Inputs(dataset, examples, Preprocess(image_size=recipe.image_size), training)
+            made = METHODS[type(recipe)].make(recipe, inputs)
+            first_does(
+                fabric, lambda: write_bundle(workdir, dataset, made=made, recipe=recipe, on_progress=on_progress)
+            )
+    return Bundle.open(workdir.out)
 
 
 def plan(
@@ -107,16 +109,16 @@ def plan(
     *,
     recipe: Recipe = RRR(),  # noqa: B008  (frozen)
     run: Run = Run(),
-    report: Report = silent,
+    on_progress: OnProgress = silent,
 ) -> dict[str, Any]:
     """What `compress` would do, found out without training or writing. Raises as `compress` does before it trains.
 
     Where a block selection is to find the depths, `network` and `cost` are those that it starts from.
     """
-    place = run.place(out)
-    place.check()
-    recipe, dataset, network = _prepare(data, recipe=recipe, run=run, report=report)
-    place.check_task(Task(recipe=recipe, data_sha256=dataset.digest))
+    workdir = run.workdir(out)
+    workdir.check()
+    recipe, dataset, network = _prepare(data, recipe=recipe, run=run, on_progress=on_progress)
+    workdir.require_task(Task(recipe=recipe, data_sha256=dataset.digest))
     return {
         "bundle": str(out),
         "photos": image_counts(dataset),
@@ -138,22 +140,22 @@ class _Prepared(NamedTuple):
     network: Network
 
 
-def _prepare(data: str | Path, *, recipe: Recipe, run: Run, report: Report) -> _Prepared:
+def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgress) -> _Prepared:
     """All that can be refused is refused here, what does not need the photos before they are read."""
     _check_libraries()
-    check_device(run.device)
-    check_source(recipe.weights)
+    require_device(run.device)
+    require_source(recipe.weights)
     method = METHODS[type(recipe)]
     recipe = method.resolve(recipe)
     require_folder(Path(data))
-    check_download(recipe.weights)
-    dataset = scan(data, image_size=recipe.image_size, seed=recipe.seed, max_bad=run.max_bad, report=report)
+    require_download(recipe.weights)
+    dataset = scan(data, image_size=recipe.image_size, seed=recipe.seed, max_bad=run.max_bad, on_progress=on_progress)
     if run.after_scan:
         run.after_scan(dataset)
     with torch.device("meta"):
         network = build(method.spec(recipe, len(dataset.labels)))
     method.freeze(recipe, network)
-    check_training(network, method.training(recipe), images=len(dataset.train.labels))
+    require_training(network, method.training(recipe), images=len(dataset.train.labels))
     return _Prepared(recipe, dataset, network)
 
 

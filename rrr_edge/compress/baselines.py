@@ -13,8 +13,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rrr_edge.backends import Session
-from rrr_edge.backends.protocols import Rival
-from rrr_edge.bundle.baseline import CALIBRATION_IMAGES, LATENCY_ONLY, UNPRUNED, Baseline, Point, card_of, obstacle_of
+from rrr_edge.backends.protocols import Baseline
+from rrr_edge.bundle.baseline import (
+    BASELINE_CALIBRATION_IMAGES,
+    LATENCY_ONLY,
+    UNPRUNED,
+    BaselineCard,
+    Point,
+    card_of,
+    obstacle_of,
+)
 from rrr_edge.bundle.files import describe_file, staged_file, write_file, writing_to
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
@@ -36,7 +44,7 @@ def write_baseline(bundle: Bundle) -> Path:
     return bundle.baseline
 
 
-def pytorch_baselines(bundle: Bundle, *, threads: int) -> tuple[Rival, ...]:
+def pytorch_baselines(bundle: Bundle, *, threads: int) -> tuple[Baseline, ...]:
     """The same network in each way that PyTorch can run it here."""
     workshop = RandomNetworks(bundle)
     return tuple(workshop.open(UNPRUNED, runtime, threads=threads) for runtime in workshop.runtimes)
@@ -67,7 +75,7 @@ class RandomNetworks:
     def runtimes(self) -> tuple[str, ...]:
         return tuple(f"{name} fp32" for name in _RUNTIMES if "cuda" not in name or cuda.is_usable())
 
-    def open(self, point: Point, runtime: str, *, threads: int) -> Rival:
+    def open(self, point: Point, runtime: str, *, threads: int) -> Baseline:
         """Raises UsageError where the sparsity is out of reach.
 
         Where other programs share the cores, torch's spinning threads may make single runs take seconds; then set
@@ -89,7 +97,7 @@ class RandomNetworks:
             sparsity=_gone(network, point),
             sparsity_asked=point.sparsity,
         )
-        return Rival(f"{point.words}, {words}", session(network, preprocess, threads), subject)
+        return Baseline(f"{point.words}, {words}", session(network, preprocess, threads), subject)
 
     def _write(self, point: Point, path: Path) -> None:
         """Raises UsageError where the sparsity is out of reach."""
@@ -100,7 +108,7 @@ class RandomNetworks:
         with staged_file(path) as stage:
             export_onnx(network, preprocess, stage)
         expense = cost(spec, preprocess.image_size)
-        card = Baseline(
+        card = BaselineCard(
             name=point.words,
             spec=spec,
             preprocess=preprocess,
@@ -183,7 +191,7 @@ def random_network(
             module.momentum = None  # the plain average over all batches
     network.train()
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    pixels = torch.from_numpy(np.ascontiguousarray(images[:CALIBRATION_IMAGES])).permute(0, 3, 1, 2) / 255
+    pixels = torch.from_numpy(np.ascontiguousarray(images[:BASELINE_CALIBRATION_IMAGES])).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         network((pixels - mean) / std)
     return network.eval()
@@ -199,7 +207,7 @@ def _gone(network: Network, point: Point) -> float:
 
 def _is_there(path: Path, point: Point, spec: NetworkSpec, preprocess: Preprocess) -> bool:
     try:
-        card = Baseline.read(path)
+        card = BaselineCard.read(path)
     except RRREdgeError:
         return False
     return (card.granularity, card.sparsity_asked, card.spec, card.preprocess) == (*point, spec, preprocess)

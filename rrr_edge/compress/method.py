@@ -21,7 +21,7 @@ R = TypeVar("R", bound=Recipe)
 
 
 @dataclass(frozen=True)
-class Material:
+class Inputs:
     """The photos at network size, how their pixels are normalised, and how to carry out a training.
 
     `examples` are what is learned from: as a rule, the dataset's training photos.
@@ -34,7 +34,7 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Made:
+class CompressedNetwork:
     """A trained network.
 
     `notes` are what a user must know of how it came about, `files` what the bundle is to hold beside the usual, by
@@ -60,12 +60,12 @@ class Method(NamedTuple, Generic[R]):
     resolve: Callable[[R], R]
     spec: Callable[[R, int], NetworkSpec]
     freeze: Callable[[R, Network], None]
-    make: Callable[[R, Material], Made]
+    make: Callable[[R, Inputs], CompressedNetwork]
     training: Callable[[R], Training] = attrgetter("training")
 
 
 def begin(
-    recipe: Recipe, spec: ResNetSpec, material: Material, *, fill: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    recipe: Recipe, spec: ResNetSpec, inputs: Inputs, *, fill: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 ) -> tuple[Network, WeightsInfo]:
     """The network of `spec` with the recipe's weights, as `fill` puts them into its places; random ones are its own."""
     with torch.random.fork_rng(devices=[]):
@@ -73,20 +73,20 @@ def begin(
         network = build(spec)
     if recipe.weights == RANDOM:
         return network, WeightsInfo(RANDOM, _digest(network))
-    weights, info = load_weights(recipe.weights, depths=spec.depths, report=material.run.report)
+    weights, info = load_weights(recipe.weights, depths=spec.depths, on_progress=inputs.run.on_progress)
     network.load_state_dict(fill(weights))
     return network, info
 
 
-def learn(network: Network, recipe: Recipe, material: Material) -> Trained:
+def learn(network: Network, recipe: Recipe, inputs: Inputs) -> Trained:
     """Train `network` in place by the recipe's training and seed. Raises what `train` raises."""
     return train(
         network,
-        material.examples,
+        inputs.examples,
         training=recipe.training,
-        preprocess=material.preprocess,
+        preprocess=inputs.preprocess,
         seed=recipe.seed,
-        run=material.run,
+        run=inputs.run,
     )
 
 

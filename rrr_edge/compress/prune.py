@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 
 from rrr_edge.bundle.recipe import RANDOM, Block, BlockOrder, Channel, Criterion, Element
 from rrr_edge.bundle.spec import ChannelSpec, Depths, NetworkSpec, PhaseWidths, ResNetSpec, resnet152
-from rrr_edge.compress.method import Made, Material, Method, begin, learn
+from rrr_edge.compress.method import CompressedNetwork, Inputs, Method, begin, learn
 from rrr_edge.compress.rrr.slicing import reuse
 from rrr_edge.errors import MissingLibrary, UsageError
 from rrr_edge.networks import Network, build, cost
@@ -181,41 +181,41 @@ _MASKS: dict[Criterion, Callable[[nn.Module, str, float], Any]] = {
 # Methods
 
 
-def _make_element(recipe: Element, material: Material) -> Made:
-    spec = _element_spec(recipe, len(material.dataset.labels))
-    network, info = begin(recipe, spec, material, fill=_refill(recipe, spec))
+def _make_element(recipe: Element, inputs: Inputs) -> CompressedNetwork:
+    spec = _element_spec(recipe, len(inputs.dataset.labels))
+    network, info = begin(recipe, spec, inputs, fill=_refill(recipe, spec))
     zeros = mask(network, recipe.sparsity, criterion=recipe.criterion, seed=recipe.seed)
-    trained = learn(network, recipe, material)
+    trained = learn(network, recipe, inputs)
     make_permanent(network)
     params = _params(spec)
     note = (
         f"{zeros / params:.1%} of the parameters are held at zero, {recipe.criterion} ones of each layer, and "
         f"{params - zeros:,} of {params:,} are not. The shapes, and so the MACs that are computed, are ResNet152's."
     )
-    return Made(network, info, trained, _notes(recipe, note))
+    return CompressedNetwork(network, info, trained, _notes(recipe, note))
 
 
-def _make_channel(recipe: Channel, material: Material) -> Made:
-    classes = len(material.dataset.labels)
+def _make_channel(recipe: Channel, inputs: Inputs) -> CompressedNetwork:
+    classes = len(inputs.dataset.labels)
     whole = resnet152(classes)
-    network, info = begin(recipe, whole, material, fill=_refill(recipe, whole))
+    network, info = begin(recipe, whole, inputs, fill=_refill(recipe, whole))
     ratio = slimming(recipe.sparsity, classes, recipe.round_to).ratio
     network = slim(network, ratio, criterion=recipe.criterion, round_to=recipe.round_to, seed=recipe.seed)
     note = (
         f"{sparsity_of(network.spec):.1%} of ResNet152's parameters are gone, with {ratio:.1%} of the channels of "
         f"each layer, {recipe.criterion} ones."
     )
-    return Made(network, info, learn(network, recipe, material), _notes(recipe, note))
+    return CompressedNetwork(network, info, learn(network, recipe, inputs), _notes(recipe, note))
 
 
-def _make_block(recipe: Block, material: Material) -> Made:
-    spec = _block_spec(recipe, len(material.dataset.labels))
-    network, info = begin(recipe, spec, material, fill=_refill(recipe, spec))
+def _make_block(recipe: Block, inputs: Inputs) -> CompressedNetwork:
+    spec = _block_spec(recipe, len(inputs.dataset.labels))
+    network, info = begin(recipe, spec, inputs, fill=_refill(recipe, spec))
     note = (
         f"{sparsity_of(spec):.1%} of ResNet152's parameters are gone, with {recipe.order} blocks: "
         f"ResNet_{'_'.join(map(str, spec.depths))} is left."
     )
-    return Made(network, info, learn(network, recipe, material), _notes(recipe, note))
+    return CompressedNetwork(network, info, learn(network, recipe, inputs), _notes(recipe, note))
 
 
 def _refill(recipe: R, spec: ResNetSpec) -> Callable[[Any], dict[str, Tensor]]:

@@ -16,7 +16,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from rrr_edge.bundle.files import sha256, staged_file, writing_to
 from rrr_edge.errors import BadInput
-from rrr_edge.timing.progress import Report, Step
+from rrr_edge.timing.progress import OnProgress, Step
 
 
 class Published(NamedTuple):
@@ -42,20 +42,20 @@ _STALLED_S = 10.0
 _CHUNK_BYTES = 1 << 20
 
 
-def check_download(source: str | os.PathLike[str]) -> None:
+def require_download(source: str | os.PathLike[str]) -> None:
     """Raise BadInput, within seconds, where published weights are in no cache and cannot be downloaded either."""
     published = PUBLISHED.get(str(source))
     if published and not _cached(published):
         _answer(published).close()
 
 
-def fetch(published: Published, report: Report) -> Path:
+def fetch(published: Published, on_progress: OnProgress) -> Path:
     """The published file in a cache, downloaded into torch's where neither has it. Raises BadInput."""
     path, cached = _torchs_copy(published), _cached(published)
     if not cached:
         with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        _download(published, path, report)
+        _download(published, path, on_progress)
     elif cached == path and not sha256(path).startswith(_expected_digits(published)):
         raise BadInput(
             f"{path} is damaged or another file: its SHA-256 does not begin as its name says.",
@@ -76,7 +76,7 @@ def _cached(published: Published) -> Path | None:
     return Path(copy) if copy and isinstance(copy, str) else None
 
 
-def _download(published: Published, path: Path, report: Report) -> None:
+def _download(published: Published, path: Path, on_progress: OnProgress) -> None:
     digest, done = hashlib.sha256(), 0
     with _answer(published) as response, staged_file(path) as stage:
         total = int(response.headers.get("Content-Length") or 0)
@@ -85,7 +85,7 @@ def _download(published: Published, path: Path, report: Report) -> None:
                 file.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
-                report(Step("download weights", done, max(done, total), published.file))
+                on_progress(Step("download weights", done, max(done, total), published.file))
         if done < total or not digest.hexdigest().startswith(_expected_digits(published)):
             raise _no_download(published, f"the {done:,} bytes that came are not the whole file")
 

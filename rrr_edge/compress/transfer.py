@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from rrr_edge.bundle.recipe import RANDOM, FineTune, LinearProbe
 from rrr_edge.bundle.spec import ResNetSpec
-from rrr_edge.compress.method import Made, Material, Method, begin, learn
+from rrr_edge.compress.method import CompressedNetwork, Inputs, Method, begin, learn
 from rrr_edge.compress.rrr.slicing import reuse
 from rrr_edge.networks import Network
 
@@ -38,11 +38,13 @@ def _freeze_nothing(recipe: FineTune, network: Network) -> None:
     """Everything learns."""
 
 
-def _make(freeze: Callable[[R, Network], None], if_random: str, recipe: R, material: Material) -> Made:
-    spec = _spec_of(recipe, len(material.dataset.labels))
-    network, info = begin(recipe, spec, material, fill=partial(reuse, spec=spec, seed=recipe.seed))
+def _make(freeze: Callable[[R, Network], None], if_random: str, recipe: R, inputs: Inputs) -> CompressedNetwork:
+    spec = _spec_of(recipe, len(inputs.dataset.labels))
+    network, info = begin(recipe, spec, inputs, fill=partial(reuse, spec=spec, seed=recipe.seed))
     freeze(recipe, network)
-    return Made(network, info, learn(network, recipe, material), (if_random,) if recipe.weights == RANDOM else ())
+    return CompressedNetwork(
+        network, info, learn(network, recipe, inputs), (if_random,) if recipe.weights == RANDOM else ()
+    )
 
 
 LINEAR_PROBE: Method[LinearProbe] = Method(

@@ -24,7 +24,7 @@ from rrr_edge.bundle.spec import RESNET152_DEPTHS, Depths, ResNetSpec
 from rrr_edge.compress.published import PUBLISHED, fetch
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.networks import build
-from rrr_edge.timing.progress import Report, silent
+from rrr_edge.timing.progress import OnProgress, silent
 
 
 class WeightsInfo(NamedTuple):
@@ -39,7 +39,7 @@ def load_weights(
     *,
     depths: Depths = RESNET152_DEPTHS,
     seed: int = 0,
-    report: Report = silent,
+    on_progress: OnProgress = silent,
 ) -> tuple[dict[str, Tensor], WeightsInfo]:
     """The float32 state dict of a ResNet152, without its classifier, and where it comes from.
 
@@ -50,16 +50,16 @@ def load_weights(
 
     Raises UsageError (no such source) and BadInput (cannot be downloaded, or not the weights of a ResNet152).
     """
-    check_source(source)
+    require_source(source)
     if source == RANDOM:
         return _random(depths, seed)
     published = PUBLISHED.get(str(source))
-    path = fetch(published, report) if published else Path(source)
+    path = fetch(published, on_progress) if published else Path(source)
     state_dict = fits(read_tensors(path), depths, where=str(path))
     return state_dict, WeightsInfo(str(source) if published else path.name, sha256(path))
 
 
-def check_source(source: str | os.PathLike[str]) -> None:
+def require_source(source: str | os.PathLike[str]) -> None:
     """Raise UsageError unless `source` names published weights, "random", or a file that is there."""
     if str(source) not in (*PUBLISHED, RANDOM) and not Path(source).is_file():
         near = difflib.get_close_matches(str(source), [*PUBLISHED, RANDOM], n=1)

@@ -27,7 +27,7 @@ class Task(Record):
 
 
 @dataclass(frozen=True)
-class Place:
+class Workdir:
     """The bundle to be `out`, and whether what is there may be gone on with, or replaced."""
 
     out: Path
@@ -53,7 +53,7 @@ class Place:
             raise _held(self.work)
         self._check_what_is_there()
 
-    def check_task(self, task: Task) -> None:
+    def require_task(self, task: Task) -> None:
         """Refuse to go on with another task than the one that was begun, or finished, here."""
         if not self.resume:
             return
@@ -77,7 +77,7 @@ class Place:
         """
         until_end.enter_context(self._held())
         self._check_what_is_there()
-        self.check_task(task)
+        self.require_task(task)
         if self.out.exists() and not self.force:
             shutil.rmtree(self.work, ignore_errors=True)
             return False

@@ -19,34 +19,36 @@ from rrr_edge.bundle.manifest import Manifest, Preprocess, Provenance
 from rrr_edge.bundle.recipe import Recipe
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Precision
-from rrr_edge.bundle.verification import MAX_DROP, chance, coarse
-from rrr_edge.compress.method import Made, cost_of
-from rrr_edge.compress.workdir import Place
+from rrr_edge.bundle.verification import MAX_DROP, few_images_warning, guessing_warning
+from rrr_edge.compress.method import CompressedNetwork, cost_of
+from rrr_edge.compress.workdir import Workdir
 from rrr_edge.images.dataset import Dataset, choose_balanced
 from rrr_edge.networks.export import export_onnx, verify_onnx
 from rrr_edge.timing.machine import cpu_info
-from rrr_edge.timing.progress import Report, Step
+from rrr_edge.timing.progress import OnProgress, Step
 from rrr_edge.training import accuracy, predict
 
 _FILES = (WEIGHTS, MODEL, REFERENCE, CALIBRATION, TRAINING_LOG)
 REFERENCE_IMAGES = 500
-CALIBRATION_IMAGES = 300
+BUNDLE_CALIBRATION_IMAGES = 300
 # Of the precisions that the bundle may be compiled for.
 _STRICTEST: Precision = "bf16"
 _RECORDED = ("torch", "torchvision", "onnx", "onnxsim", "onnxruntime", "numpy", "pillow")
 
 
-def write_bundle(place: Place, dataset: Dataset, *, made: Made, recipe: Recipe, report: Report) -> None:
+def write_bundle(
+    workdir: Workdir, dataset: Dataset, *, made: CompressedNetwork, recipe: Recipe, on_progress: OnProgress
+) -> None:
     """Judge the network on the test photos and write the whole bundle, which appears in one step."""
-    stage, preprocess = place.stage, Preprocess(image_size=recipe.image_size)
+    stage, preprocess = workdir.stage, Preprocess(image_size=recipe.image_size)
     network = made.network.cpu().eval()
-    report(Step("evaluate", 0, 1))
+    on_progress(Step("evaluate", 0, 1))
     answers = predict(network, dataset.test.images, preprocess=preprocess)
-    report(Step("evaluate", 1, 1))
+    on_progress(Step("evaluate", 1, 1))
     golden = choose_balanced(dataset.test.labels, REFERENCE_IMAGES, seed=recipe.seed)
     reference = Outputs(*(answer[golden] for answer in answers))
     images, labels = dataset.test.images[golden], dataset.test.labels[golden]
-    chosen = choose_balanced(dataset.train.labels, CALIBRATION_IMAGES, seed=recipe.seed)
+    chosen = choose_balanced(dataset.train.labels, BUNDLE_CALIBRATION_IMAGES, seed=recipe.seed)
     with writing_to(stage):
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir()
@@ -57,14 +59,14 @@ def write_bundle(place: Place, dataset: Dataset, *, made: Made, recipe: Recipe, 
         (stage / TRAINING_LOG).write_text(_log(made))
         for file, text in made.files.items():
             (stage / file).write_text(text)
-        report(Step("export", 0, 1))
+        on_progress(Step("export", 0, 1))
         export_onnx(network, preprocess, stage / MODEL)
         verification = verify_onnx(stage / MODEL, images, labels, reference)
-        report(Step("export", 1, 1))
+        on_progress(Step("export", 1, 1))
         judged = accuracy(answers.probabilities, dataset.test.labels, dataset.labels)
-        doubts = [chance(judged, len(dataset.labels)), coarse(len(images), _STRICTEST, MAX_DROP)]
+        doubts = [guessing_warning(judged, len(dataset.labels)), few_images_warning(len(images), _STRICTEST, MAX_DROP)]
         manifest = Manifest(
-            name=place.out.stem,
+            name=workdir.out.stem,
             spec=network.spec,
             labels=dataset.labels,
             preprocess=preprocess,
@@ -76,12 +78,12 @@ def write_bundle(place: Place, dataset: Dataset, *, made: Made, recipe: Recipe, 
             files=tuple(describe_file(stage / file) for file in (*_FILES, *made.files)),
         )
         write_file(stage / MANIFEST, manifest.to_json())
-    with writing_to(place.out):
-        replace_folder(stage, place.out)
-    shutil.rmtree(place.work, ignore_errors=True)
+    with writing_to(workdir.out):
+        replace_folder(stage, workdir.out)
+    shutil.rmtree(workdir.work, ignore_errors=True)
 
 
-def _provenance(dataset: Dataset, made: Made, doubts: Sequence[str]) -> Provenance:
+def _provenance(dataset: Dataset, made: CompressedNetwork, doubts: Sequence[str]) -> Provenance:
     notes = [*made.notes, *filter(None, doubts)]
     if dataset.bad:
         named = "; ".join(f"{bad.path}: {bad.reason}" for bad in dataset.bad[:10])
@@ -117,7 +119,7 @@ def image_counts(dataset: Dataset) -> dict[str, int]:
     return {split: sum(classes.values()) for split, classes in dataset.counts.items()}
 
 
-def _log(made: Made) -> str:
+def _log(made: CompressedNetwork) -> str:
     text = io.StringIO()
     rows = [row.model_dump() for row in made.trained.history]
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["epoch"], lineterminator="\n")

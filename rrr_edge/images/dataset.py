@@ -34,7 +34,7 @@ from rrr_edge.images.layouts import (
 )
 from rrr_edge.images.picture import Pixels, Undecodable, fit, read_file, without_warnings
 from rrr_edge.timing.machine import usable_cores
-from rrr_edge.timing.progress import Report, Step, silent
+from rrr_edge.timing.progress import OnProgress, Step, silent
 
 IN_MEMORY_BYTES = 1_000_000_000
 # In a wheel the folder lies in the package, in a checkout beside it.
@@ -105,7 +105,7 @@ class Pictures(NamedTuple):
 
 
 def scan(
-    data: str | Path, *, image_size: int, seed: int = 0, max_bad: float = 0.01, report: Report = silent
+    data: str | Path, *, image_size: int, seed: int = 0, max_bad: float = 0.01, on_progress: OnProgress = silent
 ) -> Dataset:
     """Read the data set at `data` into arrays of `image_size`, independent of the order of the file system.
 
@@ -124,7 +124,7 @@ def scan(
     labels = tuple(splits["train"])
     entries = [_Entry(s, label, file) for s, classes in splits.items() for label in labels for file in classes[label]]
 
-    images, digests, bad = _read(path, [entry.file for entry in entries], image_size, report)
+    images, digests, bad = _read(path, [entry.file for entry in entries], image_size, on_progress)
     if len(bad) > max_bad * len(entries):
         raise BadInput(
             f"{len(bad)} of {len(entries)} pictures in {path} cannot be read, more than {100 * max_bad:g} %: "
@@ -151,7 +151,9 @@ def scan(
     )
 
 
-def read_folder(folder: str | Path, *, image_size: int, limit: int | None = None, report: Report = silent) -> Pictures:
+def read_folder(
+    folder: str | Path, *, image_size: int, limit: int | None = None, on_progress: OnProgress = silent
+) -> Pictures:
     """Read the pictures in `folder` and below, sorted by path; of more than `limit`, that many evenly spread ones.
 
     Raises BadInput where there is no folder, no picture, or none that can be read.
@@ -162,7 +164,7 @@ def read_folder(folder: str | Path, *, image_size: int, limit: int | None = None
         raise BadInput(f"There is no picture in {path} or below.", advice=f"Pictures end in {', '.join(SUFFIXES)}.")
     if limit is not None and limit < len(files):
         files = [files[i] for i in np.linspace(0, len(files) - 1, limit).round().astype(int)]
-    images, digests, bad = _read(path, files, image_size, report)
+    images, digests, bad = _read(path, files, image_size, on_progress)
     if len(bad) == len(files):
         raise BadInput(
             f"No picture in {path} can be read: {first_few([f'{file.path} ({file.reason})' for file in bad])}."
@@ -204,7 +206,7 @@ class _Entry(NamedTuple):
 
 
 def _read(
-    folder: Path, files: Sequence[str], size: int, report: Report
+    folder: Path, files: Sequence[str], size: int, on_progress: OnProgress
 ) -> tuple[Pixels, list[str], tuple[BadFile, ...]]:
     """Decode `files` in threads: the good ones' pixels in order, each file's SHA-256 ("" if bad), the bad files."""
     images = _allocate((len(files), size, size, 3))
@@ -226,7 +228,7 @@ def _read(
                 digests.append(digest)
                 if reason:
                     bad.append(BadFile(file, reason))
-                report(Step("scan", len(digests), len(files), f"{len(bad)} unreadable" if bad else ""))
+                on_progress(Step("scan", len(digests), len(files), f"{len(bad)} unreadable" if bad else ""))
     finally:
         pool.shutdown(cancel_futures=True)
 

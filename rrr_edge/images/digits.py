@@ -11,7 +11,7 @@ from rrr_edge.bundle.files import staged_folder
 from rrr_edge.errors import MissingLibrary, UsageError
 from rrr_edge.images.dataset import choose_balanced
 
-CALIBRATION_IMAGES = 100
+DIGITS_CALIBRATION_IMAGES = 100
 
 
 def write_digits(folder: str | Path, *, size: int = 64, seed: int = 0) -> None:
@@ -31,7 +31,7 @@ def write_calibration_digits(folder: str | Path, *, size: int = 64, seed: int = 
     """Write CLASS/*.png: 100 of the training digits of `write_digits`, ten of each class. Raises as it does."""
     pixels, labels, test = _digits(seed)
     training = np.flatnonzero(~test)
-    chosen = training[choose_balanced(labels[training], CALIBRATION_IMAGES, seed=seed)]
+    chosen = training[choose_balanced(labels[training], DIGITS_CALIBRATION_IMAGES, seed=seed)]
     _write(Path(folder), {f"{labels[i]}/{i:04}.png": pixels[i] for i in chosen}, size)
 
 

@@ -63,7 +63,7 @@ def find_layout(path: Path) -> tuple[Layout, dict[str, Classes]]:
         if missing:
             raise BadInput(f"{path} has {', '.join(n + '/' for n in parents)} but no {missing[0]}/.", advice=_LAYOUTS)
         splits = {split: _classes(path, split) for split in _SPLITS if split in folders}
-        _refuse_nested(path, [f"{split}/{label}" for split, classes in splits.items() for label in classes])
+        _require_flat_classes(path, [f"{split}/{label}" for split, classes in splits.items() for label in classes])
         return "splits", splits
     classes = _classes(path, "")
     if not any(classes.values()):
@@ -76,11 +76,11 @@ def find_layout(path: Path) -> tuple[Layout, dict[str, Classes]]:
             else "no picture and no folder"
         )
         raise BadInput(f"{path} is no data set: it holds {holds}.", advice=_LAYOUTS)
-    _refuse_nested(path, list(classes))
+    _require_flat_classes(path, list(classes))
     return "classes", {"all": classes}
 
 
-def _refuse_nested(path: Path, classes: Sequence[str]) -> None:
+def _require_flat_classes(path: Path, classes: Sequence[str]) -> None:
     """Pictures in folders inside a class are neither skipped in silence nor guessed to be of that class."""
     nested = {
         f"{label}/{folder}": len(image_files(path / label / folder))

@@ -3,10 +3,10 @@
 from rrr_edge.bundle.manifest import Cost
 from rrr_edge.bundle.spec import ChannelSpec, NetworkSpec, ResNetSpec
 from rrr_edge.bundle.structure import cost as resnet_cost
-from rrr_edge.bundle.structure import part_of
+from rrr_edge.bundle.structure import part_of_layer
 from rrr_edge.networks.resnet import ResNet
 
-__all__ = ["ChannelSpec", "Network", "ResNetSpec", "build", "cost", "part_of"]
+__all__ = ["ChannelSpec", "Network", "ResNetSpec", "build", "cost", "part_of_layer"]
 
 # The union of all modules, as NetworkSpec is of all specs.
 Network = ResNet

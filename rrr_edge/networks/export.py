@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.spec import Part, Vote
-from rrr_edge.bundle.structure import part_of
+from rrr_edge.bundle.structure import part_of_layer
 from rrr_edge.bundle.verification import Verification, verify
 from rrr_edge.errors import GateFailed, MissingLibrary
 from rrr_edge.networks import Network
@@ -104,7 +104,7 @@ def _name_by_part(model: Any) -> None:
     for node in model.graph.node:
         module = _module(node)
         if module:
-            part = part_of(module)
+            part = part_of_layer(module)
         elif part != "input":
             part = "vote"
         where = "/".join(filter(None, (part, module)))

@@ -17,30 +17,30 @@ from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, MissingLibrary
 from rrr_edge.profile.baselines import compiled, targets_beside
 from rrr_edge.profile.engine import measure_engine
-from rrr_edge.profile.layer_times import CEILING, LAYERS, dissecting
-from rrr_edge.profile.loads import Bench, measure_loads
-from rrr_edge.profile.pruned import Place, Swept, forget_rounds, measure_sweep
-from rrr_edge.profile.request import Against, Extras
+from rrr_edge.profile.layer_times import CEILING, LAYERS, profiling_layers
+from rrr_edge.profile.loads import LoadRun, measure_loads
+from rrr_edge.profile.pruned import SweepContext, Swept, forget_rounds, measure_sweep
+from rrr_edge.profile.request import Baselines, Extras
 from rrr_edge.report import files_of
 from rrr_edge.runtime.classifier import Classifier
-from rrr_edge.timing.interleave import Pace
+from rrr_edge.timing.interleave import TimingSettings
 from rrr_edge.timing.machine import usable_cores
-from rrr_edge.timing.progress import Report, silent
+from rrr_edge.timing.progress import OnProgress, silent
 
 
 def profile_bundle(
     bundle: Bundle,
     target: Target | str,
     *,
-    against: Against | None = None,
-    pace: Pace | None = None,
+    baselines: Baselines | None = None,
+    pace: TimingSettings | None = None,
     extras: Extras | None = None,
-    report: Report = silent,
+    on_progress: OnProgress = silent,
 ) -> Profile:
-    """Time the compiled engine of `bundle` and what it is `against`; store and return what was found.
+    """Time the compiled engine of `bundle` beside its `baselines`; store and return what was found.
 
     All run interleaved in this process, on the bundle's reference images in shuffled order, with the target's number
-    of threads (0: all usable cores). `against` names ONNX files with their cards, which are compiled by the same
+    of threads (0: all usable cores). `baselines` names ONNX files with their cards, which are compiled by the same
     backend at fp32 and at the engine's precision and kept beside them, open sessions, and a sweep of sparsities, which
     is measured first: where that is interrupted, the same call goes on with it. What was timed is stored before the
     loads are measured, and again before anything is drawn, so nothing that fails later takes it away. A baseline for
@@ -49,14 +49,14 @@ def profile_bundle(
     Raises UsageError (not compiled), CannotRunHere (another machine than the target's; a baseline is missing),
     CorruptArtifact, MissingLibrary.
     """
-    against, pace, extras = against or Against(), pace or Pace(), extras or Extras()
+    baselines, pace, extras = baselines or Baselines(), pace or TimingSettings(), extras or Extras()
     target = Target.load(target) if isinstance(target, str) else target
     engine = bundle.engine(target)
     threads = target.threads or engine.target.threads or usable_cores()
     target = engine.target.model_copy(update={"threads": threads, "portability": target.portability})
     backend = backend_of(target)
     here = Environment.here(threads=target.threads, versions={**_versions(), **backend.versions()})
-    demand_machine(target, here)
+    require_machine(target, here)
     cost = bundle.manifest.cost
     own = Subject(
         backend=target.backend,
@@ -71,23 +71,27 @@ def profile_bundle(
             Classifier.open(bundle.path, target, precision=target.precision, threads=target.threads)
         )
         swept = Swept((), ())
-        if against.sweep:
-            place = Place(bundle, target, backend, classifier.session, own, here)
-            swept = measure_sweep(against.sweep, place, pace=pace, report=report)
-        rivals, lacking = [], []
-        for model, beside in product(against.models, targets_beside(target)):
+        if baselines.sweep:
+            context = SweepContext(bundle, target, backend, classifier.session, own, here)
+            swept = measure_sweep(baselines.sweep, context, pace=pace, on_progress=on_progress)
+        compiled_models, lacking = [], []
+        for model, beside in product(baselines.models, targets_beside(target)):
             try:
-                rivals.append(stack.enter_context(compiled(backend, model, bundle, beside, report)))
+                compiled_models.append(stack.enter_context(compiled(backend, model, bundle, beside, on_progress)))
             except MissingLibrary as missing:
                 lacking.append(f"The baseline in {beside.precision} was not measured: {missing} {missing.advice}")
         precision_found = classifier.session.precision_found()
         folder = bundle.engine_folder(engine.name)
-        dissection = stack.enter_context(dissecting(backend, folder, target, report)) if extras.anatomy else None
-        aside = dissection.rivals if dissection else ()
-        measurements, notes = measure_engine(bundle, classifier, own, (*rivals, *against.rivals, *aside), pace, report)
+        layer_times = (
+            stack.enter_context(profiling_layers(backend, folder, target, on_progress)) if extras.anatomy else None
+        )
+        aside = layer_times.baselines if layer_times else ()
+        measurements, notes = measure_engine(
+            bundle, classifier, own, (*compiled_models, *baselines.ready, *aside), pace, on_progress
+        )
         found = {m.name: m for m in measurements}
-        layers = dissection.layers(found[ENGINE].summary.median_ms) if dissection else ()
-        ceiling = dissection.ceiling(found.get(CEILING)) if dissection else None
+        layers = layer_times.layers(found[ENGINE].summary.median_ms) if layer_times else ()
+        ceiling = layer_times.ceiling(found.get(CEILING)) if layer_times else None
     profile = Profile(
         bundle=bundle.manifest.name,
         manifest_sha256=sha256(bundle.path / MANIFEST),
@@ -97,20 +101,20 @@ def profile_bundle(
         accuracy=bundle.manifest.accuracy,
         verification=engine.verification,
         measurements=tuple(m for m in measurements if m.name not in (LAYERS, CEILING)),
-        ratios=tuple(ratio(found[rival.name], found[ENGINE]) for rival in (*rivals, *against.rivals)),
+        ratios=tuple(ratio(found[baseline.name], found[ENGINE]) for baseline in (*compiled_models, *baselines.ready)),
         alternatives=swept.alternatives,
         layers=layers,
-        images_computed=dissection.images_computed if dissection else 1,
-        clocking=ratio(found[LAYERS], found[ENGINE]) if dissection else None,
+        images_computed=layer_times.images_computed if layer_times else 1,
+        clocking=ratio(found[LAYERS], found[ENGINE]) if layer_times else None,
         ceiling=ceiling,
-        notes=(*notes, *lacking, *swept.notes, *(dissection.notes if dissection else ())),
+        notes=(*notes, *lacking, *swept.notes, *(layer_times.notes if layer_times else ())),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     if profile.beyond_ceiling:
         profile = profile.model_copy(update={"notes": (*profile.notes, _BEYOND.format(profile.beyond_ceiling))})
     _store(profile, bundle)
     forget_rounds(bundle, engine.name)
-    if loads := measure_loads(Bench(bundle, target, own, pace, report), extras.loads):
+    if loads := measure_loads(LoadRun(bundle, target, own, pace, on_progress), extras.loads):
         profile = profile.model_copy(update={"loads": loads})
         _store(profile, bundle)
     for name, text in files_of(bundle, profile).items():
@@ -118,9 +122,9 @@ def profile_bundle(
     return profile
 
 
-def demand_machine(target: Target, here: Environment) -> None:
+def require_machine(target: Target, here: Environment) -> None:
     """Raise CannotRunHere unless this machine has the CPU and the GPU that the target names."""
-    target.check_device()
+    target.require_device()
     gpus = ", ".join(gpu.name for gpu in here.gpus) or "no NVIDIA GPU"
     if target.gpu.lower() not in gpus.lower():
         raise CannotRunHere(

@@ -9,16 +9,16 @@ import numpy as np
 
 from rrr_edge import __version__
 from rrr_edge.backends import Backend, Session
-from rrr_edge.backends.protocols import Rival
-from rrr_edge.bundle.baseline import CALIBRATION_IMAGES, LATENCY_ONLY, Baseline
+from rrr_edge.backends.protocols import Baseline
+from rrr_edge.bundle.baseline import BASELINE_CALIBRATION_IMAGES, LATENCY_ONLY, BaselineCard
 from rrr_edge.bundle.files import FileEntry, describe_file, staged_folder
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import Subject
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Precision, Target
-from rrr_edge.bundle.verification import demand_precision
-from rrr_edge.timing.progress import Report, Step
+from rrr_edge.bundle.verification import require_precision
+from rrr_edge.timing.progress import OnProgress, Step
 
 _COMPILED = "compiled.json"
 
@@ -40,16 +40,18 @@ def running(session: Session, images: Images) -> Callable[[int], Any]:
 
 
 @contextmanager
-def compiled(backend: Backend, model: Path, bundle: Bundle, target: Target, report: Report) -> Iterator[Rival]:
+def compiled(
+    backend: Backend, model: Path, bundle: Bundle, target: Target, on_progress: OnProgress
+) -> Iterator[Baseline]:
     """The network `model` as an engine for `target`, open.
 
     Raises GateFailed where it runs in another precision, and what compiling and opening raise.
     """
-    card, folder = compile_rival(backend, model, bundle, target, report)
+    card, folder = compile_baseline(backend, model, bundle, target, on_progress)
     session = backend.open(folder, target)
     try:
         found = session.precision_found()
-        demand_precision(target.precision, found, what=f"the baseline {card.name}", so="it is not measured")
+        require_precision(target.precision, found, what=f"the baseline {card.name}", so="it is not measured")
         subject = Subject(
             backend=target.backend,
             precision=target.precision,
@@ -62,19 +64,19 @@ def compiled(backend: Backend, model: Path, bundle: Bundle, target: Target, repo
             sparsity=card.sparsity,
             sparsity_asked=card.sparsity_asked,
         )
-        yield Rival(f"{card.name}, {target.backend} {target.precision}", session, subject)
+        yield Baseline(f"{card.name}, {target.backend} {target.precision}", session, subject)
     finally:
         session.close()
 
 
-def compile_rival(
-    backend: Backend, model: Path, bundle: Bundle, target: Target, report: Report
-) -> tuple[Baseline, Path]:
+def compile_baseline(
+    backend: Backend, model: Path, bundle: Bundle, target: Target, on_progress: OnProgress
+) -> tuple[BaselineCard, Path]:
     """The network's card and its engine's folder, compiled unless that was done before; INT8 sees 32 images.
 
     Raises CannotRunHere (not made yet), CorruptArtifact, BadInput and what compiling raises.
     """
-    card = Baseline.read(model)
+    card = BaselineCard.read(model)
     made_from = _Compiled(
         model_sha256=card.model.sha256,
         target=target.model_copy(update={"threads": 0}),
@@ -83,10 +85,10 @@ def compile_rival(
     folder = model.parent / f"{model.stem}-{target.engine_name}"
     stamp = folder / _COMPILED
     if not (stamp.is_file() and stamp.read_text("utf-8") == made_from.made(folder).to_json()):
-        report(Step("build", 0, 1, f"{card.name} {target.precision}"))
+        on_progress(Step("build", 0, 1, f"{card.name} {target.precision}"))
         backend.check(target)
         with staged_folder(folder) as stage:
-            backend.compile(model, target, bundle.calibration[:CALIBRATION_IMAGES], stage, report)
+            backend.compile(model, target, bundle.calibration[:BASELINE_CALIBRATION_IMAGES], stage, on_progress)
             (stage / stamp.name).write_text(made_from.made(stage).to_json(), "utf-8")
     return card, folder
 

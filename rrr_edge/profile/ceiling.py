@@ -9,33 +9,33 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rrr_edge.backends import Backend, ClockedSession
+from rrr_edge.backends import Backend, ProfiledSession
 from rrr_edge.backends.build import build_unproven
 from rrr_edge.backends.graph.writer import FLOAT, UINT8, Node, Port, encode
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Target
-from rrr_edge.bundle.verification import demand_precision
-from rrr_edge.timing.progress import Report, Step
+from rrr_edge.bundle.verification import require_precision
+from rrr_edge.timing.progress import OnProgress, Step
 
 # The side of the images that the large convolutions see: their weights are the same everywhere.
 _SIDE, _SIDE_BEYOND_CPU = 64, 512
-_CALIBRATION_IMAGES = 4
+_CEILING_CALIBRATION_IMAGES = 4
 _SEED = 0
 
 
 @contextmanager
-def measure_ceiling(backend: Backend, target: Target, report: Report) -> Iterator[ClockedSession]:
+def measure_ceiling(backend: Backend, target: Target, on_progress: OnProgress) -> Iterator[ProfiledSession]:
     alone = target.model_copy(update={"batch": 1})
-    report(Step("build", 0, 1, f"large convolutions, {target.precision}"))
+    on_progress(Step("build", 0, 1, f"large convolutions, {target.precision}"))
     with tempfile.TemporaryDirectory(prefix="rrr-edge-") as work:
         model, out = Path(work) / "ceiling.onnx", Path(work) / "engine"
         out.mkdir()
         model.write_bytes(large_convolutions(target))
-        calibration = np.concatenate([noise_images(target)] * _CALIBRATION_IMAGES)
-        build_unproven(model, alone, calibration, out, report=report)
-        with closing(backend.open_clocked(out, alone)) as session:
+        calibration = np.concatenate([noise_images(target)] * _CEILING_CALIBRATION_IMAGES)
+        build_unproven(model, alone, calibration, out, on_progress=on_progress)
+        with closing(backend.open_profiled(out, alone)) as session:
             found = session.precision_found()
-            demand_precision(target.precision, found, what="the machine's ceiling", so="it is not measured")
+            require_precision(target.precision, found, what="the machine's ceiling", so="it is not measured")
             yield session
 
 

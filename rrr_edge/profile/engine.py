@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrr_edge.backends import DeviceTimed, Session
-from rrr_edge.backends.protocols import Rival
+from rrr_edge.backends.protocols import Baseline
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import UNSTABLE_SPREAD, Measurement, Subject
 from rrr_edge.bundle.profile import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, part_name
@@ -17,15 +17,20 @@ from rrr_edge.images.picture import load
 from rrr_edge.profile.baselines import running, shuffled_images
 from rrr_edge.profile.loads import FRAME_SIZE, JPEG_QUALITY, frames_of
 from rrr_edge.runtime.classifier import Classifier
-from rrr_edge.timing.interleave import Pace, interleave
+from rrr_edge.timing.interleave import TimingSettings, interleave
 from rrr_edge.timing.machine import cpu_quota, governor
-from rrr_edge.timing.progress import Report
+from rrr_edge.timing.progress import OnProgress
 
 _PHOTOS = 16
 
 
 def measure_engine(
-    bundle: Bundle, classifier: Classifier, own: Subject, rivals: tuple[Rival, ...], pace: Pace, report: Report
+    bundle: Bundle,
+    classifier: Classifier,
+    own: Subject,
+    baselines: tuple[Baseline, ...],
+    pace: TimingSettings,
+    on_progress: OnProgress,
 ) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
     images = shuffled_images(bundle)
     photo = _PhotoToAnswer(classifier, bundle, _photos(images[:_PHOTOS]), pace.clock)
@@ -37,10 +42,10 @@ def measure_engine(
         PREDICT: lambda round_: classifier.predict(images[round_ % len(images)]),
         PHOTO: photo,
     }
-    for rival in rivals:
-        subjects[rival.name] = rival.subject
-        candidates[rival.name] = running(rival.session, images)
-    found = interleave(candidates, pace=pace, report=report)
+    for baseline in baselines:
+        subjects[baseline.name] = baseline.subject
+        candidates[baseline.name] = running(baseline.session, images)
+    found = interleave(candidates, pace=pace, on_progress=on_progress)
 
     samples = found.samples_ms
     samples = {
@@ -55,7 +60,7 @@ def measure_engine(
         Measurement(name=name, subject=subjects.get(name, own), samples_ms=values, elsewhere=found.elsewhere)
         for name, values in samples.items()
     )
-    return measurements, _doubts(measurements, found.restless)
+    return measurements, _doubts(measurements, found.unsettled)
 
 
 class _Engine:
@@ -137,16 +142,16 @@ def _photos(images: NDArray[np.uint8]) -> list[bytes]:
     return photos
 
 
-def _doubts(measurements: tuple[Measurement, ...], restless: tuple[str, ...]) -> tuple[str, ...]:
+def _doubts(measurements: tuple[Measurement, ...], unsettled: tuple[str, ...]) -> tuple[str, ...]:
     """What makes these times less than trustworthy, and what to do about it."""
     unstable = [f"{m.name} ({m.summary.spread:.0%})" for m in measurements if m.summary.spread > UNSTABLE_SPREAD]
     doubts = []
-    if crowded := measurements[0].crowded:
-        doubts.append(f"Unstable: {crowded}.")
+    if disturbed := measurements[0].disturbed:
+        doubts.append(f"Unstable: {disturbed}.")
     if unstable:
         doubts.append(f"Unstable, by the spread of the middle half over the median: {', '.join(unstable)}.")
-    if restless:
-        doubts.append(f"Still drifting when their warm-up ended: {', '.join(restless)}.")
+    if unsettled:
+        doubts.append(f"Still drifting when their warm-up ended: {', '.join(unsettled)}.")
     if doubts:
         advice = ["stop other programs", "let the machine cool", "measure more runs"]
         if governor() not in ("performance", "unknown"):

@@ -15,19 +15,19 @@ from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.target import PRECISIONS, Precision, Target
-from rrr_edge.bundle.verification import demand_share, drops_beyond
+from rrr_edge.bundle.verification import drops_beyond, require_share
 from rrr_edge.errors import UsageError, choose
 from rrr_edge.profile.baselines import running, shuffled_images
-from rrr_edge.profile.gate_result import Drop, Gate, SelfTest, Speed, Verdict
+from rrr_edge.profile.gate_result import Drop, Gate, GateVerdict, SelfTest, Speed
 from rrr_edge.runtime.classifier import Classifier
-from rrr_edge.timing.interleave import Pace, turn_ms, warm_up, without_garbage_collection
+from rrr_edge.timing.interleave import TimingSettings, turn_ms, warm_up, without_garbage_collection
 from rrr_edge.timing.machine import usable_cores
-from rrr_edge.timing.progress import Report, Step, silent
+from rrr_edge.timing.progress import OnProgress, Step, silent
 from rrr_edge.timing.sequential import bounds, medians_of, stretch_of
 from rrr_edge.timing.statistics import Interval, wilson_interval
 
 Run = Callable[[int], Any]
-_PACE = Pace(settle_runs=8)
+_PACE = TimingSettings(settle_runs=8)
 _TURN_RUNS, _TURN_MS = 5, 20.0
 
 
@@ -42,7 +42,7 @@ class Limits:
     def __post_init__(self) -> None:
         if not 0 < self.max_slowdown < math.inf:
             raise UsageError(f"--max-slowdown is a ratio of times such as 1.05, not {self.max_slowdown:g}.")
-        demand_share(self.max_drop)
+        require_share(self.max_drop)
         if not 0 <= self.budget_s < math.inf:
             raise UsageError(f"--budget-s is a number of seconds such as 60, not {self.budget_s:g}.")
 
@@ -66,7 +66,7 @@ class Side(NamedTuple):
         return self.bundle.engine(target.model_copy(update={"precision": self.precision or target.precision}))
 
 
-def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, report: Report = silent) -> Gate:
+def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, on_progress: OnProgress = silent) -> Gate:
     """Measure both engines interleaved in this process until the interval decides or the budget ends.
 
     Both run with as many threads: the target's, or else the baseline's, or all usable cores.
@@ -76,7 +76,7 @@ def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, rep
     drop = _drop(baseline, candidate, target, limits)
     with ExitStack() as stack:
         first, second = (_opened(stack, side, target) for side in (baseline, candidate))
-        speed = race(first, second, limits, report=report)
+        speed = race(first, second, limits, on_progress=on_progress)
     verdicts = {speed.verdict, drop.verdict if drop else "pass"}
     return Gate(
         baseline=_name(baseline, target),
@@ -91,22 +91,22 @@ def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, rep
     )
 
 
-def demand_comparable(baseline: Side, candidate: Side, target: Target, limits: Limits) -> Target:
+def require_comparable(baseline: Side, candidate: Side, target: Target, limits: Limits) -> Target:
     """Raise what `compare` would before it measures; return the target with its number of threads."""
     backend_of(target).check(target)
     _drop(baseline, candidate, target, limits)
     return _settled(baseline, candidate, target)
 
 
-def self_test(side: Side, target: Target, limits: Limits, *, times: int, report: Report = silent) -> SelfTest:
+def self_test(side: Side, target: Target, limits: Limits, *, times: int, on_progress: OnProgress = silent) -> SelfTest:
     """Race the engine against itself, opened twice anew each time."""
     target = _settled(side, side, target)
     comparisons = []
     for done in range(times):
-        report(Step("self-test", done, times))
+        on_progress(Step("self-test", done, times))
         with ExitStack() as stack:
             comparisons.append(race(_opened(stack, side, target), _opened(stack, side, target), limits))
-    report(Step("self-test", times, times))
+    on_progress(Step("self-test", times, times))
     return SelfTest(
         engine=_name(side, target),
         max_slowdown=limits.max_slowdown,
@@ -116,13 +116,15 @@ def self_test(side: Side, target: Target, limits: Limits, *, times: int, report:
     )
 
 
-def race(baseline: Run, candidate: Run, limits: Limits, *, pace: Pace = _PACE, report: Report = silent) -> Speed:
+def race(
+    baseline: Run, candidate: Run, limits: Limits, *, pace: TimingSettings = _PACE, on_progress: OnProgress = silent
+) -> Speed:
     """Rounds of a turn each, every other one in reverse, until the ratio's interval lies on one side of the limit."""
     begin = pace.clock()
     times: dict[str, list[float]] = {"baseline": [], "candidate": []}
     ratios: list[float] = []
     order = [("baseline", baseline), ("candidate", candidate)]
-    verdict: Verdict = "undecided"
+    verdict: GateVerdict = "undecided"
     spent_s, budget_s = 0.0, math.ceil(limits.budget_s)
     with without_garbage_collection():
         for _, run in order:
@@ -137,7 +139,9 @@ def race(baseline: Run, candidate: Run, limits: Limits, *, pace: Pace = _PACE, r
             interval = bounds(stretches) if stretch else None
             verdict = _judge(interval, limits.max_slowdown)
             spent_s = (pace.clock() - begin) / 1e9
-            report(Step("seconds", min(int(spent_s), budget_s), budget_s, f"{len(ratios)} rounds, may end earlier"))
+            on_progress(
+                Step("seconds", min(int(spent_s), budget_s), budget_s, f"{len(ratios)} rounds, may end earlier")
+            )
     return Speed(
         ratio=statistics.median(ratios if interval is None else stretches),
         interval=interval,
@@ -150,19 +154,19 @@ def race(baseline: Run, candidate: Run, limits: Limits, *, pace: Pace = _PACE, r
     )
 
 
-_GRAVEST_FIRST: tuple[Verdict, ...] = ("fail", "undecided", "pass")
+_GRAVEST_FIRST: tuple[GateVerdict, ...] = ("fail", "undecided", "pass")
 
 
-def _judge(interval: Interval | None, limit: float) -> Verdict:
+def _judge(interval: Interval | None, limit: float) -> GateVerdict:
     if interval is None or interval[0] <= limit <= interval[1]:
         return "undecided"
     return "fail" if interval[0] > limit else "pass"
 
 
-def _turn_ms(run: Run, round_: int, pace: Pace) -> float:
+def _turn_ms(run: Run, round_: int, pace: TimingSettings) -> float:
     """The median of a few runs after those that settle the caches."""
     samples = [turn_ms(run, round_, pace)]
-    rested = Pace(settle_runs=0, clock=pace.clock)
+    rested = TimingSettings(settle_runs=0, clock=pace.clock)
     while len(samples) < _TURN_RUNS and sum(samples) < _TURN_MS:
         samples.append(turn_ms(run, round_, rested))
     return statistics.median(samples)
@@ -209,7 +213,7 @@ def _drop(baseline: Side, candidate: Side, target: Target, limits: Limits) -> Dr
         )
     before, after = (side.engine(target).verification.accuracy for side in (baseline, candidate))
     interval = wilson_interval(round(after * known), known)
-    verdict: Verdict = "pass"
+    verdict: GateVerdict = "pass"
     if drops_beyond(limits.max_drop, before, after):
         verdict = "fail" if drops_beyond(limits.max_drop, before, interval[1]) else "undecided"
     return Drop(baseline=before, candidate=after, interval=interval, images=known, verdict=verdict)

@@ -10,7 +10,7 @@ from rrr_edge.bundle.record import SCHEMA, Record
 from rrr_edge.report.markup import plain_markdown
 from rrr_edge.timing.statistics import Interval
 
-Verdict = Literal["pass", "fail", "undecided"]
+GateVerdict = Literal["pass", "fail", "undecided"]
 # What a self-test may count, as a share of its comparisons.
 FALSE_ALARMS, UNDECIDED = 0.02, 0.5
 
@@ -30,7 +30,7 @@ class Speed(Record):
     seconds: float
     baseline_ms: float
     candidate_ms: float
-    verdict: Verdict
+    verdict: GateVerdict
 
 
 class Drop(Record):
@@ -44,7 +44,7 @@ class Drop(Record):
     candidate: float
     interval: Interval
     images: int
-    verdict: Verdict
+    verdict: GateVerdict
 
     def sentences(self, max_drop: float) -> Iterator[str]:
         low, high = self.interval
@@ -66,7 +66,7 @@ class Gate(Record):
     target: str
     max_slowdown: float
     max_drop: float
-    verdict: Verdict
+    verdict: GateVerdict
     speed: Speed
     drop: Drop | None
     environment: Environment

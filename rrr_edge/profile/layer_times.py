@@ -5,31 +5,33 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from rrr_edge.backends import Backend, ClockedSession
-from rrr_edge.backends.protocols import Rival
+from rrr_edge.backends import Backend, ProfiledSession
+from rrr_edge.backends.protocols import Baseline
 from rrr_edge.bundle.measurements import Ceiling, LayerTime, Measurement, Subject
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import MissingLibrary
 from rrr_edge.profile.ceiling import convolution_shapes, measure_ceiling, noise_images
-from rrr_edge.timing.progress import Report
+from rrr_edge.timing.progress import OnProgress
 
 LAYERS = "engine, its layers clocked"
 CEILING = "large convolutions"
 
 
-class Dissection:
+class LayerTimes:
     """Rivals to be timed beside the engine, and what they tell once that is over."""
 
-    def __init__(self, engine: ClockedSession, ceiling: ClockedSession | None, target: Target, note: str = "") -> None:
+    def __init__(
+        self, engine: ProfiledSession, ceiling: ProfiledSession | None, target: Target, note: str = ""
+    ) -> None:
         self.notes = (note,) if note else ()
         self.images_computed = engine.images_computed
         self._target = target
-        self._engine = _Clocked(engine)
-        self._ceiling = _Clocked(ceiling, noise_images(target)) if ceiling else None
+        self._engine = _Profiled(engine)
+        self._ceiling = _Profiled(ceiling, noise_images(target)) if ceiling else None
         subject = Subject(backend=target.backend, precision=target.precision, threads=target.threads)
         sessions = {LAYERS: self._engine, CEILING: self._ceiling}
-        self.rivals = tuple(Rival(name, session, subject) for name, session in sessions.items() if session)
+        self.baselines = tuple(Baseline(name, session, subject) for name, session in sessions.items() if session)
 
     def layers(self, run_ms: float) -> tuple[LayerTime, ...]:
         """The engine's layers, each with its share of the runs in which they were clocked, times `run_ms`.
@@ -66,28 +68,28 @@ class Dissection:
 
 
 @contextmanager
-def dissecting(backend: Backend, folder: Path, target: Target, report: Report) -> Iterator[Dissection]:
+def profiling_layers(backend: Backend, folder: Path, target: Target, on_progress: OnProgress) -> Iterator[LayerTimes]:
     """Open the engine in `folder` and, where it can be built, one of large convolutions, with their layers clocked.
 
     Raises GateFailed where the large convolutions do not run in the target's precision.
     """
     with ExitStack() as stack:
-        engine = stack.enter_context(closing(backend.open_clocked(folder, target)))
+        engine = stack.enter_context(closing(backend.open_profiled(folder, target)))
         ceiling, note = None, ""
         try:
-            ceiling = stack.enter_context(measure_ceiling(backend, target, report))
+            ceiling = stack.enter_context(measure_ceiling(backend, target, on_progress))
         except MissingLibrary as missing:
             note = f"What this machine does at best was not measured: {missing} {missing.advice}"
-        yield Dissection(engine, ceiling, target, note)
+        yield LayerTimes(engine, ceiling, target, note)
 
 
-class _Clocked:
+class _Profiled:
     """A session that remembers how long all its runs took together, timed or not, as the layers' clocks do.
 
     With `images` of its own it takes those, whatever it is given.
     """
 
-    def __init__(self, session: ClockedSession, images: Images | None = None) -> None:
+    def __init__(self, session: ProfiledSession, images: Images | None = None) -> None:
         self._session, self._images = session, images
         self._runs = self._spent_ns = 0
 

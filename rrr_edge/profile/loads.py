@@ -19,16 +19,16 @@ from PIL import Image
 
 from rrr_edge.backends import Session, backend_of
 from rrr_edge.backends.build import build_unproven
-from rrr_edge.bundle.baseline import CALIBRATION_IMAGES
+from rrr_edge.bundle.baseline import BASELINE_CALIBRATION_IMAGES
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import Load, Measurement, Subject
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Target
-from rrr_edge.bundle.verification import demand_precision
+from rrr_edge.bundle.verification import require_precision
 from rrr_edge.errors import CannotRunHere, UsageError
 from rrr_edge.runtime.classifier import Classifier
-from rrr_edge.timing.interleave import Pace, interleave
-from rrr_edge.timing.progress import Report, Step, silent
+from rrr_edge.timing.interleave import TimingSettings, interleave
+from rrr_edge.timing.progress import OnProgress, Step, silent
 
 FRAME_SIZE = (1280, 720)
 JPEG_QUALITY = 90
@@ -56,14 +56,14 @@ class Loads:
 
 
 @dataclass(frozen=True)
-class Bench:
+class LoadRun:
     """The engine of `bundle` for `target`, whose threads are a number, and how long to measure."""
 
     bundle: Bundle
     target: Target
     subject: Subject
-    pace: Pace
-    report: Report = silent
+    pace: TimingSettings
+    on_progress: OnProgress = silent
 
     @property
     def folder(self) -> Path:
@@ -76,30 +76,32 @@ class Bench:
         return Measurement(name=name, subject=subject, samples_ms=tuple(samples_ms), elsewhere=elsewhere)
 
 
-def measure_loads(bench: Bench, loads: Loads) -> tuple[Load, ...]:
+def measure_loads(load_run: LoadRun, loads: Loads) -> tuple[Load, ...]:
     """Raises CannotRunHere where a fresh process gives no answer, and what compiling and opening engines raise."""
     return (
-        *(_paced(bench, loads.fps) if loads.fps else ()),
-        *(_cold_starts(bench, loads.cold_starts) if loads.cold_starts else ()),
-        *(_batches(bench, loads.batches) if loads.batches else ()),
-        *(_streams(bench, loads.streams) if loads.streams else ()),
+        *(_paced(load_run, loads.fps) if loads.fps else ()),
+        *(_cold_starts(load_run, loads.cold_starts) if loads.cold_starts else ()),
+        *(_batches(load_run, loads.batches) if loads.batches else ()),
+        *(_streams(load_run, loads.streams) if loads.streams else ()),
     )
 
 
-def _paced(bench: Bench, fps: float) -> Iterator[Load]:
+def _paced(load_run: LoadRun, fps: float) -> Iterator[Load]:
     """Frames come by the clock; the app sleeps until the next, and after a delay takes the newest."""
-    frames = [np.asarray(frame) for frame in frames_of(bench.bundle.reference.images[:_FRAMES])]
-    target = bench.target
-    with Classifier.open(bench.bundle.path, target, precision=target.precision, threads=target.threads) as classifier:
+    frames = [np.asarray(frame) for frame in frames_of(load_run.bundle.reference.images[:_FRAMES])]
+    target = load_run.target
+    with Classifier.open(
+        load_run.bundle.path, target, precision=target.precision, threads=target.threads
+    ) as classifier:
         for frame in frames:
             classifier.predict(frame)
-        answers, dropped = keep_pace(lambda index: classifier.predict(frames[index % len(frames)]), fps, bench)
+        answers, dropped = keep_pace(lambda index: classifier.predict(frames[index % len(frames)]), fps, load_run)
     late = sum(ms > 1000 / fps for ms in answers)
     note = "a ready 1280x720 frame to the answer, with the wait while an older frame is answered"
     yield Load(
         kind="paced",
         setting=fps,
-        measurement=bench.measurement(f"paced, {fps:g} frames/s", answers, note),
+        measurement=load_run.measurement(f"paced, {fps:g} frames/s", answers, note),
         images_per_second=fps * len(answers) / (len(answers) + dropped),
         late=late,
         dropped=dropped,
@@ -107,25 +109,25 @@ def _paced(bench: Bench, fps: float) -> Iterator[Load]:
 
 
 def keep_pace(
-    answer: Callable[[int], object], fps: float, bench: Bench, sleep: Callable[[float], None] = time.sleep
+    answer: Callable[[int], object], fps: float, load_run: LoadRun, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[list[float], int]:
     """The ms from each answered frame's arrival to its answer, and how many frames of `bench.pace.runs` were dropped.
 
     Frame i arrives i/fps seconds after the first.
     """
-    clock, period = bench.pace.clock, 1e9 / fps
+    clock, period = load_run.pace.clock, 1e9 / fps
     answers: list[float] = []
     dropped, frame = 0, 0
     start = clock() + period
-    while frame < bench.pace.runs:
+    while frame < load_run.pace.runs:
         while (early := start + frame * period - clock()) > 0:
             sleep(early / 1e9)
-        newest = min(int((clock() - start) / period), bench.pace.runs - 1)
+        newest = min(int((clock() - start) / period), load_run.pace.runs - 1)
         dropped += newest - frame
         answer(newest)
         answers.append((clock() - start - newest * period) / 1e6)
         frame = newest + 1
-        bench.report(Step("paced", frame, bench.pace.runs))
+        load_run.on_progress(Step("paced", frame, load_run.pace.runs))
     return answers, dropped
 
 
@@ -140,13 +142,13 @@ with Classifier.open(bundle, target, precision=target.precision, threads=target.
 """
 
 
-def _cold_starts(bench: Bench, count: int) -> Iterator[Load]:
+def _cold_starts(load_run: LoadRun, count: int) -> Iterator[Load]:
     """Fresh processes in turns; files stay in memory.
 
     Where the backend keeps compiled models, they start with an empty and with a filled cache of these.
     """
     notes = {"": "process start to first answer"}
-    if bench.target.backend in _CACHING:
+    if load_run.target.backend in _CACHING:
         notes = {
             ", empty cache": "process start to first answer, no compiled model in the backend's cache",
             ", filled cache": "process start to first answer, the backend's cache has the compiled model",
@@ -154,26 +156,26 @@ def _cold_starts(bench: Bench, count: int) -> Iterator[Load]:
     samples: dict[str, list[float]] = {name: [] for name in notes}
     with tempfile.TemporaryDirectory(prefix="rrr-edge-") as work:
         photo = Path(work) / "photo.jpg"
-        next(frames_of(bench.bundle.reference.images)).save(photo, quality=JPEG_QUALITY)
+        next(frames_of(load_run.bundle.reference.images)).save(photo, quality=JPEG_QUALITY)
         filled = Path(work) / "filled"
-        _first_answer_ms(bench, photo, filled)
+        _first_answer_ms(load_run, photo, filled)
         for round_ in range(count):
             for name in sorted(notes, reverse=bool(round_ % 2)):
                 cache = Path(work) / f"empty-{round_}" if "empty" in name else filled
-                samples[name].append(_first_answer_ms(bench, photo, cache))
-            bench.report(Step("cold start", round_ + 1, count))
+                samples[name].append(_first_answer_ms(load_run, photo, cache))
+            load_run.on_progress(Step("cold start", round_ + 1, count))
     for name, note in notes.items():
-        measurement = bench.measurement(f"cold start{name}", samples[name], note)
+        measurement = load_run.measurement(f"cold start{name}", samples[name], note)
         rate = measurement.images_per_second
         yield Load(kind="cold start", setting=0, measurement=measurement, images_per_second=rate)
 
 
-def _first_answer_ms(bench: Bench, photo: Path, cache: Path) -> float:
+def _first_answer_ms(load_run: LoadRun, photo: Path, cache: Path) -> float:
     """Raises CannotRunHere where none comes."""
-    command = [sys.executable, "-c", _CHILD, str(bench.bundle.path), bench.target.model_dump_json(), str(photo)]
+    command = [sys.executable, "-c", _CHILD, str(load_run.bundle.path), load_run.target.model_dump_json(), str(photo)]
     # Its complaints go to a file: a pipe that nobody reads would stop it when full.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
-        start = bench.pace.clock()
+        start = load_run.pace.clock()
         with subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -188,7 +190,7 @@ def _first_answer_ms(bench: Bench, photo: Path, cache: Path) -> float:
             patience.start()
             try:
                 answer = child.stdout.readline()
-                ms = (bench.pace.clock() - start) / 1e6
+                ms = (load_run.pace.clock() - start) / 1e6
                 child.communicate()
             finally:
                 patience.cancel()
@@ -199,79 +201,83 @@ def _first_answer_ms(bench: Bench, photo: Path, cache: Path) -> float:
     return ms
 
 
-def _batches(bench: Bench, sizes: Sequence[int]) -> Iterator[Load]:
+def _batches(load_run: LoadRun, sizes: Sequence[int]) -> Iterator[Load]:
     """Interleaved; an engine of another size than the target's is compiled from model.onnx for its time only."""
     with ExitStack() as stack:
-        sessions = {size: stack.enter_context(_engine_of(bench, size)) for size in sizes}
-        images = {size: np.resize(bench.bundle.reference.images, (size, *_shape(bench.bundle))) for size in sizes}
+        sessions = {size: stack.enter_context(_engine_of(load_run, size)) for size in sizes}
+        images = {size: np.resize(load_run.bundle.reference.images, (size, *_shape(load_run.bundle))) for size in sizes}
 
         def running(size: int) -> Callable[[int], object]:
             return lambda round_: sessions[size].run(images[size])
 
-        found = interleave({str(size): running(size) for size in sizes}, pace=bench.pace, report=bench.report)
+        found = interleave(
+            {str(size): running(size) for size in sizes}, pace=load_run.pace, on_progress=load_run.on_progress
+        )
     for size in sizes:
-        own = size == bench.target.batch
+        own = size == load_run.target.batch
         note = "the bundle's engine" if own else "compiled for this batch from model.onnx, for its time only"
-        measurement = bench.measurement(f"batch of {size}", found.samples_ms[str(size)], note, found.elsewhere)
+        measurement = load_run.measurement(f"batch of {size}", found.samples_ms[str(size)], note, found.elsewhere)
         rate = size * measurement.images_per_second
         yield Load(kind="batch", setting=size, measurement=measurement, images_per_second=rate)
 
 
 @contextmanager
-def _engine_of(bench: Bench, size: int) -> Iterator[Session]:
-    target = bench.target.model_copy(update={"batch": size})
+def _engine_of(load_run: LoadRun, size: int) -> Iterator[Session]:
+    target = load_run.target.model_copy(update={"batch": size})
     with tempfile.TemporaryDirectory(prefix="rrr-edge-") as work:
-        folder = bench.folder
-        if size != bench.target.batch:
+        folder = load_run.folder
+        if size != load_run.target.batch:
             folder = Path(work) / "engine"
             folder.mkdir()
-            bench.report(Step("build", 0, 1, f"batch of {size}"))
-            calibration = bench.bundle.calibration[:CALIBRATION_IMAGES]
-            lowering = bench.bundle.engine(bench.target).lowering
-            build_unproven(bench.bundle.model, target, calibration, folder, lowering=lowering, report=bench.report)
+            load_run.on_progress(Step("build", 0, 1, f"batch of {size}"))
+            calibration = load_run.bundle.calibration[:BASELINE_CALIBRATION_IMAGES]
+            lowering = load_run.bundle.engine(load_run.target).lowering
+            build_unproven(
+                load_run.bundle.model, target, calibration, folder, lowering=lowering, on_progress=load_run.on_progress
+            )
         session = backend_of(target).open(folder, target)
         try:
-            if folder != bench.folder:  # the bundle's own engine has been proven
+            if folder != load_run.folder:  # the bundle's own engine has been proven
                 found = session.precision_found()
-                demand_precision(target.precision, found, what=f"the batch of {size}", so="it is not measured")
+                require_precision(target.precision, found, what=f"the batch of {size}", so="it is not measured")
             yield session
         finally:
             session.close()
 
 
-def _streams(bench: Bench, counts: Sequence[int]) -> Iterator[Load]:
+def _streams(load_run: LoadRun, counts: Sequence[int]) -> Iterator[Load]:
     """So many sessions answer at once, each in a thread of its own; the engine's threads are shared out among them."""
     samples: dict[int, list[float]] = {count: [] for count in counts}
     spent_s = dict.fromkeys(counts, 0.0)
-    threads = {count: max(1, bench.target.threads // count) for count in counts}
+    threads = {count: max(1, load_run.target.threads // count) for count in counts}
     with ExitStack() as stack:
         sessions = {}
         for count in counts:
-            target = bench.target.model_copy(update={"threads": threads[count]})
-            opened = [backend_of(target).open(bench.folder, target) for _ in range(count)]
+            target = load_run.target.model_copy(update={"threads": threads[count]})
+            opened = [backend_of(target).open(load_run.folder, target) for _ in range(count)]
             sessions[count] = opened
             for session in opened:
                 stack.callback(session.close)
-            _all_at_once(opened, bench, _WINDOW_S / 2)
+            _all_at_once(opened, load_run, _WINDOW_S / 2)
         for window in range(_WINDOWS):
             for count in sorted(counts, reverse=bool(window % 2)):
-                ms, took_s = _all_at_once(sessions[count], bench, _WINDOW_S)
+                ms, took_s = _all_at_once(sessions[count], load_run, _WINDOW_S)
                 samples[count] += ms
                 spent_s[count] += took_s
-            bench.report(Step("streams", window + 1, _WINDOWS))
+            load_run.on_progress(Step("streams", window + 1, _WINDOWS))
     for count in counts:
         note = f"{count} x a session of {threads[count]} threads, at once"
         yield Load(
             kind="streams",
             setting=count,
-            measurement=bench.measurement(f"streams: {count}", samples[count], note),
+            measurement=load_run.measurement(f"streams: {count}", samples[count], note),
             images_per_second=len(samples[count]) / spent_s[count],
         )
 
 
-def _all_at_once(sessions: Sequence[Session], bench: Bench, seconds: float) -> tuple[list[float], float]:
+def _all_at_once(sessions: Sequence[Session], load_run: LoadRun, seconds: float) -> tuple[list[float], float]:
     """The ms of every answer that the sessions give within so many seconds, and the seconds that it took."""
-    clock, images = bench.pace.clock, bench.bundle.reference.images
+    clock, images = load_run.pace.clock, load_run.bundle.reference.images
     begin = clock()
 
     def work(session: Session) -> list[float]:

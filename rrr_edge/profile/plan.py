@@ -3,7 +3,7 @@
 import statistics
 from importlib.util import find_spec
 
-from rrr_edge.bundle.baseline import Baseline, Point
+from rrr_edge.bundle.baseline import BaselineCard, Point
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.profile import ENGINE, PHOTO, PREDICT
 from rrr_edge.bundle.record import Record
@@ -11,7 +11,7 @@ from rrr_edge.bundle.target import Target
 from rrr_edge.profile.baselines import running, targets_beside
 from rrr_edge.profile.request import Asked, Extras
 from rrr_edge.runtime.classifier import Classifier
-from rrr_edge.timing.interleave import Pace, turn_ms
+from rrr_edge.timing.interleave import TimingSettings, turn_ms
 
 # MACs of torchvision's ResNet152 for one image of 224x224.
 _WHOLE_MACS, _WHOLE_SIDE = 11.5e9, 224
@@ -41,12 +41,12 @@ class Plan(Record):
         )
 
 
-def plan_profile(bundle: Bundle, target: Target, asked: Asked, *, pace: Pace, extras: Extras) -> Plan:
+def plan_profile(bundle: Bundle, target: Target, asked: Asked, *, pace: TimingSettings, extras: Extras) -> Plan:
     """Time the engine for a moment, and reckon. Raises what a profile would refuse before it measures."""
     bundle.check()
     torch = find_spec("torch") is not None
     if asked.baseline and not torch:
-        Baseline.read(bundle.baseline)
+        BaselineCard.read(bundle.baseline)
     with Classifier.open(bundle.path, target, precision=target.precision, threads=target.threads) as classifier:
         run = running(classifier.session, bundle.reference.images)
         own_ms = statistics.median(turn_ms(run, look, pace) for look in range(_LOOKS))
@@ -77,7 +77,7 @@ def plan_profile(bundle: Bundle, target: Target, asked: Asked, *, pace: Pace, ex
     )
 
 
-def _seconds(ms: float, pace: Pace) -> float:
+def _seconds(ms: float, pace: TimingSettings) -> float:
     """Of a candidate whose run takes so many ms: its warm-up, and its rounds with what settles it."""
     warm_up = max(pace.warm_up_ms, 2 * pace.window * ms)
     return (warm_up + pace.runs * (ms + min(pace.settle_runs * ms, pace.settle_ms))) / 1000

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rrr_edge.backends import Backend, Session
-from rrr_edge.backends.protocols import Rival
+from rrr_edge.backends.protocols import Baseline
 from rrr_edge.bundle.baseline import UNPRUNED, Point, obstacle_of, percent
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.files import sha256, write_file, writing_to
@@ -22,10 +22,10 @@ from rrr_edge.bundle.measurements import Alternative, Granularity, Measurement, 
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput
-from rrr_edge.profile.baselines import compile_rival, compiled, running, shuffled_images, targets_beside
+from rrr_edge.profile.baselines import compile_baseline, compiled, running, shuffled_images, targets_beside
 from rrr_edge.profile.request import Sweep
-from rrr_edge.timing.interleave import Pace, interleave
-from rrr_edge.timing.progress import Report, Step
+from rrr_edge.timing.interleave import TimingSettings, interleave
+from rrr_edge.timing.progress import OnProgress, Step
 
 _SETTINGS = "settings.json"
 # One run at least; those before a network in a round are its own runtime's, which leave little to recover from.
@@ -34,7 +34,7 @@ _WARM_UP_LIMIT_MS = 3_000.0
 
 
 @dataclass(frozen=True)
-class Place:
+class SweepContext:
     """Where a sweep is measured: the bundle, its engine, open, and the machine."""
 
     bundle: Bundle
@@ -52,16 +52,16 @@ class Swept(NamedTuple):
     notes: tuple[str, ...]
 
 
-def measure_sweep(sweep: Sweep, place: Place, *, pace: Pace, report: Report) -> Swept:
+def measure_sweep(sweep: Sweep, context: SweepContext, *, pace: TimingSettings, on_progress: OnProgress) -> Swept:
     """Measure the rounds that are not kept yet. `pace.runs` is what counts; the settling is shorter than elsewhere.
 
     Raises CannotRunHere where a network's file is missing and there is no workshop, and what compiling and opening
     raise.
     """
-    ready, obstacles = prepare_sweep(sweep, place.bundle, place.backend, place.target, report=report)
-    folder = _claim(place, sweep, pace)
+    ready, obstacles = prepare_sweep(sweep, context.bundle, context.backend, context.target, on_progress=on_progress)
+    folder = _claim(context, sweep, pace)
     runtimes = list(sweep.workshop.runtimes) if sweep.workshop else []
-    runtimes += [f"{place.target.backend} {beside.precision}" for beside in targets_beside(place.target)]
+    runtimes += [f"{context.target.backend} {beside.precision}" for beside in targets_beside(context.target)]
     rounds = [
         _Round(sparsity, runtime, tuple(point for point in ready if point.sparsity == sparsity))
         for sparsity in sweep.sparsities
@@ -69,12 +69,12 @@ def measure_sweep(sweep: Sweep, place: Place, *, pace: Pace, report: Report) -> 
     ]
     left = [round_ for round_ in rounds if not (folder / round_.file).is_file()]
     for number, round_ in enumerate(left):
-        told = _Whole(report, number * pace.runs, len(left) * pace.runs, round_.words)
-        timed = _measure(round_, sweep, place, pace, told)
+        told = _Whole(on_progress, number * pace.runs, len(left) * pace.runs, round_.words)
+        timed = _measure(round_, sweep, context, pace, told)
         write_file(folder / round_.file, timed.to_json())
     found = [_Timed.from_json_file(folder / round_.file) for round_ in rounds]
     alternatives = tuple(alternative for timed in found for alternative in timed.alternatives())
-    notes = [*obstacles, *_doubts(alternatives, sum(len(timed.restless) for timed in found))]
+    notes = [*obstacles, *_doubts(alternatives, sum(len(timed.unsettled) for timed in found))]
     if len(left) < len(rounds):
         earlier = f"{len(rounds) - len(left)} of the {len(rounds)} rounds with pruned networks"
         notes.append(f"{earlier} were measured by an earlier run that was interrupted.")
@@ -82,7 +82,7 @@ def measure_sweep(sweep: Sweep, place: Place, *, pace: Pace, report: Report) -> 
 
 
 def prepare_sweep(
-    sweep: Sweep, bundle: Bundle, backend: Backend, target: Target, *, report: Report
+    sweep: Sweep, bundle: Bundle, backend: Backend, target: Target, *, on_progress: OnProgress
 ) -> tuple[list[Point], list[str]]:
     """Make and compile what is missing; the pruned networks that there are, and why there are no others.
 
@@ -91,7 +91,7 @@ def prepare_sweep(
     asked = [Point(granularity, s) for s in sweep.sparsities if s for granularity in sweep.granularities]
     ready, obstacles = [], []
     for done, point in enumerate((UNPRUNED, *asked)):
-        told = _Whole(report, done, len(asked) + 1, point.words, stage="prepare")
+        told = _Whole(on_progress, done, len(asked) + 1, point.words, stage="prepare")
         told(Step("prepare", 0, 1))
         model = bundle.alternative(point.stem)
         if sweep.workshop:
@@ -100,9 +100,9 @@ def prepare_sweep(
             obstacles.append(obstacle_of(model).read_text("utf-8").strip())
             continue
         for beside in targets_beside(target):
-            compile_rival(backend, model, bundle, beside, told)
+            compile_baseline(backend, model, bundle, beside, told)
         ready.append(point)
-    report(Step("prepare", len(asked) + 1, len(asked) + 1))
+    on_progress(Step("prepare", len(asked) + 1, len(asked) + 1))
     return ready[1:], obstacles
 
 
@@ -155,7 +155,7 @@ class _Timed(Record):
     """A finished round, the unpruned network first."""
 
     candidates: tuple[_Candidate, ...]
-    restless: tuple[str, ...]
+    unsettled: tuple[str, ...]
     elsewhere: float | None = None
 
     def alternatives(self) -> tuple[Alternative, ...]:
@@ -166,45 +166,49 @@ class _Timed(Record):
         return tuple(Alternative(measurement=m, ratio=ratio(m, measured[0])) for m in measured)
 
 
-def _measure(round_: _Round, sweep: Sweep, place: Place, pace: Pace, report: Report) -> _Timed:
-    images = shuffled_images(place.bundle)
+def _measure(
+    round_: _Round, sweep: Sweep, context: SweepContext, pace: TimingSettings, on_progress: OnProgress
+) -> _Timed:
+    images = shuffled_images(context.bundle)
     subjects: dict[str, Subject] = {}
     candidates = {}
     with ExitStack() as stack:
         for point in (UNPRUNED, *round_.points):
-            rival = _open(point, round_.runtime, sweep, place, stack, report)
+            baseline = _open(point, round_.runtime, sweep, context, stack, on_progress)
             name = round_.name("baseline") if point == UNPRUNED else f"{point.words}, {round_.runtime}"
-            subjects[name], candidates[name] = rival.subject, running(rival.session, images)
-        if round_.runtime == place.subject.runtime:
+            subjects[name], candidates[name] = baseline.subject, running(baseline.session, images)
+        if round_.runtime == context.subject.runtime:
             name, whole = round_.name("engine"), next(iter(subjects.values())).params
-            sparsity = 1 - place.subject.params / whole if place.subject.params and whole else None
-            subjects[name] = place.subject.model_copy(update={"sparsity": sparsity})
-            candidates[name] = running(place.engine, images)
+            sparsity = 1 - context.subject.params / whole if context.subject.params and whole else None
+            subjects[name] = context.subject.model_copy(update={"sparsity": sparsity})
+            candidates[name] = running(context.engine, images)
         brief = replace(
             pace,
             settle_ms=min(_SETTLE_MS, pace.settle_ms),
             warm_up_limit_ms=min(_WARM_UP_LIMIT_MS, pace.warm_up_limit_ms),
         )
-        found = interleave(candidates, pace=brief, report=report)
+        found = interleave(candidates, pace=brief, on_progress=on_progress)
     return _Timed(
         candidates=tuple(
             _Candidate(name=name, subject=subjects[name], samples_ms=samples)
             for name, samples in found.samples_ms.items()
         ),
-        restless=found.restless,
+        unsettled=found.unsettled,
         elsewhere=found.elsewhere,
     )
 
 
-def _open(point: Point, runtime: str, sweep: Sweep, place: Place, stack: ExitStack, report: Report) -> Rival:
+def _open(
+    point: Point, runtime: str, sweep: Sweep, context: SweepContext, stack: ExitStack, on_progress: OnProgress
+) -> Baseline:
     """The network of `point` in `runtime`, until the stack is left."""
     if sweep.workshop and runtime in sweep.workshop.runtimes:
-        rival = sweep.workshop.open(point, runtime, threads=place.target.threads)
-        stack.callback(rival.session.close)
-        return rival
-    target = next(t for t in targets_beside(place.target) if runtime == f"{t.backend} {t.precision}")
-    model = place.bundle.alternative(point.stem)
-    return stack.enter_context(compiled(place.backend, model, place.bundle, target, report))
+        baseline = sweep.workshop.open(point, runtime, threads=context.target.threads)
+        stack.callback(baseline.session.close)
+        return baseline
+    target = next(t for t in targets_beside(context.target) if runtime == f"{t.backend} {t.precision}")
+    model = context.bundle.alternative(point.stem)
+    return stack.enter_context(compiled(context.backend, model, context.bundle, target, on_progress))
 
 
 class _Settings(Record):
@@ -217,15 +221,15 @@ class _Settings(Record):
     omp_wait_policy: str
 
 
-def _claim(place: Place, sweep: Sweep, pace: Pace) -> Path:
+def _claim(context: SweepContext, sweep: Sweep, pace: TimingSettings) -> Path:
     """The folder of finished rounds: that of an interrupted run with the same settings, or a new one."""
-    name = place.target.engine_name
-    folder = place.bundle.rounds_folder(name)
+    name = context.target.engine_name
+    folder = context.bundle.rounds_folder(name)
     settings = _Settings(
-        engine_sha256=sha256(place.bundle.engine_folder(name) / ENGINE),
+        engine_sha256=sha256(context.bundle.engine_folder(name) / ENGINE),
         granularities=tuple(sorted(sweep.granularities)),
         runs=pace.runs,
-        environment=place.environment,
+        environment=context.environment,
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "unset"),
     )
     try:
@@ -233,7 +237,7 @@ def _claim(place: Place, sweep: Sweep, pace: Pace) -> Path:
     except BadInput:
         same = False
     if not same:
-        forget_rounds(place.bundle, name)
+        forget_rounds(context.bundle, name)
         with writing_to(folder):
             folder.mkdir(parents=True)
         write_file(folder / _SETTINGS, settings.to_json())
@@ -244,7 +248,7 @@ def _claim(place: Place, sweep: Sweep, pace: Pace) -> Path:
 class _Whole:
     """Tells a part's steps as those of the whole: `begun` of `total` were done before it."""
 
-    report: Report
+    on_progress: OnProgress
     begun: int
     total: int
     words: str
@@ -252,14 +256,14 @@ class _Whole:
 
     def __call__(self, step: Step) -> None:
         done = step.done if step.stage == "measure" else 0
-        self.report(Step(self.stage, self.begun + done, self.total, self.words))
+        self.on_progress(Step(self.stage, self.begun + done, self.total, self.words))
 
 
-def _doubts(alternatives: tuple[Alternative, ...], restless: int) -> list[str]:
+def _doubts(alternatives: tuple[Alternative, ...], unsettled: int) -> list[str]:
     unstable = sum(alternative.measurement.summary.unstable for alternative in alternatives)
-    if not (unstable or restless):
+    if not (unstable or unsettled):
         return []
     return [
-        f"Of the {len(alternatives)} times of the comparison by sparsity {unstable} are unstable and {restless} were "
+        f"Of the {len(alternatives)} times of the comparison by sparsity {unstable} are unstable and {unsettled} were "
         "still drifting when their warm-up ended; ratios suffer less than times, as each round ran in turns."
     ]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from rrr_edge.backends.protocols import Rival, Workshop
+from rrr_edge.backends.protocols import Baseline, Workshop
 from rrr_edge.bundle.measurements import Granularity
 from rrr_edge.profile.loads import Loads
 
@@ -22,11 +22,11 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Against:
-    """`models` are ONNX files with cards, compiled by the engine's own backend; `rivals` are ready to run."""
+class Baselines:
+    """`models` are ONNX files with cards, compiled by the engine's own backend; `ready` are open sessions."""
 
     models: tuple[Path, ...] = ()
-    rivals: tuple[Rival, ...] = ()
+    ready: tuple[Baseline, ...] = ()
     sweep: Sweep | None = None
 
 

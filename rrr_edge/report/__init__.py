@@ -29,7 +29,7 @@ def write_report(
     if markdown:
         texts[markdown] = MARK, markdown_of(candidates)
     for path, (mark, _) in texts.items():
-        demand_own(path, mark)
+        require_own(path, mark)
     for path, (_, text) in texts.items():
         write_file(path, text)
     return verdict(candidates)
@@ -42,7 +42,7 @@ def files_of(bundle: Bundle, profile: Profile) -> dict[str, str]:
     return {**figures, REPORT: page_of([own])}
 
 
-def demand_own(path: Path, mark: str = GENERATOR) -> None:
+def require_own(path: Path, mark: str = GENERATOR) -> None:
     """Raise UsageError where there is a file at `path` that no report of ours has written."""
     if path.exists() and mark not in path.read_text("utf-8", errors="replace")[:4000]:
         raise UsageError(f"{path} exists and is no report of ours.", advice="Remove it, or choose another name.")

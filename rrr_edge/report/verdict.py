@@ -51,11 +51,11 @@ def _doubts(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield f"that is no better than guessing among {classes} classes"
     if not profile.ratios:
         yield "nothing was measured beside it"
-    for rival in profile.ratios:
-        if rival.interval[1] < 1:
-            yield f"{rival.of} is faster: it takes {rival.value:.2f} times as long ({interval_of(rival.interval)})"
-        elif rival.interval[0] <= 1:
-            yield f"it cannot be told from {rival.of} ({_times(rival)} its time, {interval_of(rival.interval)})"
+    for beside in profile.ratios:
+        if beside.interval[1] < 1:
+            yield f"{beside.of} is faster: it takes {beside.value:.2f} times as long ({interval_of(beside.interval)})"
+        elif beside.interval[0] <= 1:
+            yield f"it cannot be told from {beside.of} ({_times(beside)} its time, {interval_of(beside.interval)})"
     for alternative in _faster_pruned(profile.alternatives)[:1]:
         subject = alternative.subject
         yield (
@@ -69,7 +69,7 @@ def _doubts(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield f"the machine's ceiling is not its best: parts compute above it ({profile.beyond_ceiling})"
     if unstable := [m for m in profile.measurements if m.summary.unstable]:
         spread = f"the middle half of the runs spreads by {profile.engine.summary.spread:.0%}"
-        its = f"its own time was unstable ({profile.engine.crowded or spread})"
+        its = f"its own time was unstable ({profile.engine.disturbed or spread})"
         yield its if profile.engine in unstable else f"{len(unstable)} of the times beside it were unstable"
 
 
@@ -96,5 +96,5 @@ def _faster_pruned(alternatives: Sequence[Alternative]) -> list[Measurement]:
     return sorted(faster, key=lambda m: m.summary.median_ms)
 
 
-def _times(rival: Ratio) -> str:
-    return f"{rival.value:.3g} times"
+def _times(ratio: Ratio) -> str:
+    return f"{ratio.value:.3g} times"

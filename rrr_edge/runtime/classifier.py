@@ -69,10 +69,10 @@ class Classifier:
         # What an engine may do here is for the caller's target to say, not for the bundle's.
         asked = {"threads": threads or engine.target.threads, "portability": chosen.portability}
         stored = engine.target.model_copy(update=asked)
-        stored.check_device()
+        stored.require_device()
         backend = backend_of(stored)
         backend.check(stored)
-        backend.demand_fit(engine, repair=stored.compiling(bundle.path))
+        backend.require_fit(engine, repair=stored.compiling(bundle.path))
         return cls(backend.open(bundle.engine_folder(engine.name), stored), bundle.manifest, batch=stored.batch)
 
     def predict(self, frame: Any) -> Prediction:

@@ -10,7 +10,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.target import PRECISIONS, Target
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, RRREdgeError, UsageError
 
-Verdict = Literal["load", "prepared", "rebuild", "refuse"]
+LoadVerdict = Literal["load", "prepared", "rebuild", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Finding:
     """
 
     what: str
-    verdict: Verdict
+    verdict: LoadVerdict
     why: str = ""
     repair: str = ""
     exit_code: int = 0
@@ -52,7 +52,7 @@ def _engine(bundle: Bundle, name: str) -> Finding:
         )
     try:
         engine = bundle.engine(asked)
-        engine.target.check_device()
+        engine.target.require_device()
         backend = backend_of(engine.target)
         backend.check(engine.target)
     except UsageError as error:
@@ -64,11 +64,11 @@ def _engine(bundle: Bundle, name: str) -> Finding:
     except RRREdgeError as error:
         return _finding(name, "refuse", error)
     try:
-        backend.demand_fit(engine, repair=engine.target.compiling(bundle.path))
+        backend.require_fit(engine, repair=engine.target.compiling(bundle.path))
     except CannotRunHere as error:
         return _finding(name, "rebuild", error)
     return Finding(name, "load")
 
 
-def _finding(what: str, verdict: Verdict, error: RRREdgeError) -> Finding:
+def _finding(what: str, verdict: LoadVerdict, error: RRREdgeError) -> Finding:
     return Finding(what, verdict, str(error), error.advice.removeprefix("Run: "), error.exit_code)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rrr_edge.timing import machine
-from rrr_edge.timing.progress import Report, Step, silent
+from rrr_edge.timing.progress import OnProgress, Step, silent
 
 
 @dataclass(frozen=True)
-class Pace:
+class TimingSettings:
     """How candidates are timed.
 
     Each is warmed up for `warm_up_ms` and `warm_up_runs` at least, then until the medians of its last two windows of
@@ -41,39 +41,42 @@ class Interleaved(NamedTuple):
     """
 
     samples_ms: dict[str, tuple[float, ...]]
-    restless: tuple[str, ...]
+    unsettled: tuple[str, ...]
     elsewhere: float | None
 
 
 def interleave(
-    candidates: Mapping[str, Callable[[int], Any]], *, pace: Pace | None = None, report: Report = silent
+    candidates: Mapping[str, Callable[[int], Any]],
+    *,
+    pace: TimingSettings | None = None,
+    on_progress: OnProgress = silent,
 ) -> Interleaved:
     """Time `candidates` in turns, every other round backwards: A-B-C, C-B-A, A-B-C, ...
 
     A candidate is called with the number of the round (in warm-up: of the run). The garbage collector rests meanwhile.
     Load from outside falls on all alike, and sample r of one candidate is the pair of sample r of another.
     """
-    pace = pace or Pace()
+    pace = pace or TimingSettings()
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     with without_garbage_collection():
-        restless = []
+        unsettled = []
         for done, (name, run) in enumerate(candidates.items()):
-            report(Step("warm up", done, len(candidates), name))
+            on_progress(Step("warm up", done, len(candidates), name))
             if not warm_up(run, pace):
-                restless.append(name)
-        report(Step("warm up", len(candidates), len(candidates)))
+                unsettled.append(name)
+        on_progress(Step("warm up", len(candidates), len(candidates)))
         order = list(candidates.items())
-        others = machine.OthersClock()
+        others = machine.BackgroundLoad()
         for round_ in range(pace.runs):
             for name, run in order:
                 samples[name].append(turn_ms(run, round_, pace))
             order.reverse()
-            report(Step("measure", round_ + 1, pace.runs))
+            on_progress(Step("measure", round_ + 1, pace.runs))
         elsewhere = others.share
-    return Interleaved({name: tuple(values) for name, values in samples.items()}, tuple(restless), elsewhere)
+    return Interleaved({name: tuple(values) for name, values in samples.items()}, tuple(unsettled), elsewhere)
 
 
-def warm_up(run: Callable[[int], Any], pace: Pace) -> bool:
+def warm_up(run: Callable[[int], Any], pace: TimingSettings) -> bool:
     """Run until the times have settled, or the limit is reached; whether they settled."""
     samples: list[float] = []
     spent_ms = 0.0
@@ -86,7 +89,7 @@ def warm_up(run: Callable[[int], Any], pace: Pace) -> bool:
             return False
 
 
-def _settled(samples: Sequence[float], pace: Pace) -> bool:
+def _settled(samples: Sequence[float], pace: TimingSettings) -> bool:
     if len(samples) < 2 * pace.window:
         return False
     before = statistics.median(samples[-2 * pace.window : -pace.window])
@@ -94,7 +97,7 @@ def _settled(samples: Sequence[float], pace: Pace) -> bool:
     return abs(after - before) < pace.tolerance * before
 
 
-def turn_ms(run: Callable[[int], Any], round_: int, pace: Pace) -> float:
+def turn_ms(run: Callable[[int], Any], round_: int, pace: TimingSettings) -> float:
     """A candidate's turn in a round: the ms of the run that comes after those that settle it."""
     spent_ms = 0.0
     for _ in range(pace.settle_runs):

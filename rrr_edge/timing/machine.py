@@ -13,7 +13,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 _TELLING_S = 1.0
 
 
-class OthersClock:
+class BackgroundLoad:
     """From now on: how much of the cores other programs take, and a hypervisor for its other guests.
 
     A program that keeps a core busy slows all runs alike, so their spread need not show it.

@@ -17,7 +17,7 @@ class Step(NamedTuple):
     note: str = ""
 
 
-Report = Callable[[Step], None]
+OnProgress = Callable[[Step], None]
 
 
 def silent(step: Step) -> None:

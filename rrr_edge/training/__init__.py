@@ -2,7 +2,7 @@
 
 from rrr_edge.training.batches import Examples
 from rrr_edge.training.evaluate import accuracy, predict
-from rrr_edge.training.loop import Device, Run, Trained, check_device, check_training, reestimate_stump, train
+from rrr_edge.training.loop import Device, Run, Trained, reestimate_stump, require_device, require_training, train
 
 __all__ = [
     "Device",
@@ -10,9 +10,9 @@ __all__ = [
     "Run",
     "Trained",
     "accuracy",
-    "check_device",
-    "check_training",
     "predict",
     "reestimate_stump",
+    "require_device",
+    "require_training",
     "train",
 ]

@@ -44,7 +44,7 @@ class EpochRow(Record):
     validation_accuracy: float | None = None
 
 
-class Progress(Record):
+class TrainingProgress(Record):
     """`step` steps are done, counted through all epochs; the sums are over the unfinished epoch."""
 
     identity: Identity
@@ -90,7 +90,7 @@ class Progress(Record):
         return self.model_copy(update=fresh | {"history": (*self.history, row)})
 
 
-def write_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
+def write_checkpoint(folder: Path, progress: TrainingProgress, tensors: dict[str, Tensor]) -> None:
     """Replace the checkpoint in `folder`, made where missing, in one step.
 
     safetensors' own functions copy all bytes twice, or leave their unfinished files behind when they are killed.
@@ -112,7 +112,7 @@ def write_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor
             file.write(tensor.detach().cpu().contiguous().numpy().data)
 
 
-def read_checkpoint(folder: Path, identity: Identity) -> tuple[Progress, dict[str, Tensor]] | None:
+def read_checkpoint(folder: Path, identity: Identity) -> tuple[TrainingProgress, dict[str, Tensor]] | None:
     """The checkpoint in `folder`, or None where there is none.
 
     Raises CorruptArtifact (unreadable) and BadInput (of another training).
@@ -122,7 +122,7 @@ def read_checkpoint(folder: Path, identity: Identity) -> tuple[Progress, dict[st
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            progress = Progress.model_validate_json((file.metadata() or {})[_KEY])
+            progress = TrainingProgress.model_validate_json((file.metadata() or {})[_KEY])
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValidationError) as error:
         raise CorruptArtifact(

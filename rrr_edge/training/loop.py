@@ -26,9 +26,9 @@ from rrr_edge.bundle.recipe import Training
 from rrr_edge.errors import BadInput, CannotRunHere, Interrupted, UsageError
 from rrr_edge.networks import Network
 from rrr_edge.timing.machine import cpu_info, usable_cores
-from rrr_edge.timing.progress import Report, Step, silent
+from rrr_edge.timing.progress import OnProgress, Step, silent
 from rrr_edge.training.batches import Batches, Examples, normalise, rng, steps_of
-from rrr_edge.training.checkpoint import EpochRow, Identity, Progress
+from rrr_edge.training.checkpoint import EpochRow, Identity, TrainingProgress
 from rrr_edge.training.evaluate import predict
 from rrr_edge.training.schedule import cycles
 from rrr_edge.training.share import Share, processes
@@ -58,7 +58,7 @@ class Run:
     resume: bool = False
     validation: Examples | None = None
     validate_every: int = 10
-    report: Report = silent
+    on_progress: OnProgress = silent
     after_step: Callable[[int, int], None] | None = None
 
 
@@ -94,7 +94,7 @@ def train(
     Raises UsageError, BadInput (labels, too few images, another training's checkpoint), CorruptArtifact, CannotRunHere,
     GateFailed (the loss is not finite) and, after SIGINT or SIGTERM and with the state kept, Interrupted.
     """
-    check_training(network, training, images=len(examples))
+    require_training(network, training, images=len(examples))
     _check_labels(network, examples)
     fabric = open_fabric(run)
     share = Share(fabric, network)
@@ -113,9 +113,9 @@ def train(
         data_sha256=examples.sha256,
         network_sha256=_structure_sha256(network),
     )
-    start = Progress(identity=identity, steps_per_epoch=batches.steps)
+    start = TrainingProgress(identity=identity, steps_per_epoch=batches.steps)
     total = training.epochs * batches.steps
-    report = run.report if share.is_first else silent
+    on_progress = run.on_progress if share.is_first else silent
     with _on_device(network, fabric), ExitStack() as until_end:
         state = State(share, training, preprocess=preprocess, progress=start)
         if run.resume and run.checkpoints:
@@ -132,7 +132,7 @@ def train(
             done = state.progress
             if done.between_epochs:
                 state.progress = done.after_epoch(_validation_accuracy(state, preprocess, run, training))
-            report(Step("train", done.step, total, _note(done, training.epochs, state.progress.history)))
+            on_progress(Step("train", done.step, total, _note(done, training.epochs, state.progress.history)))
             signal = share.most(stop.signal)
             if run.checkpoints and (state.progress.between_epochs or signal):
                 state.keep(run.checkpoints)
@@ -166,11 +166,11 @@ def reestimate_stump(
     with _on_device(network, fabric), torch.no_grad():
         for step, batch in enumerate(batches.run(0, total), start=1):
             network.stump(normalise(batch.inputs.flatten(0, 1).to(fabric.device), preprocess))
-            run.report(Step("adapt stump", step, total))
+            run.on_progress(Step("adapt stump", step, total))
     network.freeze_stump()
 
 
-def check_training(network: Network, training: Training, *, images: int) -> None:
+def require_training(network: Network, training: Training, *, images: int) -> None:
     """Raise UsageError where a network, frozen as this one is, cannot be trained so on that many images."""
     spec = network.spec
     cycles(training.schedule, training.epochs * steps_of(images, training.batch_size))
@@ -199,17 +199,17 @@ def keep_views(state: State, batches: Batches, run: Run) -> Tensor:
     alone = replace(batches, examples=numbered, streams=range(1), role="views")
     # Autocast's own type, or the half of float32 that keeps more digits.
     dtype = torch.bfloat16 if state.progress.identity.precision == "bf16-mixed" else torch.float16
-    return make_views(state.features, alone, state.training.feature_views, dtype=dtype, report=run.report)
+    return make_views(state.features, alone, state.training.feature_views, dtype=dtype, on_progress=run.on_progress)
 
 
-def check_device(device: Device) -> None:
+def require_device(device: Device) -> None:
     """Raise CannotRunHere where torch cannot train on `device`."""
     if device == "cuda" and not torch.cuda.is_available():
         raise CannotRunHere("torch finds no CUDA GPU on this machine.", advice="Use --device cpu.")
 
 
 def open_fabric(run: Run) -> Fabric:
-    check_device(run.device)
+    require_device(run.device)
     device = "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     precision = precision_of(run, torch.device(device))
@@ -263,7 +263,7 @@ def _validation_accuracy(state: State, preprocess: Preprocess, run: Run, trainin
     return float(np.mean(outputs.probabilities.argmax(1) == run.validation.labels))
 
 
-def _note(progress: Progress, epochs: int, history: tuple[EpochRow, ...]) -> str:
+def _note(progress: TrainingProgress, epochs: int, history: tuple[EpochRow, ...]) -> str:
     """The epoch so far, and the last judgement of the validation photos among the finished epochs."""
     epoch = (progress.step - 1) // progress.steps_per_epoch + 1
     loss, right = progress.loss_sum / progress.images, progress.right_sum / progress.images
@@ -272,7 +272,7 @@ def _note(progress: Progress, epochs: int, history: tuple[EpochRow, ...]) -> str
     return ", ".join([f"epoch {epoch} of {epochs}, loss {loss:.3f}, branches right {right:.1%}", *validation])
 
 
-def _interrupted(run: Run, progress: Progress, signal: int) -> Interrupted:
+def _interrupted(run: Run, progress: TrainingProgress, signal: int) -> Interrupted:
     kept = f"step {progress.step} is kept in {run.checkpoints}" if run.checkpoints else "nothing was kept"
     error = Interrupted(
         f"The training was stopped in epoch {progress.epochs_done + 1}; {kept}.",

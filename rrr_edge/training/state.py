@@ -21,7 +21,7 @@ from rrr_edge.bundle.recipe import Training
 from rrr_edge.errors import GateFailed
 from rrr_edge.networks import Network
 from rrr_edge.training.batches import Batch, normalise
-from rrr_edge.training.checkpoint import Progress, copy_into, read_checkpoint, write_checkpoint
+from rrr_edge.training.checkpoint import TrainingProgress, copy_into, read_checkpoint, write_checkpoint
 from rrr_edge.training.schedule import learning_rate
 from rrr_edge.training.share import Share
 
@@ -39,7 +39,7 @@ class State:
     before its first step and follows the trainable ones; batch statistics are the network's own.
     """
 
-    def __init__(self, share: Share, training: Training, *, preprocess: Preprocess, progress: Progress) -> None:
+    def __init__(self, share: Share, training: Training, *, preprocess: Preprocess, progress: TrainingProgress) -> None:
         self.network = network = share.take()
         self.share = share
         self.progress = progress

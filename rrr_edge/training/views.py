@@ -11,14 +11,14 @@ from torch import Tensor
 
 from rrr_edge.errors import UsageError
 from rrr_edge.timing.machine import memory_bytes
-from rrr_edge.timing.progress import Report, Step
+from rrr_edge.timing.progress import OnProgress, Step
 from rrr_edge.training.batches import Batches
 
 MEMORY_SHARE = 0.5
 
 
 def make_views(
-    read: Callable[[Tensor], Tensor], batches: Batches, count: int, *, dtype: torch.dtype, report: Report
+    read: Callable[[Tensor], Tensor], batches: Batches, count: int, *, dtype: torch.dtype, on_progress: OnProgress
 ) -> Tensor:
     """Features [count, N, h, w, C] in `dtype`, on the CPU, of `count` epochs of `batches`.
 
@@ -30,13 +30,13 @@ def make_views(
     needed = _check_memory(images[0] * one.numel() * dtype.itemsize, count, images[0])
     _, channels, height, width = one.shape
     total = count * batches.steps
-    report(Step("augment once", 0, total, f"{needed / 1e9:.1f} GB of memory for {count} views an image"))
+    on_progress(Step("augment once", 0, total, f"{needed / 1e9:.1f} GB of memory for {count} views an image"))
     views = torch.empty(count, images[0], height, width, channels, dtype=dtype)
     for step, batch in enumerate(batches.run(0, total)):
         # Channels last, which is how the branches read them.
         features = read(batch.inputs).permute(0, 2, 3, 1)
         views[step // batches.steps, batch.labels[:, 0]] = features.to("cpu", dtype)
-        report(Step("augment once", step + 1, total))
+        on_progress(Step("augment once", step + 1, total))
     return views
 
 

@@ -77,10 +77,10 @@ def test_precision_is_what_it_was_told() -> None:
 
 def test_layers_are_what_it_was_told(tmp_path: Path) -> None:
     layer = LayerTime(name="stump/conv1", kind="Conv", part="stump", precision="int8", ms=1.5, macs=7)
-    backend = Fake(by_brightness, clocked=(layer,))
+    backend = Fake(by_brightness, profiled=(layer,))
     (tmp_path / "model.onnx").write_bytes(b"a graph")
     backend.compile(tmp_path / "model.onnx", TARGET, IMAGES, tmp_path, silent)
-    session = backend.open_clocked(tmp_path, TARGET)
+    session = backend.open_profiled(tmp_path, TARGET)
     assert len(session.run(IMAGES).probabilities) == 3
     assert session.layers() == (layer,)
 

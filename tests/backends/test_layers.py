@@ -11,7 +11,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import LayerTime
 from rrr_edge.bundle.spec import PARTS
 from rrr_edge.bundle.structure import layers as convolutions
-from rrr_edge.bundle.structure import part_of as part_of_module
+from rrr_edge.bundle.structure import part_of_node as part_of_module
 from rrr_edge.bundle.target import Target
 
 ENGINES = [("openvino", "fp32"), ("openvino", "int8"), ("onnxruntime", "fp32")]
@@ -19,11 +19,11 @@ RUNS = 50
 
 
 @pytest.fixture(scope="module", params=ENGINES, ids=" ".join)
-def clocked(request: pytest.FixtureRequest, compiled: Bundle) -> tuple[Target, tuple[LayerTime, ...], float]:
+def profiled(request: pytest.FixtureRequest, compiled: Bundle) -> tuple[Target, tuple[LayerTime, ...], float]:
     """The target, its layers, and the mean ms of the very runs in which they were clocked."""
     name, precision = request.param
     target = Target(name=name, backend=name, precision=precision, threads=1)
-    session = BACKENDS[name].open_clocked(compiled.engine_folder(target.engine_name), target)
+    session = BACKENDS[name].open_profiled(compiled.engine_folder(target.engine_name), target)
     start = time.perf_counter()
     for _ in range(RUNS):
         session.run(compiled.reference.images[:1])
@@ -34,8 +34,8 @@ def clocked(request: pytest.FixtureRequest, compiled: Bundle) -> tuple[Target, t
     return target, layers, ms
 
 
-def test_every_part_of_the_network_takes_its_time_in_its_turn(clocked) -> None:
-    target, layers, _ = clocked
+def test_every_part_of_the_network_takes_its_time_in_its_turn(profiled) -> None:
+    target, layers, _ = profiled
     assert min(layer.ms for layer in layers) > 0
     # In so small a network OpenVINO's whole microseconds are too coarse for the small parts.
     seen = PARTS if target.backend == "onnxruntime" else ("stump", "conv4", "conv5")
@@ -44,8 +44,8 @@ def test_every_part_of_the_network_takes_its_time_in_its_turn(clocked) -> None:
     assert where == sorted(where)
 
 
-def test_the_macs_of_each_part_are_those_of_its_convolutions(clocked, compiled: Bundle) -> None:
-    _, layers, _ = clocked
+def test_the_macs_of_each_part_are_those_of_its_convolutions(profiled, compiled: Bundle) -> None:
+    _, layers, _ = profiled
     manifest = compiled.manifest
     expected: Counter[str] = Counter()
     for layer in convolutions(manifest.spec, manifest.preprocess.image_size):
@@ -59,20 +59,20 @@ def test_the_macs_of_each_part_are_those_of_its_convolutions(clocked, compiled: 
     assert all(found[part] >= count for part, count in expected.items())
 
 
-def test_the_layers_take_no_longer_than_the_run(clocked) -> None:
-    _, layers, ms = clocked
+def test_the_layers_take_no_longer_than_the_run(profiled) -> None:
+    _, layers, ms = profiled
     assert 0.1 * ms < sum(layer.ms for layer in layers) < ms + len(layers) * 0.001
 
 
-def test_the_precision_of_a_layer_is_the_one_it_runs_in(clocked) -> None:
-    target, layers, _ = clocked
+def test_the_precision_of_a_layer_is_the_one_it_runs_in(profiled) -> None:
+    target, layers, _ = profiled
     assert {layer.precision for layer in layers if layer.macs} == {target.precision}
 
 
 def test_a_profiler_leaves_no_file_behind(compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     target = Target(name="onnxruntime", backend="onnxruntime", threads=1)
-    session = BACKENDS["onnxruntime"].open_clocked(compiled.engine_folder("onnxruntime-fp32"), target)
+    session = BACKENDS["onnxruntime"].open_profiled(compiled.engine_folder("onnxruntime-fp32"), target)
     session.run(compiled.reference.images[:1])
     assert list(tmp_path.iterdir())
     session.close()

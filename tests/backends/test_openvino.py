@@ -74,7 +74,7 @@ def kind_of(layer: Any) -> str:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_no_pass_over_the_pixels_moves_the_channels(compiled: Bundle, precision: str) -> None:
     target = TARGET.model_copy(update={"precision": precision})
-    session = OpenVINO().open_clocked(compiled.engine_folder(target.engine_name), target)
+    session = OpenVINO().open_profiled(compiled.engine_folder(target.engine_name), target)
     session.run(compiled.reference.images[:1])
     executed = {i.node_name for i in session._request.get_profiling_info() if i.status == i.EXECUTED}
     layer = next(op for op in session._compiled.get_runtime_model().get_ordered_ops() if kind_of(op) == "Convolution")

@@ -10,7 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from rrr_edge.backends.openvino import _openvino
-from rrr_edge.backends.openvino.rewrites import fold_constants, merge_sums, round_to_ones, suit_small_images
+from rrr_edge.backends.openvino.rewrites import (
+    fold_constants,
+    fuse_residual_add,
+    unit_quantisation_steps,
+    use_fast_kernels,
+)
 from rrr_edge.bundle.folder import Bundle
 
 openvino = _openvino()
@@ -69,7 +74,7 @@ def test_a_strided_convolution_over_few_pixels_picks_them_first_and_answers_the_
     graph = openvino.Model([op.reduce_mean(convolution, np.array(axes), keep_dims=True)], [image])
     pixels = numbers(1, CHANNELS, side, side)
     expected = answer(graph, pixels)
-    suit_small_images(graph)
+    use_fast_kernels(graph)
     assert ("MaxPool" in kinds(graph)) == suited
     assert kinds(graph)["AvgPool"] == 1
     assert "ReduceMean" not in kinds(graph)
@@ -97,7 +102,7 @@ def test_two_convolutions_that_are_added_become_one_and_answer_the_same(
     graph = openvino.Model([added(*terms)], inputs)
     pixels = [numbers(*shape, seed=9) for shape in shapes]
     expected = answer(graph, *pixels)
-    merge_sums(graph)
+    fuse_residual_add(graph)
     found = kinds(graph)
     assert found["Convolution"] + found["GroupConvolution"] == 1
     assert found["MaxPool"] == strides.count(2)
@@ -132,7 +137,7 @@ def test_other_sums_are_left_alone(make: Callable[[Any], Any]) -> None:
     image = op.parameter([1, CHANNELS, SIDE, SIDE], np.float32)
     graph = openvino.Model([make(image)], [image])
     before = kinds(graph)
-    merge_sums(graph)
+    fuse_residual_add(graph)
     assert kinds(graph) == before
 
 
@@ -141,7 +146,7 @@ def test_an_answer_that_is_needed_elsewhere_is_still_computed() -> None:
     needed = biased(convolve(image, seed=0), seed=3)
     graph = openvino.Model([op.add(needed, biased(convolve(image, seed=1), seed=4)), needed], [image])
     before = kinds(graph)
-    merge_sums(graph)
+    fuse_residual_add(graph)
     assert kinds(graph) == before
 
 
@@ -182,7 +187,7 @@ def test_convolutions_answer_in_steps_of_one_and_the_rounded_answers_stay(groups
     pixels = numbers(1, CHANNELS, SIDE, SIDE)
     expected = answer(graph, pixels)
     assert len(np.unique(expected)) > 30
-    round_to_ones(graph)
+    unit_quantisation_steps(graph)
     assert (lowest(rounding).item(), rounding.input_value(2).get_node().get_data().item()) == (low, low + 255)
     found = answer(graph, pixels)
     assert (np.abs(found - expected) < STEP / 2).mean() > 0.99, "all but ties"
@@ -199,7 +204,7 @@ def test_answers_that_are_needed_unrounded_too_keep_their_scale(needed: str) -> 
     graph = openvino.Model([op.relu(op.negative(also)), rounded(rectified, 0)], [image])
     pixels = numbers(1, CHANNELS, SIDE, SIDE)
     expected = answer(graph, pixels)
-    round_to_ones(graph)
+    unit_quantisation_steps(graph)
     np.testing.assert_array_equal(answer(graph, pixels), expected)
 
 
@@ -210,7 +215,7 @@ def test_weights_of_two_convolutions_keep_their_scale() -> None:
     graph = openvino.Model([op.concat(roundings, 1)], [image])
     pixels = numbers(1, CHANNELS, SIDE, SIDE)
     expected = answer(graph, pixels)
-    round_to_ones(graph)
+    unit_quantisation_steps(graph)
     np.testing.assert_array_equal(answer(graph, pixels), expected)
 
 
@@ -220,7 +225,7 @@ def test_other_roundings_are_left_alone(low: float | list[float]) -> None:
     rounding = rounded(biased(quantised(image), seed=3), low)
     graph = openvino.Model([rounding], [image])
     before = lowest(rounding).copy()
-    round_to_ones(graph)
+    unit_quantisation_steps(graph)
     np.testing.assert_array_equal(lowest(rounding), before)
 
 
@@ -228,7 +233,7 @@ def test_weights_that_are_no_whole_numbers_are_left_alone() -> None:
     image = op.parameter([1, CHANNELS, SIDE, SIDE], np.float32)
     rounding = rounded(biased(convolve(image, seed=0), seed=3), -128)
     graph = openvino.Model([rounding], [image])
-    round_to_ones(graph)
+    unit_quantisation_steps(graph)
     assert lowest(rounding).item() == pytest.approx(-128 * STEP)
 
 

@@ -19,7 +19,7 @@ from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.compress.rrr.slicing import branch_widths
 from rrr_edge.networks import Network, build, cost
 from rrr_edge.timing import machine
-from rrr_edge.timing.interleave import Pace, interleave
+from rrr_edge.timing.interleave import TimingSettings, interleave
 
 BRANCHES, CLASSES, DEPTHS = 8, 20, (1, 1, 1, 1)
 
@@ -52,7 +52,7 @@ def measure(*, size: int, runs: int, threads: int) -> dict[str, Any]:
         "fused": lambda run: fused(images[run % len(images)]),
         "loop": lambda run: looped(images[run % len(images)]),
     }
-    timed = interleave(candidates, pace=Pace(runs=runs))
+    timed = interleave(candidates, pace=TimingSettings(runs=runs))
     counted = cost(spec, size)
     subject = Subject(
         backend="torch eager", precision="fp32", threads=threads, params=counted.params, macs=counted.macs
@@ -63,7 +63,7 @@ def measure(*, size: int, runs: int, threads: int) -> dict[str, Any]:
     return {
         "size": size,
         "max_abs_difference": difference,
-        "still_drifting": timed.restless,
+        "still_drifting": timed.unsettled,
         "measurements": [m.model_dump(mode="json") for m in (fused_ms, loop_ms)],
         "loop_over_fused": ratio(loop_ms, fused_ms).model_dump(mode="json"),
         "environment": Environment.here(threads=threads, versions={"torch": torch.__version__}).model_dump(mode="json"),

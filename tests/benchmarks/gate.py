@@ -87,11 +87,11 @@ def main() -> None:
         kinds = {"with itself": 1.0, f"with itself, {options.slowdown:g} times slower": options.slowdown}
         found: dict[str, list[Speed]] = {kind: [] for kind in kinds}
         limits = Limits(budget_s=options.budget_s)
-        with Display().progress() as report:
+        with Display().progress() as on_progress:
             for done in range(options.comparisons):
                 for kind, factor in kinds.items():
                     found[kind].append(compare(bundle, factor, limits))
-                report(Step("compare", done + 1, options.comparisons))
+                on_progress(Step("compare", done + 1, options.comparisons))
     result = {kind: sum_up(speeds) for kind, speeds in found.items()}
     print(json.dumps(result, indent=2))
     alarms, caught = (sum(speed.verdict == "fail" for speed in speeds) for speeds in found.values())

@@ -29,7 +29,7 @@ from rrr_edge.compress import compress
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.profile import profile_bundle
 from rrr_edge.runtime.classifier import Classifier
-from rrr_edge.timing.interleave import Pace, interleave
+from rrr_edge.timing.interleave import TimingSettings, interleave
 from rrr_edge.timing.machine import usable_cores
 
 LETTERS = "ABDEFGHJKLMNPQRSTUWZ"
@@ -78,7 +78,7 @@ def embedding_cost(bundle: Bundle, runs: int) -> dict[str, float]:
                 "ready frame": lambda r: classifier.predict(frames[r % len(frames)]),
                 "1280x720 frame": lambda r: classifier.predict(large[r % len(large)]),
             },
-            pace=Pace(runs=runs),
+            pace=TimingSettings(runs=runs),
         )
     return {name: float(np.median(samples)) for name, samples in found.samples_ms.items()}
 
@@ -134,7 +134,7 @@ def run(bundle: Bundle, runs: int) -> dict[str, Any]:
             continue
         agreement[f"{target} {precision}"] = {**engine.verification.model_dump(), "macs": engine.precision_found}
     against = against_resnet152(bundle, threads=usable_cores())
-    profile = profile_bundle(bundle, "openvino", against=against, pace=Pace(runs=runs))
+    profile = profile_bundle(bundle, "openvino", baselines=against, pace=TimingSettings(runs=runs))
     cost = embedding_cost(bundle, runs)
     theirs = benchmark_app_ms(bundle)
     return {

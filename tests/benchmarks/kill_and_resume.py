@@ -165,7 +165,7 @@ def compress_and_exit(work: Path, recipe: RRR, name: str, *, writer: int, resume
 
     status = 1
     try:
-        compress(work / "photos", work / name, recipe=recipe, run=Run(device="cpu", resume=resume), report=report)
+        compress(work / "photos", work / name, recipe=recipe, run=Run(device="cpu", resume=resume), on_progress=report)
         status = 0
     except BaseException as error:
         os.write(writer, f"error\t{type(error).__name__}: {error}\n".encode())

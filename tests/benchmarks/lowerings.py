@@ -29,7 +29,7 @@ from rrr_edge.errors import RRREdgeError
 from rrr_edge.networks import build
 from rrr_edge.networks.export import export_onnx
 from rrr_edge.timing import machine
-from rrr_edge.timing.interleave import Pace
+from rrr_edge.timing.interleave import TimingSettings
 from rrr_edge.timing.progress import silent
 
 RUNTIMES = (("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnxruntime", "fp32"))
@@ -43,11 +43,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        result = measure(Path(work), size=options.size, threads=options.threads, pace=Pace(runs=options.runs))
+        result = measure(Path(work), size=options.size, threads=options.threads, pace=TimingSettings(runs=options.runs))
     print(json.dumps(result, indent=2) if options.json else as_text(result))
 
 
-def measure(work: Path, *, size: int, threads: int, pace: Pace) -> dict[str, Any]:
+def measure(work: Path, *, size: int, threads: int, pace: TimingSettings) -> dict[str, Any]:
     images = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
     models = write_models(work, size)
     expected = run_model(models["grouped"], images)
@@ -71,7 +71,7 @@ def measure(work: Path, *, size: int, threads: int, pace: Pace) -> dict[str, Any
         for name, folder in engines.items():
             folder.mkdir()
             BACKENDS[backend].compile(models[name], target, images, folder, silent)
-        winner, ratios = fastest(engines, target, images, report=silent, pace=pace)
+        winner, ratios = fastest(engines, target, images, on_progress=silent, pace=pace)
         found[f"{backend} {precision}"] = {
             "fastest": winner,
             "over grouped": {ratio.of: [ratio.value, *ratio.interval] for ratio in ratios},

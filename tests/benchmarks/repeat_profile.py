@@ -25,8 +25,8 @@ from rrr_edge.bundle.profile import Profile
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress.baselines import write_baseline
 from rrr_edge.profile import profile_bundle
-from rrr_edge.profile.request import Against
-from rrr_edge.timing.interleave import Pace
+from rrr_edge.profile.request import Baselines
+from rrr_edge.timing.interleave import TimingSettings
 
 TOLERANCE = 0.03
 
@@ -61,10 +61,10 @@ def main() -> None:
         bundle = Bundle.open(options.bundle) if options.bundle else make_bundle(Path(work), epochs=1)
         if "openvino-int8" not in bundle.engine_names():
             compile_bundle(bundle, "openvino", precision="int8", max_drop=1)
-        against = Against(models=(write_baseline(bundle),))
+        against = Baselines(models=(write_baseline(bundle),))
 
         def measure(runs: int) -> Profile:
-            return profile_bundle(bundle, "openvino", against=against, pace=Pace(runs=runs))
+            return profile_bundle(bundle, "openvino", baselines=against, pace=TimingSettings(runs=runs))
 
         measure(2)  # compiles the baselines
         first, second = measure(options.runs), measure(options.runs)

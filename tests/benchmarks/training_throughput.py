@@ -39,7 +39,7 @@ from rrr_edge.bundle.structure import STUMP_CHANNELS, in_stump
 from rrr_edge.compress.rrr.slicing import branch_widths
 from rrr_edge.networks import Network, build, cost
 from rrr_edge.timing import machine
-from rrr_edge.timing.interleave import Pace, interleave
+from rrr_edge.timing.interleave import TimingSettings, interleave
 from rrr_edge.timing.progress import Step
 from rrr_edge.training import Examples, Run, predict, reestimate_stump, train
 from rrr_edge.training.batches import Batches, normalise
@@ -86,12 +86,12 @@ def measure(*, size: int, rounds: int, threads: int) -> dict[str, Any]:
     spec = spec_for(CLASSES)
     preprocess, examples = Preprocess(image_size=size), random_examples(IMAGES_TIMED, size)
     candidates: dict[str, Callable[[int], None]] = {
-        "rival": Rival(spec, examples, preprocess),
+        "rival": Baseline(spec, examples, preprocess),
         "shared batches": Ours(spec, examples, preprocess, shared_batches=True),
         "own batches": Ours(spec, examples, preprocess),
         KEPT: (views := Ours(spec, examples, preprocess, feature_views=VIEWS_TIMED)),
     }
-    pace = Pace(runs=rounds, settle_runs=0, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0)
+    pace = TimingSettings(runs=rounds, settle_runs=0, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0)
     timed = interleave(candidates, pace=pace)
     params = cost(spec, size).params
     rival, *measured = (
@@ -134,7 +134,7 @@ def train_in_full(size: int, views: int) -> dict[str, Any]:
         random_examples(IMAGES, size),
         training=Training(epochs=EPOCHS, batch_size=BATCH, feature_views=views),
         preprocess=Preprocess(image_size=size),
-        run=Run(report=on_stderr),
+        run=Run(on_progress=on_stderr),
     )
     return {"feature_views": views, "minutes": (time.perf_counter() - start) / 60}
 
@@ -161,7 +161,7 @@ def compare_errors(seeds: Sequence[int]) -> dict[str, Any]:
             answers = predict(network, asked.images, preprocess=preprocess).probabilities.argmax(1)
             errors[name].append(float(np.mean(answers != asked.labels)))
         network = adapted(spec, learned, preprocess, training, seed)
-        rival = Rival(spec, learned, preprocess, seed=seed)
+        rival = Baseline(spec, learned, preprocess, seed=seed)
         rival.take(network.state_dict())
         for epoch in range(TASK_EPOCHS):
             rival(epoch)
@@ -235,7 +235,7 @@ class Ours:
             self._state.learn(batch, since=time.perf_counter())
 
 
-class Rival:
+class Baseline:
     """An epoch of one branch, then of the next."""
 
     def __init__(self, spec: ResNetSpec, examples: Examples, preprocess: Preprocess, *, seed: int = 0) -> None:

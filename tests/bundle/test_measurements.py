@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rrr_edge.backends.graph.parts import convolution_macs, part_of, product_macs
+from rrr_edge.backends.graph.parts import convolution_macs, part_of_node, product_macs
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,11 @@ from rrr_edge.backends.graph.parts import convolution_macs, part_of, product_mac
     ],
 )
 def test_the_part_is_read_from_the_name_or_is_that_of_the_layer_before(name: str, part: str) -> None:
-    assert part_of(name, "conv5") == part
+    assert part_of_node(name, "conv5") == part
 
 
 def test_what_comes_first_belongs_to_the_input() -> None:
-    assert part_of("a transposition") == "input"
+    assert part_of_node("a transposition") == "input"
 
 
 @pytest.mark.parametrize(("groups", "stride"), [(1, 1), (4, 2)])

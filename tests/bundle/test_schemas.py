@@ -7,15 +7,15 @@ from typing import Any
 import jsonschema
 import pytest
 
-from rrr_edge.bundle.baseline import Baseline, card_of
+from rrr_edge.bundle.baseline import BaselineCard, card_of
 from rrr_edge.bundle.files import describe_file
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.recipe import METHODS
 from rrr_edge.bundle.schemas import FOLDER, PUBLISHED, schema_text
 from rrr_edge.bundle.target import PACKAGED, Target
 from rrr_edge.profile import profile_bundle
-from rrr_edge.profile.request import Against
-from rrr_edge.timing.interleave import Pace
+from rrr_edge.profile.request import Baselines
+from rrr_edge.timing.interleave import TimingSettings
 
 
 def published(name: str) -> Any:
@@ -62,12 +62,14 @@ def test_a_profile_and_its_baseline_fit_and_changed_ones_do_not(bundle: Bundle) 
     path = bundle.baseline
     path.parent.mkdir()
     path.write_bytes(bundle.model.read_bytes())
-    card = Baseline(
+    card = BaselineCard(
         name="itself", spec=spec, preprocess=bundle.manifest.preprocess, params=1, macs=1, model=describe_file(path)
     )
     card_of(path).write_text(card.to_json())
     target = Target.load("openvino").model_copy(update={"precision": "fp32"})
-    profile_bundle(bundle, target, against=Against((path,)), pace=Pace(runs=2, settle_runs=0, warm_up_ms=0))
+    profile_bundle(
+        bundle, target, baselines=Baselines((path,)), pace=TimingSettings(runs=2, settle_runs=0, warm_up_ms=0)
+    )
     for name, file in (
         ("profile", bundle.profile_folder("openvino-fp32") / "profile.json"),
         ("baseline", card_of(path)),

@@ -115,8 +115,8 @@ def test_the_cpu_must_have_the_words_that_the_target_names(
     monkeypatch.setattr("rrr_edge.bundle.target.cpu_info", lambda: ("Intel(R) Xeon(R) Gold 6126 CPU @ 2.60GHz", ()))
     target = Target(name="t", backend="openvino", cpu=cpu)
     if fits:
-        target.check_device()
+        target.require_device()
         return
     with pytest.raises(CannotRunHere, match=r"'t' is a 'Gold 6127' CPU; this machine is Intel\(R\) Xeon") as caught:
-        target.check_device()
+        target.require_device()
     assert caught.value.exit_code == 4

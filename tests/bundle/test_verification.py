@@ -5,7 +5,7 @@ import pytest
 
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Precision
-from rrr_edge.bundle.verification import Accuracy, chance, coarse, drops_beyond, verify
+from rrr_edge.bundle.verification import Accuracy, drops_beyond, few_images_warning, guessing_warning, verify
 
 LABELS = np.zeros(1000, np.int64)
 
@@ -115,7 +115,7 @@ def test_not_a_number_never_passes() -> None:
 def test_a_single_answer_may_be_more_than_the_limits_leave(
     images: int, precision: Precision, max_drop: float, needed: str
 ) -> None:
-    said = coarse(images, precision, max_drop)
+    said = few_images_warning(images, precision, max_drop)
     assert needed in said
     assert bool(said) == bool(needed)
 
@@ -123,4 +123,4 @@ def test_a_single_answer_may_be_more_than_the_limits_leave(
 @pytest.mark.parametrize(("low", "guesses"), [(0.2, True), (0.249, True), (0.251, False), (0.9, False)])
 def test_a_network_that_may_guess_is_said_to(low: float, guesses: bool) -> None:
     accuracy = Accuracy(images=9, correct=8, accuracy=0.9, interval=(low, 0.95), calibration_error=0, per_class={})
-    assert ("no better than guessing" in chance(accuracy, 4)) == guesses
+    assert ("no better than guessing" in guessing_warning(accuracy, 4)) == guesses

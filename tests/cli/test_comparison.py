@@ -13,7 +13,7 @@ from rrr_edge.cli.app import app
 from rrr_edge.cli.comparison import assembled, read_comparison
 from rrr_edge.cli.display import Display
 from rrr_edge.errors import UsageError
-from rrr_edge.profile.request import Against, Asked, Sweep
+from rrr_edge.profile.request import Asked, Baselines, Sweep
 from rrr_edge.timing.progress import silent
 
 
@@ -61,8 +61,8 @@ def test_without_torch_the_files_are_measured(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(comparison, "find_spec", lambda name: None)
     bundle = write_bundle(tmp_path / "x.rrr")
     asked = Asked(True, ("block",), (0.3,))
-    with assembled(bundle, Target(name="t", backend="fake"), asked, display=Display(), report=silent) as against:
-        assert against == Against((bundle.baseline,), (), Sweep(("block",), (0.3,), None))
+    with assembled(bundle, Target(name="t", backend="fake"), asked, display=Display(), on_progress=silent) as against:
+        assert against == Baselines((bundle.baseline,), (), Sweep(("block",), (0.3,), None))
 
 
 def test_the_command_deletes_pruned_networks_and_nothing_else(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from rrr_edge.cli.app import app
 from rrr_edge.compile import compile_bundle
 from rrr_edge.errors import BadInput, CannotRunHere
 from rrr_edge.profile import profile_bundle
-from rrr_edge.profile.request import Against
-from rrr_edge.timing.interleave import Pace
+from rrr_edge.profile.request import Baselines
+from rrr_edge.timing.interleave import TimingSettings
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def short(monkeypatch: pytest.MonkeyPatch, shapes: Path, shared_bundle: Bundle) 
     monkeypatch.setattr(demo, "write_digits", lambda folder, size: shutil.copytree(shapes, folder))
     monkeypatch.setattr(demo, "compress", without_network)
     monkeypatch.setattr(demo, "compile_bundle", without_bf16)
-    monkeypatch.setattr(demo, "against_resnet152", lambda *_, **__: Against())
-    monkeypatch.setattr(demo, "profile_bundle", lambda *a, **k: profile_bundle(*a, **k, pace=Pace(runs=20)))
+    monkeypatch.setattr(demo, "against_resnet152", lambda *_, **__: Baselines())
+    monkeypatch.setattr(demo, "profile_bundle", lambda *a, **k: profile_bundle(*a, **k, pace=TimingSettings(runs=20)))
     return recipes
 
 

@@ -61,9 +61,9 @@ def test_where_there_is_no_terminal_progress_is_a_line_every_ten_seconds(
 ) -> None:
     now = 100.0
     monkeypatch.setattr("rrr_edge.cli.display.time.monotonic", lambda: now)
-    with Display().progress() as report:
+    with Display().progress() as on_progress:
         for done in range(101):
-            report(Step("train", done, 100, f"loss {done}"))
+            on_progress(Step("train", done, 100, f"loss {done}"))
             now += 1
     said = capsys.readouterr()
     assert said.out == ""
@@ -75,24 +75,24 @@ def test_where_there_is_no_terminal_progress_is_a_line_every_ten_seconds(
 
 
 def test_each_stage_has_its_first_and_its_last_line(capsys: Captured) -> None:
-    with Display().progress() as report:
+    with Display().progress() as on_progress:
         for stage in ("scan", "train"):
             for done in range(4):
-                report(Step(stage, done, 3))
+                on_progress(Step(stage, done, 3))
     assert capsys.readouterr().err.splitlines() == ["scan 0/3", "scan 3/3", "train 0/3", "train 3/3"]
 
 
 def test_quiet_has_no_progress(capsys: Captured) -> None:
-    with Display(quiet=True).progress() as report:
-        report(Step("train", 1, 1))
+    with Display(quiet=True).progress() as on_progress:
+        on_progress(Step("train", 1, 1))
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_terminal_has_bars_on_stderr(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with Display().progress() as report:
-        report(Step("train", 1, 4, "loss 1"))
-        report(Step("train", 4, 4, "loss 0"))
+    with Display().progress() as on_progress:
+        on_progress(Step("train", 1, 4, "loss 1"))
+        on_progress(Step("train", 4, 4, "loss 0"))
     said = capsys.readouterr()
     assert said.out == ""
     assert "train" in said.err

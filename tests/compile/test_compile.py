@@ -158,7 +158,7 @@ def test_a_mostly_right_precision_is_enough(small: Bundle, fake: Callable[..., F
 
 
 class BreaksHalfway(Fake):
-    def compile(self, model, target, calibration, out, report) -> None:
+    def compile(self, model, target, calibration, out, on_progress) -> None:
         (out / "half.bin").write_bytes(b"half")
         raise RuntimeError("the vendor's library broke")
 
@@ -247,9 +247,9 @@ class Calibrated(Fake):
 
     images: np.ndarray
 
-    def compile(self, model, target, calibration, out, report) -> None:
+    def compile(self, model, target, calibration, out, on_progress) -> None:
         type(self).images = calibration
-        super().compile(model, target, calibration, out, report)
+        super().compile(model, target, calibration, out, on_progress)
 
 
 def test_int8_is_calibrated_with_the_bundles_own_images(small: Bundle, fake: Callable[..., Fake]) -> None:
@@ -314,7 +314,7 @@ def test_max_drop_is_a_share(small: Bundle, max_drop: float) -> None:
 def test_it_says_how_far_it_is(small: Bundle, fake: Callable[..., Fake]) -> None:
     fake()
     steps: list[Step] = []
-    compile_bundle(small, TARGET, report=steps.append)
+    compile_bundle(small, TARGET, on_progress=steps.append)
     assert steps[0] == Step("build", 0, 1, "test-fp32")
     assert steps[-1] == Step("verify", 6, 6)
 

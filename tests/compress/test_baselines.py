@@ -10,7 +10,7 @@ import torchvision
 from fake_bundle import write_bundle
 from torch.utils.flop_counter import FlopCounterMode
 
-from rrr_edge.bundle.baseline import Baseline, Point, obstacle_of
+from rrr_edge.bundle.baseline import BaselineCard, Point, obstacle_of
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.spec import ResNetSpec, resnet152
@@ -104,7 +104,7 @@ def test_where_there_is_a_gpu_pytorch_runs_it_there_in_three_ways_too(
 
 
 def test_its_card_counts_as_torch_does(bundle: Bundle) -> None:
-    card = Baseline.read(write_baseline(bundle))
+    card = BaselineCard.read(write_baseline(bundle))
     network = build(SMALL).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, 32, 32))
@@ -129,7 +129,7 @@ def test_it_is_written_again_for_another_size_and_when_damaged(bundle: Bundle) -
 
     larger = bundle.manifest.model_copy(update={"preprocess": Preprocess(image_size=64)})
     write_baseline(Bundle(bundle.path, larger))
-    assert Baseline.read(path).preprocess.image_size == 64
+    assert BaselineCard.read(path).preprocess.image_size == 64
 
 
 def test_activations_of_a_nearly_empty_network_are_sane_too(images: np.ndarray) -> None:
@@ -160,7 +160,7 @@ def test_pruned_networks_are_files_with_cards_and_run_in_pytorch(bundle: Bundle,
         with pytest.raises(UsageError, match="out of reach"):
             workshop.open(point, "pytorch fp32", threads=1)
         return
-    card = Baseline.read(path)
+    card = BaselineCard.read(path)
     whole = sum(p.numel() for p in build(SMALL).parameters())
     assert (card.name, card.granularity, card.sparsity_asked) == (f"{granularity} 30 %", granularity, 0.3)
     assert card.sparsity == pytest.approx(0.3, abs=0.005)

@@ -26,7 +26,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import RRR, LinearProbe, Recipe, Training
 from rrr_edge.compress import METHODS, Run, compress, plan
-from rrr_edge.compress.method import Material
+from rrr_edge.compress.method import Inputs
 from rrr_edge.errors import BadInput, CannotRunHere, MissingLibrary, UsageError
 from rrr_edge.images.dataset import Dataset, scan
 from rrr_edge.timing.progress import Step
@@ -328,7 +328,7 @@ def test_two_processes_make_the_bundle_of_one(shapes: Path, original: Path, tmp_
     assert second.stdout == second.stderr == ""
     dataset = scan(shapes, image_size=32)
     examples = Examples(dataset.train.images, dataset.train.labels)
-    alone = METHODS[RRR].make(asked, Material(dataset, examples, Preprocess(image_size=32), TrainingRun(device="cpu")))
+    alone = METHODS[RRR].make(asked, Inputs(dataset, examples, Preprocess(image_size=32), TrainingRun(device="cpu")))
     expected, found = alone.network.state_dict(), load_file(Bundle.open(out).weights)
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
@@ -396,7 +396,7 @@ def test_validation_photos_are_judged_and_decide_nothing(shapes: Path, tmp_path:
     shutil.copytree(shapes, tmp_path / "photos")
     shutil.copytree(shapes / "test", tmp_path / "photos" / "val")
     steps: list[Step] = []
-    judged = compress(tmp_path / "photos", tmp_path / "judged.rrr", recipe=recipe, report=steps.append)
+    judged = compress(tmp_path / "photos", tmp_path / "judged.rrr", recipe=recipe, on_progress=steps.append)
     rows = list(csv.DictReader((judged.path / "training.csv").open()))
     accuracy = judged.manifest.accuracy
     assert accuracy is not None

@@ -17,7 +17,7 @@ from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import RRR, Schedule, Training
 from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.compress import compress, plan
-from rrr_edge.compress.method import Made, Material
+from rrr_edge.compress.method import CompressedNetwork, Inputs
 from rrr_edge.compress.rrr import RECYCLE
 from rrr_edge.compress.rrr.ensembles import bootstraps, fuse
 from rrr_edge.compress.rrr.slicing import split
@@ -50,9 +50,9 @@ def recipe(original: Path, ensemble: str, **training: object) -> RRR:
     )
 
 
-def make(asked: RRR, dataset: Dataset, run: Run = Run()) -> Made:  # noqa: B008  (frozen)
+def make(asked: RRR, dataset: Dataset, run: Run = Run()) -> CompressedNetwork:  # noqa: B008  (frozen)
     examples = Examples(dataset.train.images, dataset.train.labels)
-    return RECYCLE.make(asked, Material(dataset, examples, PREPROCESS, run))
+    return RECYCLE.make(asked, Inputs(dataset, examples, PREPROCESS, run))
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -234,7 +234,7 @@ def test_branches_are_the_one_branch_at_its_lowest_rates(
         training=training,
         preprocess=PREPROCESS,
         seed=asked.seed,
-        run=Run(report=lambda step: states.append(state_of(single))),
+        run=Run(on_progress=lambda step: states.append(state_of(single))),
     )
     probabilities, branch_probabilities = predict(network, dataset.test.images, preprocess=PREPROCESS)
     for branch, moment in enumerate(lowest(schedule, 40)):
@@ -297,7 +297,7 @@ def test_a_training_that_crashes_again_and_again_ends_with_the_same_bits(
             tick()
 
     monkeypatch.setattr(files.os, "replace", replace_)
-    run = Run(checkpoints=tmp_path, resume=True, report=report)
+    run = Run(checkpoints=tmp_path, resume=True, on_progress=report)
     crashes = 0
     while True:
         # An epoch has 2 steps and writes at least 1 file.

@@ -19,7 +19,7 @@ from rrr_edge.bundle.recipe import RRR, FineTune, LinearProbe, Recipe, Selection
 from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.cli.app import app
 from rrr_edge.compress import METHODS, compress, method, plan
-from rrr_edge.compress.method import Made, Material, cost_of
+from rrr_edge.compress.method import CompressedNetwork, Inputs, cost_of
 from rrr_edge.compress.rrr.slicing import reduce, split
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.images.dataset import Dataset, Split
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where ImageNet's weights could be downloaded."""
-    monkeypatch.setattr("rrr_edge.compress.check_download", lambda source: None)
+    monkeypatch.setattr("rrr_edge.compress.require_download", lambda source: None)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,10 @@ def dataset() -> Dataset:
     return Dataset(Path("photos"), "classes", ("a", "b", "c"), photos, None, photos, (), (), "digest")
 
 
-def make(recipe: Recipe, dataset: Dataset) -> Made:
-    material = Material(dataset, Examples(dataset.train.images, dataset.train.labels), Preprocess(image_size=32), Run())
+def make(recipe: Recipe, dataset: Dataset) -> CompressedNetwork:
+    inputs = Inputs(dataset, Examples(dataset.train.images, dataset.train.labels), Preprocess(image_size=32), Run())
     method = METHODS[type(recipe)]
-    return method.make(method.resolve(recipe), material)
+    return method.make(method.resolve(recipe), inputs)
 
 
 def outline(recipe: Recipe, classes: int = 20) -> Network:
@@ -86,7 +86,7 @@ def test_the_papers_models_have_the_papers_counts(recipe: Recipe, params: int, t
 # Training
 
 
-def changed(made: Made, before: dict[str, Tensor]) -> set[str]:
+def changed(made: CompressedNetwork, before: dict[str, Tensor]) -> set[str]:
     after = state_of(made.network)
     return {name for name in before if not torch.equal(before[name], after[name])}
 

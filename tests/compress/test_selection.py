@@ -17,7 +17,7 @@ from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import RRR, Selection, Training
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.compress import Run, compress
-from rrr_edge.compress.method import Material
+from rrr_edge.compress.method import Inputs
 from rrr_edge.compress.rrr import selection
 from rrr_edge.compress.rrr.selection import additions, relative_gain, select_depths, validation_split
 from rrr_edge.errors import BadInput, CorruptArtifact
@@ -49,9 +49,9 @@ def dataset(train: int = 30, val: int | None = None) -> Dataset:
     )  # fmt: skip
 
 
-def material(data: Dataset, run: TrainingRun = TrainingRun()) -> Material:  # noqa: B008  (frozen)
+def inputs(data: Dataset, run: TrainingRun = TrainingRun()) -> Inputs:  # noqa: B008  (frozen)
     examples = Examples(data.train.images, data.train.labels)
-    return Material(data, examples, Preprocess(image_size=32), run)
+    return Inputs(data, examples, Preprocess(image_size=32), run)
 
 
 def recipe(original: Path, epochs: int = 1, **settings: object) -> RRR:
@@ -140,19 +140,19 @@ class Script:
         self.started: list[dict[str, Tensor]] = []
         self.ended: list[dict[str, Tensor]] = []
         self.recipes: list[RRR] = []
-        self.materials: list[Material] = []
+        self.materials: list[Inputs] = []
         self._accuracies = iter(accuracies)
         monkeypatch.setattr(selection, "learn", self.learn)
         monkeypatch.setattr(selection, "predict", self.predict)
 
-    def learn(self, network: Network, recipe: RRR, material: Material) -> Trained:
+    def learn(self, network: Network, recipe: RRR, inputs: Inputs) -> Trained:
         self.started.append(state_of(network))
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(1)
         self.ended.append(state_of(network))
         self.recipes.append(recipe)
-        self.materials.append(material)
+        self.materials.append(inputs)
         return Trained((), "32-true", "cpu")
 
     def predict(self, network: Network, images: np.ndarray, *, preprocess: Preprocess) -> Outputs:
@@ -187,7 +187,7 @@ def test_the_first_block_that_gains_too_little_ends_the_procedure(
     asked = recipe(original, **({"max_additions": 3} | settings))
     if settings.get("order") == "cyclic":
         asked = asked.model_copy(update={"weights": "random"})
-    selected = select_depths(asked, material(dataset(val=20)))
+    selected = select_depths(asked, inputs(dataset(val=20)))
     rows = rows_of(selected.files[SELECTION])
     assert " ".join(row["decision"] for row in rows) == decisions
     assert selected.depths == depths
@@ -225,7 +225,7 @@ def test_each_step_goes_on_from_the_last_with_the_new_block_as_published(
     published = load_file(original)
     script = Script(monkeypatch, [0.5] * 4)
     asked = recipe(original, epochs=7, stop=False, max_additions=3)
-    select_depths(asked, material(data := dataset()))
+    select_depths(asked, inputs(data := dataset()))
     new = ["", "layer1.1.", "layer1.2.", "layer2.1."]
     for step, (block, started) in enumerate(zip(new, script.started, strict=True)):
         for name, tensor in started.items():
@@ -269,9 +269,9 @@ def test_a_selection_ends_in_a_bundle_whose_table_replays(shapes: Path, original
             raise Crash
 
     with pytest.raises(Crash):
-        compress(shapes, out, recipe=asked, report=crash)
+        compress(shapes, out, recipe=asked, on_progress=crash)
     stages: set[str] = set()
-    bundle = compress(shapes, out, recipe=asked, run=Run(resume=True), report=lambda step: stages.add(step.stage))
+    bundle = compress(shapes, out, recipe=asked, run=Run(resume=True), on_progress=lambda step: stages.add(step.stage))
     assert "select 01-2_1_1_1" in stages
     assert "select 00-1_1_1_1" not in stages
     assert not list(tmp_path.glob(".*"))
@@ -305,7 +305,7 @@ def test_crashes_anywhere_repeat_no_finished_step_and_change_nothing(
 ) -> None:
     data = dataset()
     asked = recipe(original, epochs=1, stop=False, max_additions=1, control=True)
-    expected = select_depths(asked, material(data))
+    expected = select_depths(asked, inputs(data))
     dice = random.Random(1)
     countdown = 0
 
@@ -328,7 +328,7 @@ def test_crashes_anywhere_repeat_no_finished_step_and_change_nothing(
         tick()
 
     monkeypatch.setattr(files.os, "replace", replace)
-    run = TrainingRun(checkpoints=tmp_path, resume=True, report=report)
+    run = TrainingRun(checkpoints=tmp_path, resume=True, on_progress=report)
     crashes = 0
     while True:
         # A step of the selection has 2 of training and writes 3 files.
@@ -336,7 +336,7 @@ def test_crashes_anywhere_repeat_no_finished_step_and_change_nothing(
         finished = {path.parent.name for path in tmp_path.rglob("trial.json")}
         seen.clear()
         try:
-            selected = select_depths(asked, material(data, run))
+            selected = select_depths(asked, inputs(data, run))
             break
         except Crash:
             crashes += 1
@@ -351,11 +351,11 @@ def test_crashes_anywhere_repeat_no_finished_step_and_change_nothing(
 def test_a_step_that_lost_its_weights_is_refused(original: Path, tmp_path: Path) -> None:
     run = TrainingRun(checkpoints=tmp_path, resume=True)
     asked = recipe(original, max_additions=0)
-    select_depths(asked, material(dataset(), run))
+    select_depths(asked, inputs(dataset(), run))
     (tmp_path / "selection" / "00-1_1_1_1" / "weights.safetensors").write_bytes(b"no weights")
     longer = asked.model_copy(update={"selection": Selection(max_additions=1)})
     with pytest.raises(CorruptArtifact, match="weights.safetensors"):
-        select_depths(longer, material(dataset(), run))
+        select_depths(longer, inputs(dataset(), run))
 
 
 def test_the_picture_shows_every_step() -> None:

@@ -321,7 +321,7 @@ def test_a_download_is_checked_cached_and_reported(tmp_path, caches, server, goo
     body = (tmp_path / "served.pth").read_bytes()
     published = server(body)
     steps = []
-    assert same(load_weights("imagenet", depths=ONES, report=steps.append)[0], good)
+    assert same(load_weights("imagenet", depths=ONES, on_progress=steps.append)[0], good)
     assert steps[-1].done == steps[-1].total == len(body)
     assert [file.name for file in caches.iterdir()] == [published.file]
     monkeypatch.setattr(weights.urllib.request, "urlopen", refuse_all_connections)
@@ -339,7 +339,7 @@ def test_a_download_that_is_not_the_file_leaves_nothing(caches, server, fault):
 def fails_soon(source: str) -> BadInput:
     """When they are loaded, and with the same sentence when that is only foreseen."""
     said = []
-    for act in (load_weights, weights.check_download):
+    for act in (load_weights, weights.require_download):
         start = time.monotonic()
         with pytest.raises(BadInput, match=r"cannot be downloaded: [^<>\[\]]+\.$") as caught:
             act(source)

@@ -375,7 +375,7 @@ class TestWhatIsRecorded:
             return read_file(path)
 
         monkeypatch.setattr(rrr_edge.images.dataset, "read_file", counting)
-        scan(tmp_path, image_size=8, max_bad=0.5, report=steps.append)
+        scan(tmp_path, image_size=8, max_bad=0.5, on_progress=steps.append)
         assert opened == Counter(tmp_path.rglob("*.png"))
         assert [(step.stage, step.done, step.total) for step in steps] == [("scan", i, 10) for i in range(1, 11)]
         assert steps[-1].note == "1 unreadable"

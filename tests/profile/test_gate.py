@@ -13,7 +13,7 @@ from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.profile.gate import Limits, Side, compare, race, self_test
 from rrr_edge.profile.gate_result import Gate, SelfTest
-from rrr_edge.timing.interleave import Pace
+from rrr_edge.timing.interleave import TimingSettings
 
 TARGET = Target(name="test", backend="fake", precision="int8", threads=1)
 
@@ -28,8 +28,8 @@ class Clock:
         return self.now_ns
 
     @property
-    def pace(self) -> Pace:
-        return Pace(settle_runs=1, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=1, clock=self)
+    def pace(self) -> TimingSettings:
+        return TimingSettings(settle_runs=1, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=1, clock=self)
 
     def engine(self, ms: float, noise: np.random.Generator | None = None):
         """Now and then a run takes five times as long."""

@@ -13,8 +13,8 @@ from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import GateFailed, MissingLibrary
 from rrr_edge.profile.ceiling import large_convolutions
-from rrr_edge.profile.layer_times import CEILING, LAYERS, Dissection, dissecting
-from rrr_edge.timing.interleave import Pace, interleave
+from rrr_edge.profile.layer_times import CEILING, LAYERS, LayerTimes, profiling_layers
+from rrr_edge.timing.interleave import TimingSettings, interleave
 from rrr_edge.timing.progress import silent
 
 TARGET = Target(name="openvino", backend="openvino", precision="int8", threads=1)
@@ -34,14 +34,14 @@ class Clock:
     def perf_counter_ns(self) -> int:
         return self.now_ns
 
-    def engine(self, ms: float, *clocked: LayerTime) -> Fake:
+    def engine(self, ms: float, *profiled: LayerTime) -> Fake:
         answer = Fake.always([0.5, 0.5]).answer
 
         def take_time(images: np.ndarray) -> Outputs:
             self.now_ns += round(ms * 1e6)
             return answer(images)
 
-        return Fake(take_time, clocked=clocked)
+        return Fake(take_time, profiled=profiled)
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def run(dissection: Dissection, times: int = 3) -> None:
-    for rival in dissection.rivals:
+def run(layer_times: LayerTimes, times: int = 3) -> None:
+    for rival in layer_times.baselines:
         for _ in range(times):
             rival.session.run(IMAGES)
 
@@ -64,33 +64,33 @@ def convolutions(*samples_ms: float) -> Measurement:
 
 def test_layers_are_shares_of_the_runs_in_which_they_were_clocked(clock: Clock) -> None:
     """Half of a clocked run of 4 ms is half of an unclocked one of 2, and the rest lies between layers."""
-    dissection = Dissection(clock.engine(4, layer("stump", 2.0, 6)), clock.engine(1), TARGET)
-    run(dissection)
-    (found,) = dissection.layers(2.0)
+    layer_times = LayerTimes(clock.engine(4, layer("stump", 2.0, 6)), clock.engine(1), TARGET)
+    run(layer_times)
+    (found,) = layer_times.layers(2.0)
     assert found.ms == pytest.approx(1.0)
     assert {part.part: part.ms for part in sum_up([found], 2.0, 6)}["between layers"] == pytest.approx(1.0)
 
 
 def test_the_ceiling_is_the_best_rate_in_the_precision_that_was_asked(clock: Clock) -> None:
-    clocked = (layer("stump", 1.0, 10**9), layer("stump", 2.0, 3 * 10**9), layer("stump", 1.0, 10**12, "fp32"))
-    dissection = Dissection(clock.engine(1), clock.engine(4, *clocked), TARGET)
-    run(dissection)
-    ceiling = dissection.ceiling(convolutions(3.9, 4.0, 4.1, 4.0))
+    profiled = (layer("stump", 1.0, 10**9), layer("stump", 2.0, 3 * 10**9), layer("stump", 1.0, 10**12, "fp32"))
+    layer_times = LayerTimes(clock.engine(1), clock.engine(4, *profiled), TARGET)
+    run(layer_times)
+    ceiling = layer_times.ceiling(convolutions(3.9, 4.0, 4.1, 4.0))
     assert ceiling is not None
     assert ceiling.gmacs_per_s == pytest.approx(1500)
     assert ceiling.interval == pytest.approx((1500 * 4 / 4.1, 1500 * 4 / 3.9), rel=0.02)
 
 
 def test_no_clock_no_ceiling(clock: Clock) -> None:
-    dissection = Dissection(clock.engine(1), clock.engine(1), TARGET)
-    run(dissection)
-    assert dissection.ceiling(convolutions(1.0, 1.0)) is None
+    layer_times = LayerTimes(clock.engine(1), clock.engine(1), TARGET)
+    run(layer_times)
+    assert layer_times.ceiling(convolutions(1.0, 1.0)) is None
 
 
 def test_parts_are_summed_and_compared_with_the_ceiling(clock: Clock) -> None:
-    dissection = Dissection(clock.engine(1), clock.engine(1, layer("stump", 1.0, 10**9)), TARGET)
-    run(dissection)
-    ceiling = dissection.ceiling(convolutions(1.0, 1.0))
+    layer_times = LayerTimes(clock.engine(1), clock.engine(1, layer("stump", 1.0, 10**9)), TARGET)
+    run(layer_times)
+    ceiling = layer_times.ceiling(convolutions(1.0, 1.0))
     half = 500_000_000
     # Of what was computed a half were zeros.
     layers = [layer("conv4", 0.5, half), layer("conv4", 0.5, half)]
@@ -116,15 +116,15 @@ def test_the_large_convolutions_are_a_valid_graph_of_a_few_billion_macs() -> Non
 
 def test_an_engine_is_dissected_beside_a_ceiling_in_its_own_precision(compiled: Bundle) -> None:
     folder = compiled.engine_folder("openvino-int8")
-    with dissecting(OpenVINO(), folder, TARGET, silent) as dissection:
-        engine, ceiling_engine = dissection.rivals
+    with profiling_layers(OpenVINO(), folder, TARGET, silent) as layer_times:
+        engine, ceiling_engine = layer_times.baselines
         assert (engine.name, ceiling_engine.name) == (LAYERS, CEILING)
         assert ceiling_engine.session.precision_found() == pytest.approx({"int8": 1.0})
         images = compiled.reference.images[:1]
-        candidates = {rival.name: lambda _, rival=rival: rival.session.run(images) for rival in dissection.rivals}
-        found = interleave(candidates, pace=Pace(runs=2, settle_runs=0, warm_up_ms=0, warm_up_runs=2))
-        layers = dissection.layers(1.0)
-        ceiling = dissection.ceiling(convolutions(*found.samples_ms[CEILING]))
+        candidates = {rival.name: lambda _, rival=rival: rival.session.run(images) for rival in layer_times.baselines}
+        found = interleave(candidates, pace=TimingSettings(runs=2, settle_runs=0, warm_up_ms=0, warm_up_runs=2))
+        layers = layer_times.layers(1.0)
+        ceiling = layer_times.ceiling(convolutions(*found.samples_ms[CEILING]))
     assert 0 < sum(layer.ms for layer in layers) < 1.1
     assert ceiling is not None
     assert ceiling.precision == "int8"
@@ -141,7 +141,7 @@ def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 def test_a_ceiling_in_another_precision_is_refused(tmp_path: Path, backend: Fake) -> None:
     refused = pytest.raises(GateFailed, match="int8 was asked, but the machine's ceiling computes 100% fp32")
-    with refused, dissecting(backend, tmp_path, TARGET, silent):
+    with refused, profiling_layers(backend, tmp_path, TARGET, silent):
         pass
 
 
@@ -152,7 +152,7 @@ def test_where_the_ceiling_cannot_be_built_the_layers_are_still_clocked(
         raise MissingLibrary("modelopt", extra="tensorrt", purpose="INT8")
 
     monkeypatch.setattr("rrr_edge.profile.layer_times.build_unproven", lacking)
-    with dissecting(backend, tmp_path, TARGET, silent) as dissection:
-        assert [rival.name for rival in dissection.rivals] == [LAYERS]
-        assert dissection.ceiling(None) is None
-    assert "rrr-edge[tensorrt]" in dissection.notes[0]
+    with profiling_layers(backend, tmp_path, TARGET, silent) as layer_times:
+        assert [rival.name for rival in layer_times.baselines] == [LAYERS]
+        assert layer_times.ceiling(None) is None
+    assert "rrr-edge[tensorrt]" in layer_times.notes[0]

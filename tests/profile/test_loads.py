@@ -14,9 +14,9 @@ from rrr_edge.bundle.measurements import Subject
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, GateFailed, UsageError
-from rrr_edge.profile.loads import Bench, Loads, keep_pace, measure_loads
-from rrr_edge.timing.interleave import Pace
-from rrr_edge.timing.machine import OthersClock
+from rrr_edge.profile.loads import LoadRun, Loads, keep_pace, measure_loads
+from rrr_edge.timing.interleave import TimingSettings
+from rrr_edge.timing.machine import BackgroundLoad
 
 TARGET = Target(name="test", backend="fake", threads=2)
 SUBJECT = Subject(backend="fake", precision="fp32", threads=2)
@@ -69,8 +69,8 @@ def bundle(tmp_path: Path) -> Bundle:
     return bundle
 
 
-def bench(bundle: Bundle, clock=time.perf_counter_ns, runs: int = 20, target: Target = TARGET) -> Bench:
-    return Bench(bundle, target, SUBJECT, Pace(runs=runs, clock=clock, warm_up_ms=0, warm_up_runs=1))
+def load_run(bundle: Bundle, clock=time.perf_counter_ns, runs: int = 20, target: Target = TARGET) -> LoadRun:
+    return LoadRun(bundle, target, SUBJECT, TimingSettings(runs=runs, clock=clock, warm_up_ms=0, warm_up_runs=1))
 
 
 def test_a_fast_engine_answers_every_frame_when_it_comes(bundle: Bundle) -> None:
@@ -80,7 +80,7 @@ def test_a_fast_engine_answers_every_frame_when_it_comes(bundle: Bundle) -> None
         seen.append((frame, clock.now_ns))
         clock.sleep(0.01)
 
-    answers, dropped = keep_pace(answer, 25, bench(bundle, clock), clock.sleep)
+    answers, dropped = keep_pace(answer, 25, load_run(bundle, clock), clock.sleep)
     assert answers == pytest.approx([10] * 20)
     assert dropped == 0
     np.testing.assert_allclose(np.diff([at for _, at in seen]), 40e6)
@@ -95,14 +95,14 @@ def test_a_slow_engine_drops_what_is_no_longer_the_newest(bundle: Bundle) -> Non
         seen.append(frame)
         clock.sleep(0.1)
 
-    answers, dropped = keep_pace(answer, 25, bench(bundle, clock, runs=11), clock.sleep)
+    answers, dropped = keep_pace(answer, 25, load_run(bundle, clock, runs=11), clock.sleep)
     assert seen == [0, 2, 5, 7, 10]
     assert dropped == 11 - len(seen)
     assert answers == pytest.approx([100, 120, 100, 120, 100])
 
 
 def test_paced_counts_every_frame(bundle: Bundle, backend: Recorder) -> None:
-    (load,) = measure_loads(bench(bundle, runs=8), Loads(fps=200))
+    (load,) = measure_loads(load_run(bundle, runs=8), Loads(fps=200))
     assert load.kind == "paced"
     assert load.setting == 200
     answered = len(load.measurement.samples_ms)
@@ -121,7 +121,7 @@ def test_an_engine_that_takes_longer_than_a_frame_is_always_late_and_keeps_its_o
         return answer(images)
 
     backend.answer = slow
-    (load,) = measure_loads(bench(bundle, runs=40), Loads(fps=200))
+    (load,) = measure_loads(load_run(bundle, runs=40), Loads(fps=200))
     assert load.late == len(load.measurement.samples_ms)
     assert load.dropped >= 20
     assert load.images_per_second <= 75  # of 40 frames, the first and every fourth or later
@@ -139,14 +139,14 @@ def test_a_batch_that_runs_in_another_precision_is_not_measured(bundle: Bundle, 
 
     backend.open = other
     with pytest.raises(GateFailed, match="the batch of 4"):
-        measure_loads(bench(bundle, runs=3), Loads(batches=(4,)))
+        measure_loads(load_run(bundle, runs=3), Loads(batches=(4,)))
 
 
 def test_batches_are_compiled_only_where_the_engine_has_another(
     bundle: Bundle, backend: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OthersClock, "share", 0.7)
-    loads = measure_loads(bench(bundle, runs=3), Loads(batches=(1, 4)))
+    monkeypatch.setattr(BackgroundLoad, "share", 0.7)
+    loads = measure_loads(load_run(bundle, runs=3), Loads(batches=(1, 4)))
     assert [load.measurement.elsewhere for load in loads] == [0.7, 0.7]
     assert backend.compiled == [4]
     assert [load.setting for load in loads] == [1, 4]
@@ -179,7 +179,7 @@ def test_streams_share_the_threads_and_run_at_once(
 
     backend.answer = counting
     target = TARGET.model_copy(update={"threads": 6})
-    one, three = measure_loads(bench(bundle, target=target), Loads(streams=(1, 3)))
+    one, three = measure_loads(load_run(bundle, target=target), Loads(streams=(1, 3)))
     assert sorted(backend.threads) == [2, 2, 2, 6]
     assert most == 3
     assert (one.setting, three.setting) == (1, 3)
@@ -194,12 +194,12 @@ def test_a_stream_that_fails_is_not_silent(bundle: Bundle, backend: Recorder) ->
 
     backend.answer = broken
     with pytest.raises(RuntimeError, match="the engine failed"):
-        measure_loads(bench(bundle), Loads(streams=(2,)))
+        measure_loads(load_run(bundle), Loads(streams=(2,)))
 
 
 def test_cold_starts_are_fresh_processes_with_and_without_a_cache(compiled: Bundle) -> None:
     target = Target(name="openvino", backend="openvino", precision="fp32", threads=1)
-    loads = measure_loads(bench(compiled, target=target), Loads(cold_starts=2))
+    loads = measure_loads(load_run(compiled, target=target), Loads(cold_starts=2))
     assert [load.measurement.name for load in loads] == ["cold start, empty cache", "cold start, filled cache"]
     assert all("cache" in load.measurement.subject.note for load in loads)
 
@@ -207,7 +207,7 @@ def test_cold_starts_are_fresh_processes_with_and_without_a_cache(compiled: Bund
 def test_a_backend_without_a_cache_has_one_kind_of_cold_start(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child imports what an answer needs, so no start can be shorter than that of an idle Python."""
     monkeypatch.setattr("rrr_edge.profile.loads._CHILD", "import sys, time; time.sleep(0.3); print(0, flush=True)")
-    (load,) = measure_loads(bench(bundle), Loads(cold_starts=2))
+    (load,) = measure_loads(load_run(bundle), Loads(cold_starts=2))
     assert load.measurement.name == "cold start"
     assert "cache" not in load.measurement.subject.note
     assert all(ms >= 300 for ms in load.measurement.samples_ms)
@@ -220,15 +220,15 @@ def test_a_process_that_hangs_and_one_that_never_stops_complaining(
     monkeypatch.setattr("rrr_edge.profile.loads._CHILD", "import time; time.sleep(60)")
     began = time.monotonic()
     with pytest.raises(CannotRunHere, match="it has 0.5 s"):
-        measure_loads(bench(bundle), Loads(cold_starts=2))
+        measure_loads(load_run(bundle), Loads(cold_starts=2))
     assert time.monotonic() - began < 30
     monkeypatch.setattr("rrr_edge.profile.loads._PATIENCE_S", 60)
     monkeypatch.setattr(
         "rrr_edge.profile.loads._CHILD", "import sys; sys.stderr.write('x' * 300_000); print(0, flush=True)"
     )
-    assert len(measure_loads(bench(bundle), Loads(cold_starts=2))) == 1
+    assert len(measure_loads(load_run(bundle), Loads(cold_starts=2))) == 1
 
 
 def test_a_process_that_gives_no_answer_says_why(bundle: Bundle) -> None:
     with pytest.raises(CannotRunHere, match="no fake backend"):
-        measure_loads(bench(bundle), Loads(cold_starts=2))
+        measure_loads(load_run(bundle), Loads(cold_starts=2))

@@ -17,8 +17,8 @@ from PIL import Image
 from rrr_edge import profile as profile_module
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import ENGINE_FILE, Fake
-from rrr_edge.backends.protocols import Rival
-from rrr_edge.bundle.baseline import Baseline, card_of
+from rrr_edge.backends.protocols import Baseline
+from rrr_edge.bundle.baseline import BaselineCard, card_of
 from rrr_edge.bundle.environment import GPU, Environment
 from rrr_edge.bundle.files import describe_file
 from rrr_edge.bundle.folder import Bundle
@@ -28,10 +28,10 @@ from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.cli.display import Display
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, MissingLibrary, UsageError
-from rrr_edge.profile import demand_machine, profile_bundle
+from rrr_edge.profile import profile_bundle, require_machine
 from rrr_edge.profile.loads import Loads
-from rrr_edge.profile.request import Against, Extras
-from rrr_edge.timing.interleave import Pace
+from rrr_edge.profile.request import Baselines, Extras
+from rrr_edge.timing.interleave import TimingSettings
 
 TARGET = Target(name="test", backend="fake", precision="int8", threads=3)
 
@@ -104,7 +104,7 @@ def baseline(bundle: Bundle) -> Path:
     model = bundle.baseline
     model.parent.mkdir()
     model.write_bytes(b"a larger graph")
-    card = Baseline(
+    card = BaselineCard(
         name="ResNet152",
         spec=SPEC,
         preprocess=bundle.manifest.preprocess,
@@ -116,15 +116,15 @@ def baseline(bundle: Bundle) -> Path:
     return model
 
 
-def rival(clock: Clock, ms: float = 100) -> Rival:
-    return Rival("a rival", clock.engine(ms), Subject(backend="rivals", precision="fp32", threads=3))
+def rival(clock: Clock, ms: float = 100) -> Baseline:
+    return Baseline("a rival", clock.engine(ms), Subject(backend="rivals", precision="fp32", threads=3))
 
 
 def test_engine_app_photo_and_baselines_are_measured(
     bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path
 ) -> None:
-    against = Against((baseline,), (rival(clock),))
-    profile = profile_bundle(bundle, TARGET, against=against, pace=Pace(runs=6, clock=clock))
+    against = Baselines((baseline,), (rival(clock),))
+    profile = profile_bundle(bundle, TARGET, baselines=against, pace=TimingSettings(runs=6, clock=clock))
     medians = {m.name: m.summary.median_ms for m in profile.measurements}
     assert medians == pytest.approx(
         {
@@ -167,7 +167,9 @@ def test_a_device_with_a_clock_of_its_own_is_measured_by_that_too(
 
     session.answer, session.device_ms = slower_at_first, 0.0
     backend.open = lambda folder, target: session
-    profile = profile_bundle(bundle, TARGET, pace=Pace(runs=20, settle_runs=1, warm_up_limit_ms=0, clock=clock))
+    profile = profile_bundle(
+        bundle, TARGET, pace=TimingSettings(runs=20, settle_runs=1, warm_up_limit_ms=0, clock=clock)
+    )
     on_device = np.array(profile.measurement(ON_DEVICE).samples_ms)
     np.testing.assert_allclose(on_device, 0.75 * np.array(profile.engine.samples_ms), rtol=1e-4)
     assert profile.baselines == ()
@@ -175,7 +177,7 @@ def test_a_device_with_a_clock_of_its_own_is_measured_by_that_too(
 
 def test_parts_of_the_photo_are_those_of_the_same_runs(bundle: Bundle, backend: FakeBackend) -> None:
     """With the true clock: what load, fit, run and the rest take adds up to the whole."""
-    profile = profile_bundle(bundle, TARGET, pace=Pace(runs=8, warm_up_limit_ms=0))
+    profile = profile_bundle(bundle, TARGET, pace=TimingSettings(runs=8, warm_up_limit_ms=0))
     whole = np.array(profile.measurement(PHOTO).samples_ms)
     parts = np.array([profile.measurement(part_name(part)).samples_ms for part in PARTS])
     assert (parts > 0).all()
@@ -187,7 +189,7 @@ def test_parts_of_the_photo_are_those_of_the_same_runs(bundle: Bundle, backend: 
 
 
 def test_what_was_run_is_recorded(bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path) -> None:
-    profile = profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=3, clock=clock))
+    profile = profile_bundle(bundle, TARGET, baselines=Baselines((baseline,)), pace=TimingSettings(runs=3, clock=clock))
     assert profile.engine.subject == Subject(
         backend="fake", precision="int8", threads=3, params=COST.params, macs=COST.macs, size_mb=0.005
     )
@@ -207,7 +209,7 @@ def test_zero_threads_means_all_usable_cores(
     monkeypatch.setattr(profile_module, "usable_cores", lambda: 7)
     target = TARGET.model_copy(update={"name": "open", "threads": 0})
     write_engine(bundle, target, (ENGINE_FILE, b"x"))
-    profile = profile_bundle(bundle, target, pace=Pace(runs=2, clock=clock))
+    profile = profile_bundle(bundle, target, pace=TimingSettings(runs=2, clock=clock))
     assert profile.target.threads == profile.environment.threads == 7
 
 
@@ -227,7 +229,9 @@ def test_all_candidates_see_the_same_real_image_in_a_round(bundle: Bundle, backe
     backend.open = lambda folder, target: spy("engine", clock.engine(2))
     other = rival(clock)
     spy("rival", other.session)
-    profile_bundle(bundle, TARGET, against=Against((), (other,)), pace=Pace(runs=40, settle_runs=0, clock=clock))
+    profile_bundle(
+        bundle, TARGET, baselines=Baselines((), (other,)), pace=TimingSettings(runs=40, settle_runs=0, clock=clock)
+    )
     reference = [image.tobytes() for image in bundle.reference.images]
     rounds = seen["rival"][-40:]
     assert set(rounds) == set(reference)
@@ -250,7 +254,7 @@ def test_baselines_are_compiled_once_with_32_images(
     bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path
 ) -> None:
     def run() -> None:
-        profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=2, clock=clock))
+        profile_bundle(bundle, TARGET, baselines=Baselines((baseline,)), pace=TimingSettings(runs=2, clock=clock))
 
     run()
     assert backend.compiled == [("resnet152.onnx", "fp32", 32), ("resnet152.onnx", "int8", 32)]
@@ -265,7 +269,7 @@ def test_a_compiled_baseline_that_changed_is_compiled_again(
     bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path
 ) -> None:
     def profile() -> None:
-        profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=2, clock=clock))
+        profile_bundle(bundle, TARGET, baselines=Baselines((baseline,)), pace=TimingSettings(runs=2, clock=clock))
 
     profile()
     (baseline.parent / "resnet152-test-int8" / ENGINE_FILE).write_text("another engine")
@@ -285,7 +289,7 @@ def test_a_baseline_that_nothing_here_can_prepare_is_left_out_with_a_note(
         compile_fake(model, target, *rest)
 
     monkeypatch.setattr(backend, "compile", lacking)
-    profile = profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=2, clock=clock))
+    profile = profile_bundle(bundle, TARGET, baselines=Baselines((baseline,)), pace=TimingSettings(runs=2, clock=clock))
     (note,) = (note for note in profile.notes if "baseline" in note)
     assert note.startswith("The baseline in int8 was not measured: Preparing for TensorRT needs modelopt")
     assert note.endswith("pip install 'rrr-edge[prepare]'")
@@ -298,7 +302,7 @@ def test_a_baseline_in_another_precision_than_asked_is_not_measured(
 ) -> None:
     backend.claims = {"fp32": 0.96, "int8": 0.04}
     with pytest.raises(GateFailed, match="int8 was asked, but the baseline ResNet152 computes 96% fp32, 4% int8"):
-        profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=2, clock=clock))
+        profile_bundle(bundle, TARGET, baselines=Baselines((baseline,)), pace=TimingSettings(runs=2, clock=clock))
     assert all(session.closed for session in backend.opened)
 
 
@@ -307,7 +311,7 @@ def test_an_fp32_engine_has_one_compiled_baseline(
 ) -> None:
     target = TARGET.model_copy(update={"precision": "fp32"})
     write_engine(bundle, target, (ENGINE_FILE, b"x"))
-    profile = profile_bundle(bundle, target, against=Against((baseline,)), pace=Pace(runs=2, clock=clock))
+    profile = profile_bundle(bundle, target, baselines=Baselines((baseline,)), pace=TimingSettings(runs=2, clock=clock))
     assert [m.name for m in profile.baselines] == ["ResNet152, fake fp32"]
     assert bundle.profile_folder("test-fp32").is_dir()
 
@@ -316,13 +320,17 @@ def test_own_sessions_are_closed_and_those_of_the_caller_are_not(
     bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path
 ) -> None:
     handed = rival(clock)
-    profile_bundle(bundle, TARGET, against=Against((baseline,), (handed,)), pace=Pace(runs=2, clock=clock))
+    profile_bundle(
+        bundle, TARGET, baselines=Baselines((baseline,), (handed,)), pace=TimingSettings(runs=2, clock=clock)
+    )
     assert [session.closed for session in backend.opened] == [True] * 3
     assert not handed.session.closed
 
 
 def test_what_is_written_reads_back_the_same(bundle: Bundle, backend: FakeBackend, baseline: Path) -> None:
-    profile = profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=5, warm_up_limit_ms=0))
+    profile = profile_bundle(
+        bundle, TARGET, baselines=Baselines((baseline,)), pace=TimingSettings(runs=5, warm_up_limit_ms=0)
+    )
     folder = bundle.profile_folder("test-int8")
     files = {file.name for file in folder.iterdir()}
     assert files == {
@@ -341,7 +349,7 @@ def test_what_is_written_reads_back_the_same(bundle: Bundle, backend: FakeBacken
 
 
 def test_samples_are_a_plain_table(bundle: Bundle, backend: FakeBackend) -> None:
-    profile = profile_bundle(bundle, TARGET, pace=Pace(runs=4, warm_up_limit_ms=0))
+    profile = profile_bundle(bundle, TARGET, pace=TimingSettings(runs=4, warm_up_limit_ms=0))
     with (bundle.profile_folder("test-int8") / "samples.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["candidate", "round", "ms"]
@@ -350,7 +358,7 @@ def test_samples_are_a_plain_table(bundle: Bundle, backend: FakeBackend) -> None
 
 
 def test_the_json_has_summaries_and_no_samples(bundle: Bundle, backend: FakeBackend) -> None:
-    profile = profile_bundle(bundle, TARGET, pace=Pace(runs=4, warm_up_limit_ms=0))
+    profile = profile_bundle(bundle, TARGET, pace=TimingSettings(runs=4, warm_up_limit_ms=0))
     data = json.loads((bundle.profile_folder("test-int8") / "profile.json").read_text())
     first = data["measurements"][0]
     assert first["summary"]["median_ms"] == float(np.median(profile.engine.samples_ms))
@@ -359,7 +367,7 @@ def test_the_json_has_summaries_and_no_samples(bundle: Bundle, backend: FakeBack
 
 
 def test_changed_samples_are_noticed(bundle: Bundle, backend: FakeBackend) -> None:
-    profile_bundle(bundle, TARGET, pace=Pace(runs=4, warm_up_limit_ms=0))
+    profile_bundle(bundle, TARGET, pace=TimingSettings(runs=4, warm_up_limit_ms=0))
     folder = bundle.profile_folder("test-int8")
     lines = (folder / "samples.csv").read_text().splitlines()
     lines[1:5] = [f"engine,{i},0.001" for i in range(4)]
@@ -370,7 +378,7 @@ def test_changed_samples_are_noticed(bundle: Bundle, backend: FakeBackend) -> No
 
 @pytest.mark.parametrize("damage", ["", "candidate,round,ms\nengine,0,fast\n", "a,b\n1,2\n"])
 def test_unreadable_samples_are_bad_input(damage: str, bundle: Bundle, backend: FakeBackend) -> None:
-    profile_bundle(bundle, TARGET, pace=Pace(runs=4, warm_up_limit_ms=0))
+    profile_bundle(bundle, TARGET, pace=TimingSettings(runs=4, warm_up_limit_ms=0))
     folder = bundle.profile_folder("test-int8")
     (folder / "samples.csv").write_text(damage)
     with pytest.raises(BadInput):
@@ -388,7 +396,7 @@ def test_unreadable_samples_are_bad_input(damage: str, bundle: Bundle, backend: 
 def test_an_unreadable_profile_is_bad_input(
     damage: Callable[[Any], Any], said: str, bundle: Bundle, backend: FakeBackend
 ) -> None:
-    profile_bundle(bundle, TARGET, pace=Pace(runs=4, warm_up_limit_ms=0))
+    profile_bundle(bundle, TARGET, pace=TimingSettings(runs=4, warm_up_limit_ms=0))
     file = bundle.profile_folder("test-int8") / "profile.json"
     file.write_text(json.dumps(damage(json.loads(file.read_text()))))
     with pytest.raises(BadInput, match=said):
@@ -401,15 +409,15 @@ def test_a_missing_profile_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_a_failed_run_leaves_the_old_profile(bundle: Bundle, backend: FakeBackend, clock: Clock) -> None:
-    profile_bundle(bundle, TARGET, pace=Pace(runs=2, clock=clock))
+    profile_bundle(bundle, TARGET, pace=TimingSettings(runs=2, clock=clock))
     before = (bundle.profile_folder("test-int8") / "profile.json").read_bytes()
 
     def broken(images: np.ndarray) -> Outputs:
         raise RuntimeError("the rival failed")
 
-    failing = Rival("broken", Fake(broken), Subject(backend="x", precision="fp32", threads=1))
+    failing = Baseline("broken", Fake(broken), Subject(backend="x", precision="fp32", threads=1))
     with pytest.raises(RuntimeError, match="the rival failed"):
-        profile_bundle(bundle, TARGET, against=Against((), (failing,)), pace=Pace(runs=2, clock=clock))
+        profile_bundle(bundle, TARGET, baselines=Baselines((), (failing,)), pace=TimingSettings(runs=2, clock=clock))
     assert (bundle.profile_folder("test-int8") / "profile.json").read_bytes() == before
 
 
@@ -422,12 +430,12 @@ def test_macs_are_those_of_the_images_that_a_run_computes(
     write_engine(bundle, target, (ENGINE_FILE, b"x"))
     layer = LayerTime(name="conv4/x", kind="Conv", part="conv4", precision="int8", ms=2, macs=11)
 
-    def open_clocked(folder: Path, target: Target) -> Fake:
-        return Fake(clock.engine(2).answer, {"int8": 1.0}, clocked=(layer,), images_computed=computed)
+    def open_profiled(folder: Path, target: Target) -> Fake:
+        return Fake(clock.engine(2).answer, {"int8": 1.0}, profiled=(layer,), images_computed=computed)
 
     monkeypatch.setattr("rrr_edge.profile.layer_times.time", SimpleNamespace(perf_counter_ns=clock))
-    backend.open_clocked = open_clocked
-    profile = profile_bundle(bundle, target, extras=Extras(anatomy=True), pace=Pace(runs=3, clock=clock))
+    backend.open_profiled = open_profiled
+    profile = profile_bundle(bundle, target, extras=Extras(anatomy=True), pace=TimingSettings(runs=3, clock=clock))
     parts = {part.part: part.macs for part in Profile.read(bundle.profile_folder("eight-int8")).parts}
     assert parts["conv4"] == 11 * computed
     assert parts["whole run"] == profile.engine.subject.macs * computed
@@ -442,7 +450,7 @@ def test_what_was_timed_outlives_what_fails_later(
 
     monkeypatch.setattr(profile_module, later, fail)
     with pytest.raises(CannotRunHere, match="later"):
-        profile_bundle(bundle, TARGET, pace=Pace(runs=3, clock=clock))
+        profile_bundle(bundle, TARGET, pace=TimingSettings(runs=3, clock=clock))
     assert Profile.read(bundle.profile_folder("test-int8")).engine.summary.runs == 3
 
 
@@ -452,7 +460,7 @@ def test_another_engine_that_is_damaged_does_not_spoil_a_profile(
     other = TARGET.model_copy(update={"precision": "fp32"})
     write_engine(bundle, other, (ENGINE_FILE, b"x"))
     (bundle.engine_folder(other.engine_name) / ENGINE_FILE).write_bytes(b"y")
-    profile_bundle(bundle, TARGET, pace=Pace(runs=3, clock=clock))
+    profile_bundle(bundle, TARGET, pace=TimingSettings(runs=3, clock=clock))
     assert "refused: " in (bundle.profile_folder("test-int8") / "report.html").read_text()
 
 
@@ -464,9 +472,9 @@ def test_doubts_are_said_with_what_helps(bundle: Bundle, backend: FakeBackend, c
         clock.now_ns += round(next(waits) * 100e6)
         return answer(images)
 
-    jumpy = Rival("jumpy", Fake(jittery), Subject(backend="x", precision="fp32", threads=1))
+    jumpy = Baseline("jumpy", Fake(jittery), Subject(backend="x", precision="fp32", threads=1))
     profile = profile_bundle(
-        bundle, TARGET, against=Against((), (jumpy,)), pace=Pace(runs=40, settle_runs=0, clock=clock)
+        bundle, TARGET, baselines=Baselines((), (jumpy,)), pace=TimingSettings(runs=40, settle_runs=0, clock=clock)
     )
     # The quartiles of equally many 100s and 300s, over their median of 200.
     assert profile.notes[0].endswith(": jumpy (100%).")
@@ -476,7 +484,10 @@ def test_doubts_are_said_with_what_helps(bundle: Bundle, backend: FakeBackend, c
 
 def test_a_drifting_candidate_is_named(bundle: Bundle, backend: FakeBackend, clock: Clock) -> None:
     profile = profile_bundle(
-        bundle, TARGET, against=Against((), (rival(clock),)), pace=Pace(runs=2, clock=clock, warm_up_limit_ms=1000)
+        bundle,
+        TARGET,
+        baselines=Baselines((), (rival(clock),)),
+        pace=TimingSettings(runs=2, clock=clock, warm_up_limit_ms=1000),
     )
     # The rival's second window of ten runs of 100 ms would end after 2,000 ms.
     assert profile.notes[0].endswith("warm-up ended: a rival.")
@@ -485,7 +496,7 @@ def test_a_drifting_candidate_is_named(bundle: Bundle, backend: FakeBackend, clo
 def test_table_has_a_header_and_equally_long_rows(
     bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path
 ) -> None:
-    profile = profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=4, clock=clock))
+    profile = profile_bundle(bundle, TARGET, baselines=Baselines((baseline,)), pace=TimingSettings(runs=4, clock=clock))
     header, *rows = profile.table()
     assert {len(row) for row in rows} == {len(header)}
     shown = [row[0].split(",")[0].strip() for row in rows]
@@ -497,7 +508,7 @@ def test_table_has_a_header_and_equally_long_rows(
 
 
 def test_networks_are_those_that_were_run(bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path) -> None:
-    profile = profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=4, clock=clock))
+    profile = profile_bundle(bundle, TARGET, baselines=Baselines((baseline,)), pace=TimingSettings(runs=4, clock=clock))
     header, *rows = profile.networks()
     assert [row[0] for row in rows] == ["engine, fake int8", *(m.name for m in profile.baselines)]
     cells = dict(zip(header, rows[-1], strict=True))
@@ -512,7 +523,9 @@ def test_its_tables_fit_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "dumb")
     slow = rival(clock, 9876)._replace(name="ResNet152, openvino int8")
-    profile = profile_bundle(bundle, TARGET, against=Against((baseline,), (slow,)), pace=Pace(runs=4, clock=clock))
+    profile = profile_bundle(
+        bundle, TARGET, baselines=Baselines((baseline,), (slow,)), pace=TimingSettings(runs=4, clock=clock)
+    )
     for title, (header, *rows) in profile.tables():
         Display().table(title, [dict(zip(header, row, strict=True)) for row in rows])
         lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
@@ -523,7 +536,7 @@ def test_its_tables_fit_80_columns(
 def test_pictures_and_page_show_what_was_measured(
     bundle: Bundle, backend: FakeBackend, clock: Clock, baseline: Path
 ) -> None:
-    profile_bundle(bundle, TARGET, against=Against((baseline,)), pace=Pace(runs=4, clock=clock))
+    profile_bundle(bundle, TARGET, baselines=Baselines((baseline,)), pace=TimingSettings(runs=4, clock=clock))
     folder = bundle.profile_folder("test-int8")
     svg = ElementTree.parse(folder / "latency.svg").getroot()
     texts = ["".join(text.itertext()) for text in svg.iter("{http://www.w3.org/2000/svg}text")]
@@ -539,7 +552,7 @@ def test_without_the_engine_it_is_a_usage_error(bundle: Bundle, backend: FakeBac
 
 def test_a_missing_baseline_says_how_to_make_it(bundle: Bundle, backend: FakeBackend) -> None:
     with pytest.raises(CannotRunHere, match="PyTorch") as caught:
-        profile_bundle(bundle, TARGET, against=Against((bundle.baseline,)))
+        profile_bundle(bundle, TARGET, baselines=Baselines((bundle.baseline,)))
     assert "rrr-edge[compress]" in caught.value.advice
     assert not bundle.profile_folder("test-int8").exists()
 
@@ -547,7 +560,7 @@ def test_a_missing_baseline_says_how_to_make_it(bundle: Bundle, backend: FakeBac
 def test_a_damaged_baseline_is_refused(bundle: Bundle, backend: FakeBackend, baseline: Path) -> None:
     baseline.write_bytes(b"a larger grapH")
     with pytest.raises(CorruptArtifact):
-        profile_bundle(bundle, TARGET, against=Against((baseline,)))
+        profile_bundle(bundle, TARGET, baselines=Baselines((baseline,)))
 
 
 def test_the_repair_of_a_damaged_baseline_deletes_nothing_else(
@@ -559,7 +572,7 @@ def test_the_repair_of_a_damaged_baseline_deletes_nothing_else(
     damaged.write_bytes(b"a larger grapH")
     kept.touch()
     with pytest.raises(CorruptArtifact) as caught:
-        Baseline.read(damaged)
+        BaselineCard.read(damaged)
     repair, _, rest = caught.value.advice.removeprefix("Run: ").rpartition("; ")
     assert rest == "then the command again"
     subprocess.run(shlex.split(repair), check=True)
@@ -583,9 +596,9 @@ def test_another_machine_is_refused_before_anything_runs(
 def test_the_gpu_may_be_any_of_those_here() -> None:
     gpus = (GPU(name="NVIDIA T4", driver="1", max_clock_mhz=1), GPU(name="NVIDIA L4", driver="1", max_clock_mhz=1))
     here = Environment.here(threads=1, versions={}).model_copy(update={"gpus": gpus})
-    demand_machine(TARGET.model_copy(update={"gpu": "l4"}), here)
+    require_machine(TARGET.model_copy(update={"gpu": "l4"}), here)
     with pytest.raises(CannotRunHere, match="NVIDIA T4, NVIDIA L4"):
-        demand_machine(TARGET.model_copy(update={"gpu": "H100"}), here)
+        require_machine(TARGET.model_copy(update={"gpu": "H100"}), here)
 
 
 def test_the_anatomy_and_the_loads_are_measured_stored_and_shown(
@@ -595,15 +608,15 @@ def test_the_anatomy_and_the_loads_are_measured_stored_and_shown(
     half = LayerTime(name="conv4/x", kind="Conv", part="conv4", precision="int8", ms=1, macs=11)
     whole = LayerTime(name="stump/x", kind="Conv", part="stump", precision="int8", ms=2, macs=4 * 10**9)
 
-    def open_clocked(folder: Path, target: Target) -> Fake:
-        clocked = (half,) if folder.parent.name == "engines" else (whole,)
-        return Fake(clock.engine(2).answer, precision={"int8": 1.0}, clocked=clocked)
+    def open_profiled(folder: Path, target: Target) -> Fake:
+        profiled = (half,) if folder.parent.name == "engines" else (whole,)
+        return Fake(clock.engine(2).answer, precision={"int8": 1.0}, profiled=profiled)
 
     monkeypatch.setattr("rrr_edge.profile.layer_times.time", SimpleNamespace(perf_counter_ns=clock))
 
-    backend.open_clocked = open_clocked
+    backend.open_profiled = open_profiled
     extras = Extras(anatomy=True, loads=Loads(batches=(1, 4)))
-    profile = profile_bundle(bundle, TARGET, extras=extras, pace=Pace(runs=3, clock=clock))
+    profile = profile_bundle(bundle, TARGET, extras=extras, pace=TimingSettings(runs=3, clock=clock))
     again = Profile.read(bundle.profile_folder("test-int8"))
     assert again == profile
     assert {m.name for m in again.measurements} == {ENGINE, PREDICT, PHOTO, *map(part_name, PARTS)}

@@ -11,8 +11,8 @@ from fake_bundle import LABELS, SPEC, write_bundle, write_engine
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import ENGINE_FILE, Fake
-from rrr_edge.backends.protocols import Rival
-from rrr_edge.bundle.baseline import UNPRUNED, Baseline, Point, card_of, obstacle_of
+from rrr_edge.backends.protocols import Baseline
+from rrr_edge.bundle.baseline import UNPRUNED, BaselineCard, Point, card_of, obstacle_of
 from rrr_edge.bundle.files import describe_file
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import Subject
@@ -22,9 +22,9 @@ from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.profile import profile_bundle
 from rrr_edge.profile.pruned import delete_pruned, prepare_sweep
-from rrr_edge.profile.request import Against, Sweep
-from rrr_edge.timing.interleave import Pace
-from rrr_edge.timing.progress import Report, Step, silent
+from rrr_edge.profile.request import Baselines, Sweep
+from rrr_edge.timing.interleave import TimingSettings
+from rrr_edge.timing.progress import OnProgress, Step, silent
 
 TARGET = Target(name="test", backend="fake", precision="int8", threads=3)
 # What each granularity takes of the unpruned network's time.
@@ -61,7 +61,7 @@ class FakeBackend(Fake):
         self.compiled: list[str] = []
         self.open_now = self.most_open = 0
 
-    def compile(self, model, target, calibration, out, report) -> None:
+    def compile(self, model, target, calibration, out, on_progress) -> None:
         self.compiled.append(f"{model.stem} {target.precision}")
         (out / ENGINE_FILE).write_bytes(model.read_bytes())
 
@@ -101,7 +101,7 @@ class FakeWorkshop:
             obstacle_of(model).write_text("Blocks reach 80%.\n")
             return
         model.write_text(json.dumps(SPEED[point.granularity]))
-        card = Baseline(
+        card = BaselineCard(
             name=point.words,
             spec=SPEC,
             preprocess=self.bundle.manifest.preprocess,
@@ -114,11 +114,11 @@ class FakeWorkshop:
         )
         card_of(model).write_text(card.to_json())
 
-    def open(self, point: Point, runtime: str, *, threads: int) -> Rival:
+    def open(self, point: Point, runtime: str, *, threads: int) -> Baseline:
         assert runtime in self.runtimes
         self.before_open(point)
         self.opened.append(point)
-        card = Baseline.read(self.bundle.alternative(point.stem))
+        card = BaselineCard.read(self.bundle.alternative(point.stem))
         subject = Subject(
             backend="pytorch",
             precision="fp32",
@@ -129,7 +129,7 @@ class FakeWorkshop:
             sparsity_asked=card.sparsity_asked,
         )
         session = self.backend.clock.session(PYTORCH_MS * SPEED[point.granularity])
-        return Rival(point.words, self.backend.counted(session), subject)
+        return Baseline(point.words, self.backend.counted(session), subject)
 
 
 @pytest.fixture
@@ -152,15 +152,15 @@ def workshop(bundle: Bundle, backend: FakeBackend) -> FakeWorkshop:
     return FakeWorkshop(bundle, backend)
 
 
-def sweep(workshop: FakeWorkshop | None, *sparsities: float) -> Against:
-    return Against(sweep=Sweep(("element", "channel", "block"), sparsities, workshop))
+def sweep(workshop: FakeWorkshop | None, *sparsities: float) -> Baselines:
+    return Baselines(sweep=Sweep(("element", "channel", "block"), sparsities, workshop))
 
 
 def profile(
-    bundle: Bundle, backend: FakeBackend, against: Against, *, runs: int = 4, report: Report = silent
+    bundle: Bundle, backend: FakeBackend, against: Baselines, *, runs: int = 4, on_progress: OnProgress = silent
 ) -> Profile:
-    pace = Pace(runs=runs, settle_runs=1, warm_up_limit_ms=0, clock=backend.clock)
-    return profile_bundle(bundle, TARGET, against=against, pace=pace, report=report)
+    pace = TimingSettings(runs=runs, settle_runs=1, warm_up_limit_ms=0, clock=backend.clock)
+    return profile_bundle(bundle, TARGET, baselines=against, pace=pace, on_progress=on_progress)
 
 
 def test_every_sparsity_is_measured_in_every_runtime_beside_the_unpruned_network(
@@ -223,7 +223,7 @@ def test_what_is_out_of_reach_is_said_and_not_measured(
 def test_a_device_without_a_workshop_measures_the_files(
     bundle: Bundle, backend: FakeBackend, workshop: FakeWorkshop
 ) -> None:
-    ready, obstacles = prepare_sweep(workshop_sweep(workshop, 0.9), bundle, backend, TARGET, report=silent)
+    ready, obstacles = prepare_sweep(workshop_sweep(workshop, 0.9), bundle, backend, TARGET, on_progress=silent)
     assert ([point.granularity for point in ready], obstacles) == (["element", "channel"], ["Blocks reach 80%."])
     assert sorted(backend.compiled) == sorted(
         f"{stem} {precision}" for stem in ("resnet152", "element-90", "channel-90") for precision in ("fp32", "int8")
@@ -264,7 +264,7 @@ def test_an_interrupted_sweep_goes_on_with_the_next_round(
     workshop.before_open = lambda point: None
     workshop.opened.clear()
     steps: list[Step] = []
-    resumed = profile(bundle, backend, sweep(workshop, 0.3, 0.6), report=steps.append)
+    resumed = profile(bundle, backend, sweep(workshop, 0.3, 0.6), on_progress=steps.append)
     assert {point.sparsity for point in workshop.opened} == {0.0, 0.6}
     assert resumed.alternatives == whole.alternatives
     assert (
@@ -292,7 +292,7 @@ def test_rounds_of_other_settings_are_measured_anew(
     workshop.opened.clear()
     against, runs = sweep(workshop, 0.3, 0.6), 5 if change == "runs" else 4
     if change == "granularities":
-        against = Against(sweep=Sweep(("block",), (0.3, 0.6), workshop))
+        against = Baselines(sweep=Sweep(("block",), (0.3, 0.6), workshop))
     if change == "engine":
         shutil.rmtree(bundle.engine_folder("test-int8"))
         write_engine(bundle, TARGET, (ENGINE_FILE, b"compiled again"))
@@ -325,7 +325,7 @@ def test_alternatives_read_back_the_same_and_fill_a_table(
 
 
 def test_pruned_networks_can_be_deleted(bundle: Bundle, backend: FakeBackend, workshop: FakeWorkshop) -> None:
-    prepare_sweep(workshop_sweep(workshop, 0.9), bundle, backend, TARGET, report=silent)
+    prepare_sweep(workshop_sweep(workshop, 0.9), bundle, backend, TARGET, on_progress=silent)
     bundle.rounds_folder("test-int8").mkdir(parents=True)
     folder = bundle.baseline.parent
     sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
@@ -340,4 +340,4 @@ def test_pruned_networks_can_be_deleted(bundle: Bundle, backend: FakeBackend, wo
     }
     assert not bundle.rounds_folder("test-int8").exists()
     assert delete_pruned(bundle) == 0
-    assert Baseline.read(bundle.alternative(UNPRUNED.stem)).sparsity == 0
+    assert BaselineCard.read(bundle.alternative(UNPRUNED.stem)).sparsity == 0

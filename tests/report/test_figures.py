@@ -63,7 +63,7 @@ def test_names_of_users_stay_words_in_pictures(full: Candidate) -> None:
 
 
 def test_a_bare_profile_has_the_figures_that_it_has_data_for(full: Candidate) -> None:
-    bare = profile(full.bundle, rivals={})
+    bare = profile(full.bundle, baselines={})
     names = [picture.name for picture in figures_of(Candidate(full.bundle, bare))]
     assert names == ["latency", "distribution", "parts"]
 
@@ -129,7 +129,7 @@ def test_the_distribution_is_the_empirical_one_of_scipy(full: Candidate) -> None
 
 def test_six_candidates_have_six_lines(full: Candidate) -> None:
     rivals = {"ResNet152, openvino int8": 12.0, "ResNet152, openvino fp32": 37.0, "ResNet152, PyTorch": 90.0}
-    root = read(draw_distribution(profile(full.bundle, rivals=rivals)))
+    root = read(draw_distribution(profile(full.bundle, baselines=rivals)))
     looks = {(c.get("class"), c.get("stroke-dasharray")) for c in with_class(root, "line", "path")}
     assert len(looks) == 6
 
@@ -235,7 +235,7 @@ def whole(full: Candidate, tmp_path) -> Candidate:
     bundle = make_bundle(tmp_path / "whole.rrr", name="whole")
     manifest = bundle.manifest.model_copy(update={"spec": resnet152(3), "recipe": FineTune()})
     bundle = rewrite(bundle, manifest)
-    return Candidate(bundle, profile(bundle, ms=12, accuracy=0.96, rivals={}))
+    return Candidate(bundle, profile(bundle, ms=12, accuracy=0.96, baselines={}))
 
 
 def test_the_spider_compares_what_is_known_of_both_and_says_what_is_not(full: Candidate, whole: Candidate) -> None:
@@ -285,7 +285,7 @@ def test_a_gpu_has_an_axis_of_its_own(full: Candidate) -> None:
 
 
 def test_two_criteria_are_no_spider(full: Candidate) -> None:
-    bare = profile(full.bundle, rivals={})
+    bare = profile(full.bundle, baselines={})
     assert draw_spider(Candidate(full.bundle, bare), []) is None
 
 

@@ -194,7 +194,7 @@ def test_several_engines_stand_side_by_side_with_their_machines_if_these_differ(
 
 
 def test_a_profile_without_extras_makes_a_page_without_holes(full: Candidate) -> None:
-    bare = Candidate(full.bundle, profile(full.bundle, accuracy=None, rivals={}))
+    bare = Candidate(full.bundle, profile(full.bundle, accuracy=None, baselines={}))
     page = Page(page_of([bare]))
     assert len(page.all("figure")) == 3
     assert all(len(table) > 1 for table in page.tables)

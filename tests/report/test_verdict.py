@@ -57,7 +57,7 @@ def test_what_is_bad_is_said(changes: dict[str, object], words: str, full: Candi
 
 
 def test_no_speed_is_claimed_over_what_is_faster(full: Candidate) -> None:
-    said = of(full, rivals={"MobileNet": 0.5, "ResNet152": 12.0})
+    said = of(full, baselines={"MobileNet": 0.5, "ResNet152": 12.0})
     assert "as fast as MobileNet" not in said
     assert "as fast as ResNet152" in said
 

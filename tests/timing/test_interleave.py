@@ -12,7 +12,7 @@ import scipy.stats
 from rrr_edge.bundle.environment import Environment, find_gpus
 from rrr_edge.bundle.measurements import Measurement, Subject, Summary, ratio
 from rrr_edge.timing import machine
-from rrr_edge.timing.interleave import Pace, interleave
+from rrr_edge.timing.interleave import TimingSettings, interleave
 from rrr_edge.timing.progress import Step
 from rrr_edge.timing.statistics import student_quantile
 
@@ -107,7 +107,7 @@ def test_unstable_where_others_took_a_tenth_of_the_cores_however_even_the_times(
     even = Measurement(name="a", subject=SUBJECT, samples_ms=(1.0,) * 30, elsewhere=elsewhere)
     assert even.summary.spread == 0
     assert even.summary.unstable is unstable
-    assert even.crowded == ("other programs took 11% of the cores' time" if unstable else "")
+    assert even.disturbed == ("other programs took 11% of the cores' time" if unstable else "")
 
 
 def test_a_busy_process_is_seen_beside_what_is_timed() -> None:
@@ -117,7 +117,7 @@ def test_a_busy_process_is_seen_beside_what_is_timed() -> None:
     with subprocess.Popen([sys.executable, "-c", spin, str(core)]) as process:
         os.sched_setaffinity(0, {core})
         try:
-            found = interleave({"sum": lambda _: sum(range(20_000))}, pace=Pace(runs=400, warm_up_ms=1))
+            found = interleave({"sum": lambda _: sum(range(20_000))}, pace=TimingSettings(runs=400, warm_up_ms=1))
         finally:
             os.sched_setaffinity(0, allowed)
             process.kill()
@@ -194,7 +194,7 @@ def test_every_other_round_runs_backwards() -> None:
     calls: list[tuple[str, int]] = []
     clock = Clock()
     candidates = {name: (lambda r, name=name: (calls.append((name, r)), clock.spend_ms(100))) for name in "ABC"}
-    pace = Pace(runs=4, settle_runs=0, clock=clock)
+    pace = TimingSettings(runs=4, settle_runs=0, clock=clock)
     interleave(candidates, pace=pace)
     timed = calls[-12:]
     assert "".join(name for name, _ in timed) == "ABCCBAABCCBA"
@@ -213,18 +213,19 @@ def test_samples_are_what_the_clock_says_and_settling_runs_are_not_timed() -> No
         return run
 
     found = interleave(
-        {"A": candidate("A", 50, 7), "B": candidate("B", 60, 20)}, pace=Pace(runs=5, settle_runs=1, clock=clock)
+        {"A": candidate("A", 50, 7), "B": candidate("B", 60, 20)},
+        pace=TimingSettings(runs=5, settle_runs=1, clock=clock),
     )
     assert found.samples_ms == {"A": (7.0,) * 5, "B": (20.0,) * 5}
     # In warm-up the index always changes, so only the limit on the windows matters there.
-    assert found.restless == ()
+    assert found.unsettled == ()
 
 
 @pytest.mark.parametrize(("ms", "settling"), [(1, 16), (2, 10), (8, 3), (15, 2), (100, 1)])
 def test_settling_ends_after_16_runs_or_20_ms(ms: float, settling: int) -> None:
     clock = Clock()
     calls: list[int] = []
-    pace = Pace(runs=5, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0, clock=clock)
+    pace = TimingSettings(runs=5, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0, clock=clock)
     interleave({"A": lambda r: (calls.append(r), clock.spend_ms(ms))}, pace=pace)
     assert calls[1:] == [r for r in range(5) for _ in range(settling + 1)]
 
@@ -239,7 +240,9 @@ def test_settling_ends_after_16_runs_or_20_ms(ms: float, settling: int) -> None:
 def test_a_steady_candidate_warms_up_for_two_windows_and_200_ms(ms: float, expected: int) -> None:
     clock = Clock()
     calls = []
-    interleave({"A": lambda r: (calls.append(r), clock.spend_ms(ms))}, pace=Pace(runs=2, settle_runs=0, clock=clock))
+    interleave(
+        {"A": lambda r: (calls.append(r), clock.spend_ms(ms))}, pace=TimingSettings(runs=2, settle_runs=0, clock=clock)
+    )
     assert len(calls) - 2 == expected
 
 
@@ -251,11 +254,11 @@ def test_warm_up_waits_until_the_times_settle() -> None:
         calls.append(r)
         clock.spend_ms(max(100.0, 400.0 - 10 * len(calls)))
 
-    found = interleave({"A": falling}, pace=Pace(runs=2, settle_runs=0, clock=clock, warm_up_limit_ms=1e9))
+    found = interleave({"A": falling}, pace=TimingSettings(runs=2, settle_runs=0, clock=clock, warm_up_limit_ms=1e9))
     # It falls until run 30; both windows' medians are level once they lie behind that.
     assert 40 <= len(calls) - 2 <= 50
     assert found.samples_ms["A"] == (100.0, 100.0)
-    assert found.restless == ()
+    assert found.unsettled == ()
 
 
 def test_warm_up_is_bounded_and_says_that_it_did_not_settle() -> None:
@@ -266,8 +269,8 @@ def test_warm_up_is_bounded_and_says_that_it_did_not_settle() -> None:
         calls.append(r)
         clock.spend_ms(1.1 ** len(calls))
 
-    found = interleave({"A": growing, "B": lambda r: clock.spend_ms(50)}, pace=Pace(runs=2, clock=clock))
-    assert found.restless == ("A",)
+    found = interleave({"A": growing, "B": lambda r: clock.spend_ms(50)}, pace=TimingSettings(runs=2, clock=clock))
+    assert found.unsettled == ("A",)
     # The sum of 1.1^1 .. 1.1^n passes the limit of 10 s at n = 72.
     assert len(calls) == 72 + 2 * 2
 
@@ -276,7 +279,9 @@ def test_no_garbage_collection_while_measuring() -> None:
     states = []
     clock = Clock()
     assert gc.isenabled()
-    interleave({"A": lambda r: (states.append(gc.isenabled()), clock.spend_ms(100))}, pace=Pace(runs=2, clock=clock))
+    interleave(
+        {"A": lambda r: (states.append(gc.isenabled()), clock.spend_ms(100))}, pace=TimingSettings(runs=2, clock=clock)
+    )
     assert set(states) == {False}
     assert gc.isenabled()
 
@@ -290,13 +295,13 @@ def test_garbage_collection_returns_after_a_failure() -> None:
 def test_progress_ends_at_the_total() -> None:
     clock = Clock()
     steps: list[Step] = []
-    interleave({"A": lambda r: clock.spend_ms(100)}, pace=Pace(runs=3, clock=clock), report=steps.append)
+    interleave({"A": lambda r: clock.spend_ms(100)}, pace=TimingSettings(runs=3, clock=clock), on_progress=steps.append)
     assert steps[-1] == Step("measure", 3, 3)
     assert Step("warm up", 0, 1, "A") in steps
 
 
 def test_the_real_clock_counts_milliseconds() -> None:
-    pace = Pace(runs=3, settle_runs=0, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0)
+    pace = TimingSettings(runs=3, settle_runs=0, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0)
     found = interleave({"sleep": lambda r: time.sleep(0.01)}, pace=pace)
     assert all(10 <= ms < 500 for ms in found.samples_ms["sleep"])
 

@@ -27,17 +27,17 @@ def test_an_older_cgroup_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_share_of_others_is_what_the_cores_did_without_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([(10.0, 100.0, 5.0), (14.0, 107.0, 10.0)])
-    monkeypatch.setattr(machine.OthersClock, "_read", staticmethod(lambda: next(readings)))
+    monkeypatch.setattr(machine.BackgroundLoad, "_read", staticmethod(lambda: next(readings)))
     monkeypatch.setattr(machine, "_allowed_cpus", lambda: {0, 1})
     # 7 s of work in 4 s on two cores, 5 of them this process's own.
-    assert machine.OthersClock().share == pytest.approx(2 / 8)
+    assert machine.BackgroundLoad().share == pytest.approx(2 / 8)
 
 
 def test_too_short_a_time_and_a_machine_that_does_not_tell_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert machine.OthersClock().share is None
+    assert machine.BackgroundLoad().share is None
     readings = iter([(10.0, None, 5.0), (14.0, None, 10.0)])
-    monkeypatch.setattr(machine.OthersClock, "_read", staticmethod(lambda: next(readings)))
-    assert machine.OthersClock().share is None
+    monkeypatch.setattr(machine.BackgroundLoad, "_read", staticmethod(lambda: next(readings)))
+    assert machine.BackgroundLoad().share is None
 
 
 @pytest.mark.parametrize(("cpu_max", "cores"), [("50000 100000", 1), ("100000 100000", 1), ("max 100000", None)])

@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 from rrr_edge.bundle import files
 from rrr_edge.bundle.recipe import Training
 from rrr_edge.errors import CannotRunHere
-from rrr_edge.training.checkpoint import CHECKPOINT, Identity, Progress, read_checkpoint, write_checkpoint
+from rrr_edge.training.checkpoint import CHECKPOINT, Identity, TrainingProgress, read_checkpoint, write_checkpoint
 
 IDENTITY = Identity(training=Training(), seed=3, precision="32-true", data_sha256="a", network_sha256="b")
-PROGRESS = Progress(identity=IDENTITY, steps_per_epoch=5, step=7, loss_sum=0.1)
+PROGRESS = TrainingProgress(identity=IDENTITY, steps_per_epoch=5, step=7, loss_sum=0.1)
 
 
 def test_a_checkpoint_is_a_safetensors_file(tmp_path: Path) -> None:

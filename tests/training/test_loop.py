@@ -186,7 +186,7 @@ def test_the_average_follows_its_formula_and_batch_statistics_are_the_networks(f
     fit(
         network,
         replace_training(epochs=4, ema_fraction=fraction),
-        replace(FP32, report=lambda step: raw.append(weights(network))),
+        replace(FP32, on_progress=lambda step: raw.append(weights(network))),
     )
     assert len(raw) == 13
     epochs = round(4 * fraction)
@@ -210,7 +210,7 @@ def test_the_average_follows_its_formula_and_batch_statistics_are_the_networks(f
 def test_without_an_average_the_last_weights_stay(fit: Fit) -> None:
     network = small_network()
     raw = {}
-    fit(network, SHORT, replace(FP32, report=lambda step: raw.update(weights(network))))
+    fit(network, SHORT, replace(FP32, on_progress=lambda step: raw.update(weights(network))))
     assert equal(weights(network), raw)
 
 
@@ -243,7 +243,7 @@ def test_a_training_that_crashes_again_and_again_ends_with_the_same_bits(
             if len(first) > patience:
                 raise Crash
 
-        run = Run(checkpoints=tmp_path, resume=True, validation=examples, validate_every=2, report=report)
+        run = Run(checkpoints=tmp_path, resume=True, validation=examples, validate_every=2, on_progress=report)
         try:
             resumed = fit(network, RESUMED, run)
             break
@@ -275,12 +275,12 @@ def test_a_signal_stops_after_the_step_and_loses_nothing(
             os.kill(os.getpid(), number)
 
     with pytest.raises(Interrupted, match=f"step {stop_at} is kept") as error:
-        fit(network, RESUMED, Run(checkpoints=tmp_path, report=report))
+        fit(network, RESUMED, Run(checkpoints=tmp_path, on_progress=report))
     assert error.value.exit_code == exit_code
     assert "--resume" in error.value.advice
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     steps: list[Step] = []
-    resumed = fit(network := small_network(), RESUMED, Run(checkpoints=tmp_path, resume=True, report=steps.append))
+    resumed = fit(network := small_network(), RESUMED, Run(checkpoints=tmp_path, resume=True, on_progress=steps.append))
     assert [step.done for step in steps] == list(range(stop_at + 1, 13))
     assert equal(weights(network), weights(straight))
     assert [row.loss for row in resumed.history] == [row.loss for row in whole.history]
@@ -289,7 +289,7 @@ def test_a_signal_stops_after_the_step_and_loses_nothing(
 def test_a_training_in_another_thread_leaves_signals_alone(fit: Fit) -> None:
     handler = signal.getsignal(signal.SIGINT)
     seen = []
-    run = replace(FP32, report=lambda step: seen.append(signal.getsignal(signal.SIGINT)))
+    run = replace(FP32, on_progress=lambda step: seen.append(signal.getsignal(signal.SIGINT)))
     thread = threading.Thread(target=fit, args=(small_network(), SHORT, run))
     thread.start()
     thread.join()
@@ -351,7 +351,7 @@ def test_kill_9_in_a_step_or_in_a_write_costs_an_epoch_at_most(
     assert child.returncode == -signal.SIGKILL, child.stderr
     steps: list[Step] = []
     network = small_network()
-    fit(network, RESUMED, Run(checkpoints=tmp_path, resume=True, report=steps.append))
+    fit(network, RESUMED, Run(checkpoints=tmp_path, resume=True, on_progress=steps.append))
     assert steps[0].done == kept + 1
     assert equal(weights(network), weights(straight))
     assert not list(tmp_path.glob(".*"))
@@ -361,7 +361,7 @@ def test_a_finished_training_resumes_to_its_end_at_once(fit: Fit, tmp_path: Path
     network, again = small_network(), small_network()
     first = fit(network, RESUMED, Run(checkpoints=tmp_path))
     steps: list[Step] = []
-    second = fit(again, RESUMED, Run(checkpoints=tmp_path, resume=True, report=steps.append))
+    second = fit(again, RESUMED, Run(checkpoints=tmp_path, resume=True, on_progress=steps.append))
     assert not steps
     assert second == first
     assert equal(weights(again), weights(network))
@@ -380,7 +380,7 @@ def test_a_checkpoint_brings_the_stumps_statistics(
             raise Crash
 
     with pytest.raises(Crash):
-        fit(stopped, RESUMED, Run(checkpoints=tmp_path, report=crash))
+        fit(stopped, RESUMED, Run(checkpoints=tmp_path, on_progress=crash))
     resumed = small_network()
     fit(resumed, RESUMED, Run(checkpoints=tmp_path, resume=True))
     assert equal(weights(resumed), weights(straight))
@@ -389,7 +389,7 @@ def test_a_checkpoint_brings_the_stumps_statistics(
 def test_without_resume_a_checkpoint_is_not_read(fit: Fit, tmp_path: Path) -> None:
     fit(small_network(), SHORT, Run(checkpoints=tmp_path))
     steps: list[Step] = []
-    fit(small_network(), SHORT, Run(checkpoints=tmp_path, report=steps.append))
+    fit(small_network(), SHORT, Run(checkpoints=tmp_path, on_progress=steps.append))
     assert len(steps) == 6
 
 
@@ -445,7 +445,7 @@ def test_the_same_seed_gives_the_same_bits_and_nothing_in_it_is_left_to_chance(
 
 def test_the_log_and_the_report_add_up(fit: Fit, examples: Examples) -> None:
     steps: list[Step] = []
-    trained = fit(small_network(), SHORT, replace(FP32, report=steps.append))
+    trained = fit(small_network(), SHORT, replace(FP32, on_progress=steps.append))
     assert [(step.stage, step.done, step.total) for step in steps] == [("train", i, 6) for i in range(1, 7)]
     assert [row.epoch for row in trained.history] == [1, 2]
     for row in trained.history:
@@ -507,7 +507,7 @@ def test_the_stump_takes_the_statistics_of_ten_passes(examples: Examples, prepro
     network = small_network(frozen=False)
     before = weights(network)
     steps: list[Step] = []
-    run = replace(FP32, report=steps.append)
+    run = replace(FP32, on_progress=steps.append)
     reestimate_stump(network, examples, training=SHORT, preprocess=preprocess, seed=7, run=run)
     assert [step.done for step in steps] == list(range(1, 31))
     mean, variance = torch.zeros(64, dtype=torch.float64), torch.ones(64, dtype=torch.float64)

@@ -26,7 +26,7 @@ def numbered(examples: Examples) -> Examples:
 
 def kept(read: Callable[[Tensor], Tensor], examples: Examples, count: int, *, seed: int = 0) -> Tensor:
     batches = Batches(numbered(examples), seed, 8, role="views")
-    return make_views(read, batches, count, dtype=torch.float32, report=lambda step: None)
+    return make_views(read, batches, count, dtype=torch.float32, on_progress=lambda step: None)
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -115,10 +115,12 @@ def test_a_training_on_views_resumes_to_the_same_bits(
             raise Crash
 
     with pytest.raises(Crash):
-        train(network, examples, training=VIEWS, preprocess=preprocess, run=Run(checkpoints=tmp_path, report=crash))
+        train(
+            network, examples, training=VIEWS, preprocess=preprocess, run=Run(checkpoints=tmp_path, on_progress=crash)
+        )
     steps: list[Step] = []
     network = small_network()
-    run = Run(checkpoints=tmp_path, resume=True, report=steps.append)
+    run = Run(checkpoints=tmp_path, resume=True, on_progress=steps.append)
     train(network, examples, training=VIEWS, preprocess=preprocess, run=run)
     assert [step.done for step in steps if step.stage == "train"] == list(range(7, 13))
     expected = weights(straight)
@@ -136,18 +138,18 @@ def test_memory_is_said_before_it_is_taken_and_bounded(examples: Examples, monke
 
     steps: list[Step] = []
     batches = Batches(numbered(examples), 0, 8, role="views")
-    make_views(counting, batches, 4, dtype=torch.float32, report=steps.append)
+    make_views(counting, batches, 4, dtype=torch.float32, on_progress=steps.append)
     assert steps[0].done == 0
     assert "0.0 GB" in steps[0].note
     assert [step.done for step in steps] == list(range(13))
     seen.clear()
     with pytest.raises(UsageError, match="5 views of 22 images") as error:
-        make_views(counting, batches, 5, dtype=torch.float32, report=steps.append)
+        make_views(counting, batches, 5, dtype=torch.float32, on_progress=steps.append)
     assert "at most 4" in error.value.advice
     assert seen == [1]
     monkeypatch.setattr(module, "memory_bytes", lambda: view)
     with pytest.raises(UsageError) as error:
-        make_views(counting, batches, 1, dtype=torch.float32, report=steps.append)
+        make_views(counting, batches, 1, dtype=torch.float32, on_progress=steps.append)
     assert error.value.advice == "Train without feature_views."
 
 

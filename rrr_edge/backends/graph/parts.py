@@ -10,7 +10,7 @@ from rrr_edge.bundle.spec import PARTS, Part
 _NAMED_PART = re.compile(rf"\b({'|'.join(PARTS)})/|\b(?:branch_)?probabilities\b")
 
 
-def part_of(name: str, before: Part = "input") -> Part:
+def part_of_node(name: str, before: Part = "input") -> Part:
     """Where a layer lies, by the part that the graph's nodes have in front of their names ("conv4/layer3.0.conv1").
 
     Backends make longer names of these; the graph's outputs, "probabilities" and "branch_probabilities", are the

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from rrr_edge.backends.graph.parts import convolution_macs, part_of, product_macs
+from rrr_edge.backends.graph.parts import convolution_macs, part_of_node, product_macs
 from rrr_edge.backends.openvino.rewrites import (
     CONVOLUTIONS,
     fold_constants,
-    merge_sums,
-    round_to_ones,
+    fuse_residual_add,
     shape_of,
-    suit_small_images,
+    unit_quantisation_steps,
+    use_fast_kernels,
 )
-from rrr_edge.backends.protocols import demand_not_older
+from rrr_edge.backends.protocols import require_not_older
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.measurements import LayerTime
@@ -28,7 +28,7 @@ from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Precision, Target
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
 from rrr_edge.timing.machine import cpu_info, usable_cores
-from rrr_edge.timing.progress import Report, Step, quiet
+from rrr_edge.timing.progress import OnProgress, Step, quiet
 
 GRAPH = "model.xml"
 WEIGHTS = "model.bin"
@@ -61,24 +61,24 @@ class OpenVINO:
                 advice=f"Choose what it has with --precision: {', '.join(have)}.",
             )
 
-    def demand_fit(self, engine: Engine, *, repair: str) -> None:
-        demand_not_older(engine, self.versions(), repair=repair)
+    def require_fit(self, engine: Engine, *, repair: str) -> None:
+        require_not_older(engine, self.versions(), repair=repair)
 
-    def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
+    def compile(self, model: Path, target: Target, calibration: Images, out: Path, on_progress: OnProgress) -> None:
         openvino = _openvino()
         graph = openvino.Core().read_model(model)
         graph.reshape({0: [target.batch, *list(graph.input(0).partial_shape)[1:]]})
         on_cpu = target.device == "CPU"
         if on_cpu:
-            suit_small_images(graph)
+            use_fast_kernels(graph)
         if target.precision == "int8":
             # NNCF scales grouped kernels that are still a Reshape by column too; OpenVINO would run those in fp32.
             fold_constants(graph)
             if on_cpu:
-                merge_sums(graph)
-            graph = _quantise(graph, calibration, target.batch, report)
+                fuse_residual_add(graph)
+            graph = _quantise(graph, calibration, target.batch, on_progress)
             if on_cpu:
-                round_to_ones(graph)
+                unit_quantisation_steps(graph)
         try:
             openvino.save_model(graph, out / GRAPH, compress_to_fp16=False)
         except RuntimeError as error:
@@ -90,14 +90,14 @@ class OpenVINO:
     def open(self, folder: Path, target: Target) -> "OpenVINOSession":
         return OpenVINOSession(folder / GRAPH, target)
 
-    def open_clocked(self, folder: Path, target: Target) -> "OpenVINOSession":
-        return OpenVINOSession(folder / GRAPH, target, clocked=True)
+    def open_profiled(self, folder: Path, target: Target) -> "OpenVINOSession":
+        return OpenVINOSession(folder / GRAPH, target, profiled=True)
 
 
 class OpenVINOSession:
     """One inference request, one stream: the latency of a single camera."""
 
-    def __init__(self, graph: Path, target: Target, *, clocked: bool = False) -> None:
+    def __init__(self, graph: Path, target: Target, *, profiled: bool = False) -> None:
         openvino = _openvino()
         self._batch = self.images_computed = target.batch
         config = {
@@ -108,7 +108,7 @@ class OpenVINOSession:
             # runs on theirs. On a quiet machine of two cores both ways are equally fast.
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
-            "PERF_COUNT": clocked,
+            "PERF_COUNT": profiled,
         }
         cache = cache_folder()
         try:
@@ -141,17 +141,17 @@ class OpenVINOSession:
         return {precision: count / macs.total() for precision, count in macs.items() if count}
 
     def layers(self) -> tuple[LayerTime, ...]:
-        clocked = {i.node_name: i.real_time.total_seconds() * 1000 for i in self._request.get_profiling_info()}
+        profiled = {i.node_name: i.real_time.total_seconds() * 1000 for i in self._request.get_profiling_info()}
         found: list[LayerTime] = []
         for layer in self._compiled.get_runtime_model().get_ordered_ops():
             name, info = layer.get_friendly_name(), layer.get_rt_info()
-            if ms := clocked.get(name, 0.0):
+            if ms := profiled.get(name, 0.0):
                 origin = info["originalLayersNames"].astype(str)
                 found.append(
                     LayerTime(
                         name=origin.partition(",")[0] or name,
                         kind=info["layerType"].astype(str),
-                        part=part_of(origin, found[-1].part if found else "input"),
+                        part=part_of_node(origin, found[-1].part if found else "input"),
                         precision=_precision(layer),
                         ms=ms + _CUT_MS,
                         macs=_macs(layer),
@@ -188,7 +188,7 @@ def _forget_oldest(cache: Path) -> None:
                 blob.parent.rmdir()
 
 
-def _quantise(graph: Any, calibration: Images, batch: int, report: Report) -> Any:
+def _quantise(graph: Any, calibration: Images, batch: int, on_progress: OnProgress) -> Any:
     nncf = _nncf()
     samples = [np.repeat(image[None], batch, 0) for image in calibration]
     seen = 0
@@ -196,7 +196,7 @@ def _quantise(graph: Any, calibration: Images, batch: int, report: Report) -> An
     def feed(sample: Images) -> Images:
         nonlocal seen
         seen += 1
-        report(Step("calibrate", min(seen, len(samples)), len(samples)))
+        on_progress(Step("calibrate", min(seen, len(samples)), len(samples)))
         return sample
 
     # 256 steps of a probability are too few to say how sure an answer is.

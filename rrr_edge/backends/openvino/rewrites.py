@@ -17,7 +17,7 @@ CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _CHANNELS_LAST, _CHANNELS_FIRST = np.array([0, 2, 3, 1]), np.array([0, 3, 1, 2])
 
 
-def suit_small_images(graph: Any) -> None:
+def use_fast_kernels(graph: Any) -> None:
     """Put layers into `graph` that compute the same but for roundings, and that the CPU plugin has faster kernels for.
 
     It walks through a 1x1 convolution of stride 2 row by row, loading all weights for each. Where rows are short it is
@@ -47,7 +47,7 @@ def fold_constants(graph: Any) -> None:
     folding.run_passes(graph)
 
 
-def merge_sums(graph: Any) -> None:
+def fuse_residual_add(graph: Any) -> None:
     """Make one of two 1x1 convolutions whose answers are added: over the channels of both.
 
     Such are the end of a residual block and its convolved skip (He et al. 2016, section 3.3, option B). In INT8 it
@@ -84,7 +84,7 @@ def merge_sums(graph: Any) -> None:
         addition.output(0).replace(biased.output(0))
 
 
-def round_to_ones(graph: Any) -> None:
+def unit_quantisation_steps(graph: Any) -> None:
     """Let the convolutions of a quantised `graph` answer in the steps to which they are rounded, which are then 1.
 
     Their scales and biases are divided by the step, so that the CPU plugin has one product less to take of each answer;

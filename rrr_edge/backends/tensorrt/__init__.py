@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from rrr_edge.backends.graph.rewrite import Graph
 from rrr_edge.backends.tensorrt.build import build
 from rrr_edge.backends.tensorrt.cuda import cuda, this_gpu
-from rrr_edge.backends.tensorrt.fit import demand_fit
+from rrr_edge.backends.tensorrt.fit import require_fit
 from rrr_edge.backends.tensorrt.layers import Products
 from rrr_edge.backends.tensorrt.run import ENGINE_FILE, PRODUCTS_FILE, Libraries, TensorRTSession
 from rrr_edge.bundle.engine import Engine
@@ -19,7 +19,7 @@ from rrr_edge.bundle.folder import PREPARED, timing_cache
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Precision, Target
 from rrr_edge.errors import CannotRunHere, MissingLibrary
-from rrr_edge.timing.progress import Report
+from rrr_edge.timing.progress import OnProgress
 
 _OLDEST = 11
 # The oldest compute capability that TensorRT 11 knows, and those that the smaller types need.
@@ -75,10 +75,10 @@ class TensorRT:
                 advice=f"Choose what it can with --precision: {', '.join(able)}." if able else "",
             )
 
-    def demand_fit(self, engine: Engine, *, repair: str) -> None:
-        demand_fit(engine, self.versions(), repair=repair)
+    def require_fit(self, engine: Engine, *, repair: str) -> None:
+        require_fit(engine, self.versions(), repair=repair)
 
-    def compile(self, model: Path, target: Target, calibration: Images, out: Path, report: Report) -> None:
+    def compile(self, model: Path, target: Target, calibration: Images, out: Path, on_progress: OnProgress) -> None:
         """Build from the prepared graph in `out`, or from one made of `model` for this once."""
         trt, cudart = self.libraries()
         gpu = this_gpu(cudart)
@@ -89,16 +89,16 @@ class TensorRT:
                 from rrr_edge.backends.tensorrt.prepare import prepare  # which runs ONNX Runtime, a backend itself
 
                 prepared = Path(scratch) / PREPARED
-                prepare(model, target.precision, calibration, prepared, report)
+                prepare(model, target.precision, calibration, prepared, on_progress)
             write_file(out / PRODUCTS_FILE, Products(products=tuple(Graph.load(prepared).products())).to_json())
-            write_file(out / ENGINE_FILE, build(trt, prepared, target, timing_cache(out, key), report))
+            write_file(out / ENGINE_FILE, build(trt, prepared, target, timing_cache(out, key), on_progress))
 
     def open(self, folder: Path, target: Target) -> TensorRTSession:
-        return self._session(folder, target, clocked=False)
+        return self._session(folder, target, profiled=False)
 
-    def open_clocked(self, folder: Path, target: Target) -> TensorRTSession:
-        return self._session(folder, target, clocked=True)
+    def open_profiled(self, folder: Path, target: Target) -> TensorRTSession:
+        return self._session(folder, target, profiled=True)
 
-    def _session(self, folder: Path, target: Target, *, clocked: bool) -> TensorRTSession:
+    def _session(self, folder: Path, target: Target, *, profiled: bool) -> TensorRTSession:
         repair = target.compiling(folder.parent.parent)
-        return TensorRTSession(self.libraries(), folder, target, repair=repair, clocked=clocked)
+        return TensorRTSession(self.libraries(), folder, target, repair=repair, profiled=profiled)

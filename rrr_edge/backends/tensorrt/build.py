@@ -11,10 +11,10 @@ from rrr_edge.backends.tensorrt.log import Log, log_to
 from rrr_edge.bundle.files import write_file
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere
-from rrr_edge.timing.progress import Report, Step
+from rrr_edge.timing.progress import OnProgress, Step
 
 
-def build(trt: Any, model: Path, target: Target, timing_cache: Path, report: Report) -> bytes:
+def build(trt: Any, model: Path, target: Target, timing_cache: Path, on_progress: OnProgress) -> bytes:
     """Build the engine of the ONNX file `model`; kernels that were timed before are not timed again.
 
     The batch ranges from 1 to the target's largest. Float means float: TensorFloat-32 is off.
@@ -35,7 +35,7 @@ def build(trt: Any, model: Path, target: Target, timing_cache: Path, report: Rep
     profile.set_shape(image.name, min=(1, *side), opt=(target.batch, *side), max=(target.largest_batch, *side))
     config.add_optimization_profile(profile)
     timings = _timings(config, timing_cache)
-    progress = Progress(report)
+    progress = BuildProgress(on_progress)
     monitor = _monitor(trt, progress)
     config.progress_monitor = monitor
 
@@ -97,16 +97,16 @@ def _advice(log: Log) -> str:
     return "Run it with -v, or report this with the versions of TensorRT and of the driver."
 
 
-class Progress:
+class BuildProgress:
     """Nested phases, each of so many steps, as one percentage of the outermost.
 
     A phase within another one fills the step that the other one is in. No exception may pass through TensorRT: what is
     raised meanwhile is kept in `interruption`, and the build is asked to stop.
     """
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, on_progress: OnProgress) -> None:
         self.interruption: BaseException | None = None
-        self._report = report
+        self._report = on_progress
         self._lock = threading.Lock()
         self._phases: dict[str, list[int]] = {}
         self._percent = 0
@@ -149,7 +149,7 @@ class Progress:
 
 
 @contextmanager
-def _signals_kept(progress: Progress) -> Iterator[None]:
+def _signals_kept(progress: BuildProgress) -> Iterator[None]:
     """Python acts on a signal where it next runs at all, which during a build is at the head of TensorRT's calls."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     kept = {number: handler for number, handler in handlers.items() if callable(handler)}
@@ -164,7 +164,7 @@ def _signals_kept(progress: Progress) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _monitor(trt: Any, progress: Progress) -> Any:
+def _monitor(trt: Any, progress: BuildProgress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
             progress.start(phase_name, num_steps)

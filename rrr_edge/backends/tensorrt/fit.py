@@ -9,7 +9,7 @@ from rrr_edge.errors import CannotRunHere
 _Rule = Callable[[str, str], bool]
 
 
-def demand_fit(engine: Engine, here: Mapping[str, str], *, repair: str) -> None:
+def require_fit(engine: Engine, here: Mapping[str, str], *, repair: str) -> None:
     """Raise CannotRunHere with all that differs between the machine that built `engine` and `here`."""
     rules: dict[str, _Rule] = {**_ALWAYS, **_BY_PORTABILITY[engine.target.portability]}
     differences = [

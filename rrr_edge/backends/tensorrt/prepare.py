@@ -27,7 +27,7 @@ from rrr_edge.backends.onnxruntime import run_model
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Precision
 from rrr_edge.errors import MissingLibrary
-from rrr_edge.timing.progress import Report, Step, quiet
+from rrr_edge.timing.progress import OnProgress, Step, quiet
 
 # Raised with every change, here or in lowering.py, of the graph that comes out: older ones are then made again.
 PREPARATION = 1
@@ -39,19 +39,19 @@ FP16_SAFE = 8192.0
 _RANGE_IMAGES = 16
 
 
-def prepare(model: Path, precision: Precision, calibration: Images, out: Path, report: Report) -> None:
+def prepare(model: Path, precision: Precision, calibration: Images, out: Path, on_progress: OnProgress) -> None:
     """Write the graph in the file `model` to `out` with `precision` in its types; inputs and outputs stay the same.
 
     `calibration` is read for int8, and for fp16 if there is any. Raises MissingLibrary and CorruptArtifact (`model` is
     no graph).
     """
-    report(Step("prepare", 0, 1, precision))
+    on_progress(Step("prepare", 0, 1, precision))
     graph = Graph.load(model)
     _cast_first(graph)
     with TemporaryDirectory(dir=out.parent) as scratch:
         source = Path(scratch) / "source.onnx"
         _PRECISIONS[precision](graph, calibration, source, out)
-    report(Step("prepare", 1, 1, precision))
+    on_progress(Step("prepare", 1, 1, precision))
 
 
 def modelopt_version() -> str | None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rrr_edge.backends.graph.parts import part_of
+from rrr_edge.backends.graph.parts import part_of_node
 from rrr_edge.backends.tensorrt.build import hardware_compatibility
 from rrr_edge.backends.tensorrt.cuda import Buffer, Stream
 from rrr_edge.backends.tensorrt.layers import Products, Work, precision_shares, read_layers, share_out
@@ -37,7 +37,7 @@ class TensorRTSession:
 
     images_computed = 1
 
-    def __init__(self, libraries: Libraries, folder: Path, target: Target, *, repair: str, clocked: bool) -> None:
+    def __init__(self, libraries: Libraries, folder: Path, target: Target, *, repair: str, profiled: bool) -> None:
         self.device_ms = 0.0
         self._trt, self._cudart = libraries
         trt = self._trt
@@ -45,7 +45,7 @@ class TensorRTSession:
         self._products = Products.from_json_file(folder / PRODUCTS_FILE).products
         self._log = Log()
         self._logger = log_to(trt, self._log)
-        self._clock = _LayerClock(trt) if clocked else None
+        self._clock = _LayerClock(trt) if profiled else None
         self._runtime = trt.Runtime(self._logger)
         # An engine for later versions carries a runtime of its own; only a target that asks for one lets it run.
         self._runtime.engine_host_code_allowed = target.portability == "version"
@@ -85,7 +85,7 @@ class TensorRTSession:
                     LayerTime(
                         name=work.layer.name,
                         kind=work.layer.kind,
-                        part=part_of(named, found[-1].part if found else "input"),
+                        part=part_of_node(named, found[-1].part if found else "input"),
                         precision=work.precision,
                         ms=ms,
                         macs=work.macs,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from rrr_edge.bundle.baseline import Baseline
+from rrr_edge.bundle.baseline import BaselineCard
 from rrr_edge.bundle.engine import Engine, Prepared
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.profile import Profile
@@ -18,7 +18,7 @@ PUBLISHED: dict[str, Any] = {
     "engine": Engine,
     "prepared": Prepared,
     "profile": Profile,
-    "baseline": Baseline,
+    "baseline": BaselineCard,
     "target": Target,
     "recipe": Recipe,
 }

@@ -5,7 +5,7 @@ from functools import partial
 
 from rrr_edge.bundle.recipe import RANDOM, RRR
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS, ResNetSpec
-from rrr_edge.compress.method import Made, Material, Method, begin, learn
+from rrr_edge.compress.method import CompressedNetwork, Inputs, Method, begin, learn
 from rrr_edge.compress.rrr.ensembles import train_ensemble, training_of
 from rrr_edge.compress.rrr.selection import select_depths
 from rrr_edge.compress.rrr.slicing import branch_widths, split
@@ -60,39 +60,39 @@ def _freeze(recipe: RRR, network: Network) -> None:
         network.freeze_stump()
 
 
-def _make(recipe: RRR, material: Material) -> Made:
+def _make(recipe: RRR, inputs: Inputs) -> CompressedNetwork:
     """Choose the depths where they are "auto", then reuse, reduce, recycle and train."""
     if recipe.depths != "auto":
-        return _recycle(recipe, material)
-    selected = select_depths(recipe, material)
-    made = _recycle(recipe.model_copy(update={"depths": selected.depths}), material)
+        return _recycle(recipe, inputs)
+    selected = select_depths(recipe, inputs)
+    made = _recycle(recipe.model_copy(update={"depths": selected.depths}), inputs)
     return replace(made, notes=(*selected.notes, *made.notes), files=selected.files, earlier_s=selected.seconds)
 
 
-def _recycle(recipe: RRR, material: Material) -> Made:
+def _recycle(recipe: RRR, inputs: Inputs) -> CompressedNetwork:
     """The stump keeps its weights, with batch statistics of the photos; the branches learn.
 
     Deviation where the weights are random: everything learns, and so `_resolve` lets all branches share each batch.
     """
-    spec = _spec_of(recipe, len(material.dataset.labels))
+    spec = _spec_of(recipe, len(inputs.dataset.labels))
     if recipe.weights == RANDOM:
-        network, info = begin(recipe, spec, material, fill=dict)
-        return Made(network, info, learn(network, recipe, material), (_FROM_SCRATCH,))
+        network, info = begin(recipe, spec, inputs, fill=dict)
+        return CompressedNetwork(network, info, learn(network, recipe, inputs), (_FROM_SCRATCH,))
 
     def start(spec: ResNetSpec) -> tuple[Network, WeightsInfo]:
         fill = partial(split, spec=spec, seed=recipe.seed, how=recipe.split)
-        network, info = begin(recipe, spec, material, fill=fill)
+        network, info = begin(recipe, spec, inputs, fill=fill)
         reestimate_stump(
             network,
-            material.examples,
+            inputs.examples,
             training=recipe.training,
-            preprocess=material.preprocess,
+            preprocess=inputs.preprocess,
             seed=recipe.seed,
-            run=material.run,
+            run=inputs.run,
         )
         return network, info
 
-    return train_ensemble(recipe, spec, material, start=start)
+    return train_ensemble(recipe, spec, inputs, start=start)
 
 
 RECYCLE: Method[RRR] = Method(_resolve, _spec_of, _freeze, _make, training_of)

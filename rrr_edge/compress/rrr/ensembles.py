@@ -17,7 +17,7 @@ from torch import Tensor
 from rrr_edge.bundle.recipe import RRR, Ensemble, Schedule, Shape, Training
 from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.bundle.structure import in_stump
-from rrr_edge.compress.method import Made, Material, learn
+from rrr_edge.compress.method import CompressedNetwork, Inputs, learn
 from rrr_edge.compress.weights import WeightsInfo
 from rrr_edge.networks import Network, build
 from rrr_edge.training.batches import rng
@@ -28,30 +28,30 @@ from rrr_edge.training.states import keep, recall, state_of
 Start = Callable[[ResNetSpec], tuple[Network, WeightsInfo]]
 
 
-def train_ensemble(recipe: RRR, spec: ResNetSpec, material: Material, *, start: Start) -> Made:
+def train_ensemble(recipe: RRR, spec: ResNetSpec, inputs: Inputs, *, start: Start) -> CompressedNetwork:
     """The trained network of `spec`, its branches made different as the recipe's `ensemble` says.
 
     Raises what `train` raises, UsageError where the training has too few steps for the snapshots, and CorruptArtifact
     where one of a training that is resumed is lost.
     """
-    return _STRATEGIES[recipe.ensemble](recipe, spec, material, start)
+    return _STRATEGIES[recipe.ensemble](recipe, spec, inputs, start)
 
 
-def _naive(recipe: RRR, spec: ResNetSpec, material: Material, start: Start) -> Made:
+def _naive(recipe: RRR, spec: ResNetSpec, inputs: Inputs, start: Start) -> CompressedNetwork:
     """Each branch with its own shuffling and augmentation of all images."""
     network, info = start(spec)
-    return Made(network, info, learn(network, recipe, material))
+    return CompressedNetwork(network, info, learn(network, recipe, inputs))
 
 
-def _bagging(recipe: RRR, spec: ResNetSpec, material: Material, start: Start) -> Made:
+def _bagging(recipe: RRR, spec: ResNetSpec, inputs: Inputs, start: Start) -> CompressedNetwork:
     """Each branch with its own bootstrap sample, as large as the training set and drawn once."""
     network, info = start(spec)
-    samples = bootstraps(len(material.examples), spec.branches, seed=recipe.seed)
-    own = replace(material, examples=replace(material.examples, samples=samples))
-    return Made(network, info, learn(network, recipe, own))
+    samples = bootstraps(len(inputs.examples), spec.branches, seed=recipe.seed)
+    own = replace(inputs, examples=replace(inputs.examples, samples=samples))
+    return CompressedNetwork(network, info, learn(network, recipe, own))
 
 
-def _from_one_branch(recipe: RRR, spec: ResNetSpec, material: Material, start: Start) -> Made:
+def _from_one_branch(recipe: RRR, spec: ResNetSpec, inputs: Inputs, start: Start) -> CompressedNetwork:
     """The states of a single branch where its learning rate is lowest.
 
     "snapshot": the ends of as many cosine cycles as there are branches; "fge": the middles of as many triangular ones,
@@ -59,16 +59,16 @@ def _from_one_branch(recipe: RRR, spec: ResNetSpec, material: Material, start: S
     """
     training = training_of(recipe)
     branch, info = start(spec.model_copy(update={"branches": 1}))
-    snapshots = _Snapshots(branch, training.schedule, material.run.checkpoints)
-    watched = replace(material, run=replace(material.run, after_step=snapshots.after_step))
+    snapshots = _Snapshots(branch, training.schedule, inputs.run.checkpoints)
+    watched = replace(inputs, run=replace(inputs.run, after_step=snapshots.after_step))
     trained = learn(branch, recipe.model_copy(update={"training": training}), watched)
     network = build(spec)
     network.load_state_dict(fuse(snapshots.all()))
     network.freeze_stump()
-    return Made(network, info, trained)
+    return CompressedNetwork(network, info, trained)
 
 
-_STRATEGIES: dict[Ensemble, Callable[[RRR, ResNetSpec, Material, Start], Made]] = {
+_STRATEGIES: dict[Ensemble, Callable[[RRR, ResNetSpec, Inputs, Start], CompressedNetwork]] = {
     "naive": _naive,
     "bagging": _bagging,
     "snapshot": _from_one_branch,

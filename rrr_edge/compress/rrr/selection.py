@@ -18,7 +18,7 @@ from rrr_edge.bundle.recipe import RRR, Order, Selection
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.selection import Decision, Row
 from rrr_edge.bundle.spec import RESNET152_DEPTHS, SMALLEST_DEPTHS, Depths, ResNetSpec
-from rrr_edge.compress.method import Material, learn
+from rrr_edge.compress.method import Inputs, learn
 from rrr_edge.compress.rrr.slicing import reuse
 from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import BadInput
@@ -44,17 +44,17 @@ class Selected:
     seconds: float
 
 
-def select_depths(recipe: RRR, material: Material) -> Selected:
+def select_depths(recipe: RRR, inputs: Inputs) -> Selected:
     """Run Algorithm 1, and its control where it is asked for; the finished steps of an interrupted run are recalled.
 
     Raises BadInput (too few photos to hold any out), CorruptArtifact, and what `train` raises.
     """
     selection = recipe.selection or Selection()
-    learned_from, judged_by = validation_split(material.dataset, seed=recipe.seed)
-    whose = "training photos held out" if material.dataset.val is None else "validation photos"
+    learned_from, judged_by = validation_split(inputs.dataset, seed=recipe.seed)
+    whose = "training photos held out" if inputs.dataset.val is None else "validation photos"
     epsilon = selection.epsilon or LEAST_RIGHT / len(judged_by)
     path = [Addition("", SMALLEST_DEPTHS), *islice(additions(selection.order), selection.max_additions)]
-    trials = _Trials(recipe, replace(material, examples=learned_from), judged_by, deepest=path[-1].depths)
+    trials = _Trials(recipe, replace(inputs, examples=learned_from), judged_by, deepest=path[-1].depths)
 
     rows: list[Row] = []
     chosen, old = SMALLEST_DEPTHS, 0.0
@@ -146,19 +146,21 @@ class _Trials:
     so that few networks lie on the disk, however many steps there are.
     """
 
-    def __init__(self, recipe: RRR, material: Material, judged_by: Examples, *, deepest: Depths) -> None:
+    def __init__(self, recipe: RRR, inputs: Inputs, judged_by: Examples, *, deepest: Depths) -> None:
         self._recipe = recipe
-        self._material = material
+        self._inputs = inputs
         self._judged_by = judged_by
         self._epochs = (recipe.selection or Selection()).epochs_per_step or recipe.training.epochs
-        self._published, _ = load_weights(recipe.weights, depths=deepest, seed=recipe.seed, report=material.run.report)
+        self._published, _ = load_weights(
+            recipe.weights, depths=deepest, seed=recipe.seed, on_progress=inputs.run.on_progress
+        )
         self._weights_before: Path | None = None
         self._network_before: Network | None = None
 
     def run(self, step: int, depths: Depths) -> _Trial:
         """Train step 0, 1, ... on from the one before, or recall it."""
         folder = self._folder(f"{step:02}-{_name(depths)}")
-        if folder and self._material.run.resume and (folder / _TRIAL).is_file():
+        if folder and self._inputs.run.resume and (folder / _TRIAL).is_file():
             self._weights_before, self._network_before = folder / _WEIGHTS, None
             return _Trial.from_json_file(folder / _TRIAL)
         network = self._begin(depths)
@@ -182,13 +184,13 @@ class _Trials:
     def control(self, steps: int) -> tuple[list[float], float]:
         """The smallest network's accuracies after the epochs of each of `steps` steps, without any interruption."""
         network = self._begin(SMALLEST_DEPTHS)
-        watch = replace(self._material.run, validation=self._judged_by, validate_every=self._epochs)
+        watch = replace(self._inputs.run, validation=self._judged_by, validate_every=self._epochs)
         trained = self._learn(network, self._folder("control"), epochs=steps * self._epochs, run=watch)
         judged = [row.validation_accuracy for row in trained.history[self._epochs - 1 :: self._epochs]]
         return [accuracy for accuracy in judged if accuracy is not None], sum(row.seconds for row in trained.history)
 
     def _begin(self, depths: Depths) -> Network:
-        spec = ResNetSpec(depths=depths, num_classes=len(self._material.dataset.labels))
+        spec = ResNetSpec(depths=depths, num_classes=len(self._inputs.dataset.labels))
         network = build(spec)
         network.load_state_dict(reuse(self._published, spec, seed=self._recipe.seed))
         return network
@@ -203,17 +205,17 @@ class _Trials:
         depths = network.spec.depths
         own = self._recipe.training.model_copy(update={"epochs": epochs, "ema_fraction": 0.0, "feature_views": 0})
         recipe = self._recipe.model_copy(update={"training": own, "seed": self._recipe.seed + sum(depths)})
-        run = run or self._material.run
-        report, stage = run.report, f"select {folder.name if folder else _name(depths)}"
-        own_run = replace(run, checkpoints=folder, report=lambda step: report(step._replace(stage=stage)))
-        return learn(network, recipe, replace(self._material, run=own_run))
+        run = run or self._inputs.run
+        on_progress, stage = run.on_progress, f"select {folder.name if folder else _name(depths)}"
+        own_run = replace(run, checkpoints=folder, on_progress=lambda step: on_progress(step._replace(stage=stage)))
+        return learn(network, recipe, replace(self._inputs, run=own_run))
 
     def _accuracy(self, network: Network) -> float:
-        answers = predict(network, self._judged_by.images, preprocess=self._material.preprocess)
+        answers = predict(network, self._judged_by.images, preprocess=self._inputs.preprocess)
         return float(np.mean(answers.probabilities.argmax(1) == self._judged_by.labels))
 
     def _folder(self, name: str) -> Path | None:
-        checkpoints = self._material.run.checkpoints
+        checkpoints = self._inputs.run.checkpoints
         return checkpoints / "selection" / name if checkpoints else None
 
 

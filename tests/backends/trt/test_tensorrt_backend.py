@@ -258,7 +258,7 @@ def test_a_clocked_session_tells_what_each_layer_takes(
 ) -> None:
     here = machine()
     here.compile(own, engine_folder)
-    session = here.backend.open_clocked(engine_folder, TARGET)
+    session = here.backend.open_profiled(engine_folder, TARGET)
     for _ in range(3):
         session.run(own.reference.images[:1])
     layers = session.layers()
@@ -307,9 +307,9 @@ def test_another_systems_engine_is_refused(machine: Callable[..., Machine], own:
     engine = compile_bundle(own, TARGET)
     theirs = engine.model_copy(update={"versions": {**engine.versions, "os": "Windows AMD64"}})
     with pytest.raises(CannotRunHere, match="os Windows AMD64"):
-        here.backend.demand_fit(theirs, repair="")
+        here.backend.require_fit(theirs, repair="")
     with pytest.raises(CannotRunHere, match="os unknown"):
-        here.backend.demand_fit(engine.model_copy(update={"versions": {}}), repair="")
+        here.backend.require_fit(engine.model_copy(update={"versions": {}}), repair="")
 
 
 AMPERE, ADA, TURING = ("RTX 3090", 8, 6), ("RTX 4090", 8, 9), ("RTX 2080 Ti", 7, 5)
@@ -335,10 +335,10 @@ def test_a_portable_engine_goes_as_far_as_was_asked(
     later = {"version": "11.9.0.1"} if portability == "version" else {}
     other = machine(gpu=here, **later).backend
     if fits:
-        other.demand_fit(engine, repair="")
+        other.require_fit(engine, repair="")
     else:
         with pytest.raises(CannotRunHere):
-            other.demand_fit(engine, repair="")
+            other.require_fit(engine, repair="")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_the_app_and_the_doctor_find_it_sound(built: Bundle) -> None:
 
 
 def test_its_layers_are_clocked_and_hold_all_macs(built: Bundle) -> None:
-    session = TensorRT().open_clocked(built.engine_folder(TARGET.engine_name), TARGET)
+    session = TensorRT().open_profiled(built.engine_folder(TARGET.engine_name), TARGET)
     for image in built.reference.images[:5]:
         session.run(image[None])
     layers = session.layers()
