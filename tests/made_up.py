@@ -142,16 +142,16 @@ def profile(
     ms: float = MS,
     accuracy: float | None = 0.94,
     spread: float = 0.02,
-    rivals: dict[str, float] | None = None,
+    baselines: dict[str, float] | None = None,
     target: Target = TARGET,
     **changes: object,
 ) -> Profile:
-    """Of an engine that takes `ms`, beside ResNet152 as an INT8 engine and in PyTorch unless `rivals` are given."""
+    """Of an engine that takes `ms`, beside ResNet152 as an INT8 engine and in PyTorch unless `baselines` are given."""
     images = 400
     own = {"params": RRR_NET, "macs": MACS, "size_mb": 8.3, "precision": target.precision}
     engine = measurement(ENGINE, ms, spread=spread, **own)
     whole = {"params": RESNET152, "macs": 3_758_923_776}
-    named = {"ResNet152, openvino int8": 12.0, "ResNet152, PyTorch": 90.0} if rivals is None else rivals
+    named = {"ResNet152, openvino int8": 12.0, "ResNet152, PyTorch": 90.0} if baselines is None else baselines
     beside = [
         measurement(name, rival_ms, backend="pytorch" if "PyTorch" in name else "openvino", **whole)
         for name, rival_ms in named.items()

@@ -61,8 +61,8 @@ def test_every_rrr_edge_command_runs_as_written_and_then_the_python(desk: Path) 
 
 
 def test_the_demos_tables_have_the_columns_and_rows_that_a_profile_prints(tmp_path: Path) -> None:
-    rivals = dict.fromkeys(("ResNet152, openvino fp32", "ResNet152, openvino int8", "ResNet152, PyTorch"), 10.0)
-    printed = profile(make_bundle(tmp_path / "x.rrr"), baselines=rivals)
+    baselines = dict.fromkeys(("ResNet152, openvino fp32", "ResNet152, openvino int8", "ResNet152, PyTorch"), 10.0)
+    printed = profile(make_bundle(tmp_path / "x.rrr"), baselines=baselines)
     after = README[README.index("`make demo` took") :]
     shown = [_cells(table) for table in re.findall(r"(?:^\|.*\n)+", after, re.MULTILINE)[:2]]
     for (header, _, *rows), (columns, *lines) in zip(shown, (printed.table(), printed.networks()), strict=True):

@@ -128,8 +128,8 @@ def test_the_distribution_is_the_empirical_one_of_scipy(full: Candidate) -> None
 
 
 def test_six_candidates_have_six_lines(full: Candidate) -> None:
-    rivals = {"ResNet152, openvino int8": 12.0, "ResNet152, openvino fp32": 37.0, "ResNet152, PyTorch": 90.0}
-    root = read(draw_distribution(profile(full.bundle, baselines=rivals)))
+    baselines = {"ResNet152, openvino int8": 12.0, "ResNet152, openvino fp32": 37.0, "ResNet152, PyTorch": 90.0}
+    root = read(draw_distribution(profile(full.bundle, baselines=baselines)))
     looks = {(c.get("class"), c.get("stroke-dasharray")) for c in with_class(root, "line", "path")}
     assert len(looks) == 6
 

@@ -41,14 +41,14 @@ def test_it_is_one_sentence_with_the_numbers_of_the_samples(full: Candidate) -> 
     [
         ({"accuracy": None}, "but how often it is right is not known."),
         ({"accuracy": 0.35}, "but that is no better than guessing among 3 classes."),
-        ({"rivals": {}}, "but nothing was measured beside it."),
+        ({"baselines": {}}, "but nothing was measured beside it."),
         ({"spread": 0.5}, "but its own time was unstable (the middle half of the runs spreads by"),
         (
             {"layers": layers(), "ceiling": LOW},
             "but the machine's ceiling is not its best: parts compute above it (",
         ),
-        ({"rivals": {"MobileNet": 0.5}}, "but MobileNet is faster: it takes 0.59"),
-        ({"rivals": {"itself": 0.8404}}, "but it cannot be told from itself"),
+        ({"baselines": {"MobileNet": 0.5}}, "but MobileNet is faster: it takes 0.59"),
+        ({"baselines": {"itself": 0.8404}}, "but it cannot be told from itself"),
         ({"verification": verification(0.94, 400).model_copy(update={"passed": False})}, "failed its verification"),
     ],
 )
