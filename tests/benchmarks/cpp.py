@@ -19,11 +19,11 @@ import numpy as np
 from headline import make_bundle
 from numpy.typing import NDArray
 
-from rrr_edge.bundle import Bundle
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.measurements import Measurement, Subject, ratio
 from rrr_edge.compile import compile_bundle
-from rrr_edge.machine import cpu_info, usable_cores
-from rrr_edge.measurement import Measurement, Subject, ratio
-from rrr_edge.runtime import Classifier
+from rrr_edge.runtime.classifier import Classifier
+from rrr_edge.timing.machine import cpu_info, usable_cores
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cpp"
 WARM = 16

@@ -17,12 +17,12 @@ from conftest import COLOURS, flip_a_byte, link_bundle, write_target
 from fake_bundle import rewrite
 from PIL import Image
 
-from rrr_edge.bundle import ENGINE, MANIFEST, Bundle
+from rrr_edge.bundle.folder import ENGINE, MANIFEST, Bundle
+from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle
 from rrr_edge.errors import RRREdgeError
-from rrr_edge.images import fit
-from rrr_edge.runtime import Classifier, Prediction
-from rrr_edge.target import Target
+from rrr_edge.images.picture import fit
+from rrr_edge.runtime.classifier import Classifier, Prediction
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cpp"
