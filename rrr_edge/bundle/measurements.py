@@ -150,12 +150,13 @@ class Summary(Record):
 class Measurement(Record):
     """`samples_ms` in the order of the rounds, and what they say; as JSON it has the summary only.
 
-    `elsewhere` is the share of the cores' time that other programs took meanwhile, where that is known.
+    `background_load` (in JSON `elsewhere`) is the share of the cores' time that other programs took meanwhile, where
+    that is known.
     """
 
     name: str
     subject: Subject
-    elsewhere: float | None = None
+    background_load: float | None = Field(default=None, validation_alias="elsewhere", serialization_alias="elsewhere")
     samples_ms: tuple[float, ...] = Field(min_length=2, exclude=True, repr=False)
 
     @computed_field  # type: ignore[prop-decorator]
@@ -166,8 +167,8 @@ class Measurement(Record):
     @property
     def disturbed(self) -> str:
         """What other programs took, in words, where it was so much that the times are unstable."""
-        elsewhere = self.elsewhere or 0.0
-        return f"other programs took {elsewhere:.0%} of the cores' time" if elsewhere > UNSTABLE_ELSEWHERE else ""
+        load = self.background_load or 0.0
+        return f"other programs took {load:.0%} of the cores' time" if load > UNSTABLE_BACKGROUND_LOAD else ""
 
     @property
     def images_per_second(self) -> float:
@@ -212,7 +213,7 @@ class Alternative(Record):
 
 
 UNSTABLE_SPREAD = 0.10
-UNSTABLE_ELSEWHERE = 0.10
+UNSTABLE_BACKGROUND_LOAD = 0.10
 SAMPLES_FOR_P99 = 1_000
 
 

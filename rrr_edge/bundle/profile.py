@@ -42,8 +42,8 @@ class Profile(Record):
     The measurement "engine" is `Session.run` of one image, and "engine: on the device" the same runs by the device's
     own clock, where it has one; "Classifier.predict" is the same with a ready frame; "photo to answer" starts from a
     JPEG of 1280x720, and its parts are those of the very same runs. `layers` have the shares that the backend clocked
-    of the engine's median; `clocking` is how many times as long a run takes meanwhile, and `images_computed` how many
-    images a run computes, the given one and those that fill up its batch.
+    of the engine's median; `profiling_overhead` (in JSON `clocking`) is how many times as long a run takes meanwhile,
+    and `images_computed` how many images a run computes, the given one and those that fill up its batch.
     """
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
@@ -61,7 +61,7 @@ class Profile(Record):
     loads: tuple[Load, ...] = ()
     layers: tuple[LayerTime, ...] = ()
     images_computed: int = 1
-    clocking: Ratio | None = None
+    profiling_overhead: Ratio | None = Field(default=None, validation_alias="clocking", serialization_alias="clocking")
     ceiling: Ceiling | None = None
     notes: tuple[str, ...]
     created: str

@@ -89,7 +89,7 @@ def profile(
     if dry_run:
         from rrr_edge.profile.plan import plan_profile
 
-        plan = plan_profile(opened, chosen, asked, pace=TimingSettings(runs=runs), extras=extras)
+        plan = plan_profile(opened, chosen, asked, timing=TimingSettings(runs=runs), extras=extras)
         display.result(plan.document(), plan.words)
         return
     with (
@@ -101,7 +101,12 @@ def profile(
             _, obstacles = prepare_sweep(versus.sweep, opened, backend_of(chosen), chosen, on_progress=on_progress)
         else:
             result = profile_bundle(
-                opened, chosen, baselines=versus, pace=TimingSettings(runs=runs), extras=extras, on_progress=on_progress
+                opened,
+                chosen,
+                baselines=versus,
+                timing=TimingSettings(runs=runs),
+                extras=extras,
+                on_progress=on_progress,
             )
     if prepare:
         said = "\n".join((*obstacles, f"{bundle} is ready to be profiled"))

@@ -15,7 +15,7 @@ from rrr_edge.timing.interleave import TimingSettings, interleave
 from rrr_edge.timing.machine import usable_cores
 from rrr_edge.timing.progress import OnProgress
 
-PACE = TimingSettings(runs=100)
+TIMING = TimingSettings(runs=100)
 
 
 def fastest(
@@ -24,7 +24,7 @@ def fastest(
     images: Images,
     *,
     on_progress: OnProgress,
-    pace: TimingSettings | None = None,
+    timing: TimingSettings | None = None,
 ) -> tuple[Lowering, tuple[Ratio, ...]]:
     """The lowering whose engine takes surely less time than grouped's, else grouped; and all ratios to grouped.
 
@@ -36,7 +36,7 @@ def fastest(
             session = backend_of(target).open(folder, target)
             stack.callback(session.close)
             runs[lowering] = _runner(session, images, target.batch)
-        samples_ms = interleave(runs, pace=pace or PACE, on_progress=on_progress).samples_ms
+        samples_ms = interleave(runs, timing=timing or TIMING, on_progress=on_progress).samples_ms
     subject = Subject(backend=target.backend, precision=target.precision, threads=target.threads or usable_cores())
     times = {name: Measurement(name=name, subject=subject, samples_ms=samples_ms[name]) for name in engines}
     ratios: dict[Lowering, Ratio] = {

@@ -33,7 +33,7 @@ def profile_bundle(
     target: Target | str,
     *,
     baselines: Baselines | None = None,
-    pace: TimingSettings | None = None,
+    timing: TimingSettings | None = None,
     extras: Extras | None = None,
     on_progress: OnProgress = silent,
 ) -> Profile:
@@ -49,7 +49,7 @@ def profile_bundle(
     Raises UsageError (not compiled), CannotRunHere (another machine than the target's; a baseline is missing),
     CorruptArtifact, MissingLibrary.
     """
-    baselines, pace, extras = baselines or Baselines(), pace or TimingSettings(), extras or Extras()
+    baselines, timing, extras = baselines or Baselines(), timing or TimingSettings(), extras or Extras()
     target = Target.load(target) if isinstance(target, str) else target
     engine = bundle.engine(target)
     threads = target.threads or engine.target.threads or usable_cores()
@@ -73,7 +73,7 @@ def profile_bundle(
         swept = Swept((), ())
         if baselines.sweep:
             context = SweepContext(bundle, target, backend, classifier.session, own, here)
-            swept = measure_sweep(baselines.sweep, context, pace=pace, on_progress=on_progress)
+            swept = measure_sweep(baselines.sweep, context, timing=timing, on_progress=on_progress)
         compiled_models, lacking = [], []
         for model, beside in product(baselines.models, targets_beside(target)):
             try:
@@ -87,7 +87,7 @@ def profile_bundle(
         )
         aside = layer_times.baselines if layer_times else ()
         measurements, notes = measure_engine(
-            bundle, classifier, own, (*compiled_models, *baselines.ready, *aside), pace, on_progress
+            bundle, classifier, own, (*compiled_models, *baselines.ready, *aside), timing, on_progress
         )
         found = {m.name: m for m in measurements}
         layers = layer_times.layers(found[ENGINE].summary.median_ms) if layer_times else ()
@@ -105,7 +105,7 @@ def profile_bundle(
         alternatives=swept.alternatives,
         layers=layers,
         images_computed=layer_times.images_computed if layer_times else 1,
-        clocking=ratio(found[LAYERS], found[ENGINE]) if layer_times else None,
+        profiling_overhead=ratio(found[LAYERS], found[ENGINE]) if layer_times else None,
         ceiling=ceiling,
         notes=(*notes, *lacking, *swept.notes, *(layer_times.notes if layer_times else ())),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -114,7 +114,7 @@ def profile_bundle(
         profile = profile.model_copy(update={"notes": (*profile.notes, _BEYOND.format(profile.beyond_ceiling))})
     _store(profile, bundle)
     forget_rounds(bundle, engine.name)
-    if loads := measure_loads(LoadRun(bundle, target, own, pace, on_progress), extras.loads):
+    if loads := measure_loads(LoadRun(bundle, target, own, timing, on_progress), extras.loads):
         profile = profile.model_copy(update={"loads": loads})
         _store(profile, bundle)
     for name, text in files_of(bundle, profile).items():

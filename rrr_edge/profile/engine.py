@@ -29,11 +29,11 @@ def measure_engine(
     classifier: Classifier,
     own: Subject,
     baselines: tuple[Baseline, ...],
-    pace: TimingSettings,
+    timing: TimingSettings,
     on_progress: OnProgress,
 ) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
     images = shuffled_images(bundle)
-    photo = _PhotoToAnswer(classifier, bundle, _photos(images[:_PHOTOS]), pace.clock)
+    photo = _PhotoToAnswer(classifier, bundle, _photos(images[:_PHOTOS]), timing.clock)
 
     subjects = {ENGINE: own, PREDICT: own, PHOTO: own.model_copy(update={"note": _PHOTO_NOTE})}
     engine = _Engine(classifier.session, running(classifier.session, images))
@@ -45,19 +45,21 @@ def measure_engine(
     for baseline in baselines:
         subjects[baseline.name] = baseline.subject
         candidates[baseline.name] = running(baseline.session, images)
-    found = interleave(candidates, pace=pace, on_progress=on_progress)
+    found = interleave(candidates, timing=timing, on_progress=on_progress)
 
     samples = found.samples_ms
     samples = {
         ENGINE: samples.pop(ENGINE),
-        **engine.on_device_ms(pace.runs),
+        **engine.on_device_ms(timing.runs),
         PREDICT: samples.pop(PREDICT),
         PHOTO: samples.pop(PHOTO),
-        **photo.parts_ms(pace.runs),
+        **photo.parts_ms(timing.runs),
         **samples,
     }
     measurements = tuple(
-        Measurement(name=name, subject=subjects.get(name, own), samples_ms=values, elsewhere=found.elsewhere)
+        Measurement(
+            name=name, subject=subjects.get(name, own), samples_ms=values, background_load=found.background_load
+        )
         for name, values in samples.items()
     )
     return measurements, _doubts(measurements, found.unsettled)

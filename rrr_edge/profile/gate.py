@@ -27,7 +27,7 @@ from rrr_edge.timing.sequential import bounds, medians_of, stretch_of
 from rrr_edge.timing.statistics import Interval, wilson_interval
 
 Run = Callable[[int], Any]
-_PACE = TimingSettings(settle_runs=8)
+_TIMING = TimingSettings(settle_runs=8)
 _TURN_RUNS, _TURN_MS = 5, 20.0
 
 
@@ -117,10 +117,10 @@ def self_test(side: Side, target: Target, limits: Limits, *, times: int, on_prog
 
 
 def race(
-    baseline: Run, candidate: Run, limits: Limits, *, pace: TimingSettings = _PACE, on_progress: OnProgress = silent
+    baseline: Run, candidate: Run, limits: Limits, *, timing: TimingSettings = _TIMING, on_progress: OnProgress = silent
 ) -> Speed:
     """Rounds of a turn each, every other one in reverse, until the ratio's interval lies on one side of the limit."""
-    begin = pace.clock()
+    begin = timing.clock()
     times: dict[str, list[float]] = {"baseline": [], "candidate": []}
     ratios: list[float] = []
     order = [("baseline", baseline), ("candidate", candidate)]
@@ -128,17 +128,17 @@ def race(
     spent_s, budget_s = 0.0, math.ceil(limits.budget_s)
     with without_garbage_collection():
         for _, run in order:
-            warm_up(run, pace)
+            warm_up(run, timing)
         while not ratios or (verdict == "undecided" and spent_s < limits.budget_s):
             for name, run in order:
-                times[name].append(_turn_ms(run, len(ratios), pace))
+                times[name].append(_turn_ms(run, len(ratios), timing))
             order.reverse()
             ratios.append(times["candidate"][-1] / times["baseline"][-1])
             stretch = stretch_of(ratios)
             stretches = medians_of(ratios, stretch or 1).tolist()
             interval = bounds(stretches) if stretch else None
             verdict = _judge(interval, limits.max_slowdown)
-            spent_s = (pace.clock() - begin) / 1e9
+            spent_s = (timing.clock() - begin) / 1e9
             on_progress(
                 Step("seconds", min(int(spent_s), budget_s), budget_s, f"{len(ratios)} rounds, may end earlier")
             )
@@ -163,10 +163,10 @@ def _judge(interval: Interval | None, limit: float) -> GateVerdict:
     return "fail" if interval[0] > limit else "pass"
 
 
-def _turn_ms(run: Run, round_: int, pace: TimingSettings) -> float:
+def _turn_ms(run: Run, round_: int, timing: TimingSettings) -> float:
     """The median of a few runs after those that settle the caches."""
-    samples = [turn_ms(run, round_, pace)]
-    rested = TimingSettings(settle_runs=0, clock=pace.clock)
+    samples = [turn_ms(run, round_, timing)]
+    rested = TimingSettings(settle_runs=0, clock=timing.clock)
     while len(samples) < _TURN_RUNS and sum(samples) < _TURN_MS:
         samples.append(turn_ms(run, round_, rested))
     return statistics.median(samples)

@@ -62,7 +62,7 @@ class LoadRun:
     bundle: Bundle
     target: Target
     subject: Subject
-    pace: TimingSettings
+    timing: TimingSettings
     on_progress: OnProgress = silent
 
     @property
@@ -70,10 +70,10 @@ class LoadRun:
         return self.bundle.engine_folder(self.target.engine_name)
 
     def measurement(
-        self, name: str, samples_ms: Sequence[float], note: str, elsewhere: float | None = None
+        self, name: str, samples_ms: Sequence[float], note: str, background_load: float | None = None
     ) -> Measurement:
         subject = self.subject.model_copy(update={"note": note})
-        return Measurement(name=name, subject=subject, samples_ms=tuple(samples_ms), elsewhere=elsewhere)
+        return Measurement(name=name, subject=subject, samples_ms=tuple(samples_ms), background_load=background_load)
 
 
 def measure_loads(load_run: LoadRun, loads: Loads) -> tuple[Load, ...]:
@@ -111,23 +111,23 @@ def _paced(load_run: LoadRun, fps: float) -> Iterator[Load]:
 def keep_pace(
     answer: Callable[[int], object], fps: float, load_run: LoadRun, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[list[float], int]:
-    """The ms from each answered frame's arrival to its answer, and how many frames of `bench.pace.runs` were dropped.
+    """The ms from each answered frame's arrival to its answer, and how many frames of `bench.timing.runs` were dropped.
 
     Frame i arrives i/fps seconds after the first.
     """
-    clock, period = load_run.pace.clock, 1e9 / fps
+    clock, period = load_run.timing.clock, 1e9 / fps
     answers: list[float] = []
     dropped, frame = 0, 0
     start = clock() + period
-    while frame < load_run.pace.runs:
+    while frame < load_run.timing.runs:
         while (early := start + frame * period - clock()) > 0:
             sleep(early / 1e9)
-        newest = min(int((clock() - start) / period), load_run.pace.runs - 1)
+        newest = min(int((clock() - start) / period), load_run.timing.runs - 1)
         dropped += newest - frame
         answer(newest)
         answers.append((clock() - start - newest * period) / 1e6)
         frame = newest + 1
-        load_run.on_progress(Step("paced", frame, load_run.pace.runs))
+        load_run.on_progress(Step("paced", frame, load_run.timing.runs))
     return answers, dropped
 
 
@@ -175,7 +175,7 @@ def _first_answer_ms(load_run: LoadRun, photo: Path, cache: Path) -> float:
     command = [sys.executable, "-c", _CHILD, str(load_run.bundle.path), load_run.target.model_dump_json(), str(photo)]
     # Its complaints go to a file: a pipe that nobody reads would stop it when full.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
-        start = load_run.pace.clock()
+        start = load_run.timing.clock()
         with subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -190,7 +190,7 @@ def _first_answer_ms(load_run: LoadRun, photo: Path, cache: Path) -> float:
             patience.start()
             try:
                 answer = child.stdout.readline()
-                ms = (load_run.pace.clock() - start) / 1e6
+                ms = (load_run.timing.clock() - start) / 1e6
                 child.communicate()
             finally:
                 patience.cancel()
@@ -211,12 +211,12 @@ def _batches(load_run: LoadRun, sizes: Sequence[int]) -> Iterator[Load]:
             return lambda round_: sessions[size].run(images[size])
 
         found = interleave(
-            {str(size): running(size) for size in sizes}, pace=load_run.pace, on_progress=load_run.on_progress
+            {str(size): running(size) for size in sizes}, timing=load_run.timing, on_progress=load_run.on_progress
         )
     for size in sizes:
         own = size == load_run.target.batch
         note = "the bundle's engine" if own else "compiled for this batch from model.onnx, for its time only"
-        measurement = load_run.measurement(f"batch of {size}", found.samples_ms[str(size)], note, found.elsewhere)
+        measurement = load_run.measurement(f"batch of {size}", found.samples_ms[str(size)], note, found.background_load)
         rate = size * measurement.images_per_second
         yield Load(kind="batch", setting=size, measurement=measurement, images_per_second=rate)
 
@@ -277,7 +277,7 @@ def _streams(load_run: LoadRun, counts: Sequence[int]) -> Iterator[Load]:
 
 def _all_at_once(sessions: Sequence[Session], load_run: LoadRun, seconds: float) -> tuple[list[float], float]:
     """The ms of every answer that the sessions give within so many seconds, and the seconds that it took."""
-    clock, images = load_run.pace.clock, load_run.bundle.reference.images
+    clock, images = load_run.timing.clock, load_run.bundle.reference.images
     begin = clock()
 
     def work(session: Session) -> list[float]:

@@ -41,7 +41,7 @@ class Plan(Record):
         )
 
 
-def plan_profile(bundle: Bundle, target: Target, asked: Asked, *, pace: TimingSettings, extras: Extras) -> Plan:
+def plan_profile(bundle: Bundle, target: Target, asked: Asked, *, timing: TimingSettings, extras: Extras) -> Plan:
     """Time the engine for a moment, and reckon. Raises what a profile would refuse before it measures."""
     bundle.check()
     torch = find_spec("torch") is not None
@@ -49,7 +49,7 @@ def plan_profile(bundle: Bundle, target: Target, asked: Asked, *, pace: TimingSe
         BaselineCard.read(bundle.baseline)
     with Classifier.open(bundle.path, target, precision=target.precision, threads=target.threads) as classifier:
         run = running(classifier.session, bundle.reference.images)
-        own_ms = statistics.median(turn_ms(run, look, pace) for look in range(_LOOKS))
+        own_ms = statistics.median(turn_ms(run, look, timing) for look in range(_LOOKS))
     manifest, loads = bundle.manifest, extras.loads
     whole_macs = _WHOLE_MACS * (manifest.preprocess.image_size / _WHOLE_SIDE) ** 2
     whole_ms = own_ms * whole_macs / manifest.cost.macs
@@ -71,13 +71,13 @@ def plan_profile(bundle: Bundle, target: Target, asked: Asked, *, pace: TimingSe
     return Plan(
         folder=str(bundle.profile_folder(target.engine_name)),
         replaces=target.engine_name in bundle.profile_names(),
-        runs=pace.runs,
+        runs=timing.runs,
         measures=(*ms, *others),
-        seconds_at_least=round(sum(_seconds(each, pace) for each in ms.values()), 1),
+        seconds_at_least=round(sum(_seconds(each, timing) for each in ms.values()), 1),
     )
 
 
-def _seconds(ms: float, pace: TimingSettings) -> float:
+def _seconds(ms: float, timing: TimingSettings) -> float:
     """Of a candidate whose run takes so many ms: its warm-up, and its rounds with what settles it."""
-    warm_up = max(pace.warm_up_ms, 2 * pace.window * ms)
-    return (warm_up + pace.runs * (ms + min(pace.settle_runs * ms, pace.settle_ms))) / 1000
+    warm_up = max(timing.warm_up_ms, 2 * timing.window * ms)
+    return (warm_up + timing.runs * (ms + min(timing.settle_runs * ms, timing.settle_ms))) / 1000

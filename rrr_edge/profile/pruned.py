@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import Field
+
 from rrr_edge.backends import Backend, Session
 from rrr_edge.backends.protocols import Baseline
 from rrr_edge.bundle.baseline import UNPRUNED, Point, obstacle_of, percent
@@ -52,14 +54,14 @@ class Swept(NamedTuple):
     notes: tuple[str, ...]
 
 
-def measure_sweep(sweep: Sweep, context: SweepContext, *, pace: TimingSettings, on_progress: OnProgress) -> Swept:
-    """Measure the rounds that are not kept yet. `pace.runs` is what counts; the settling is shorter than elsewhere.
+def measure_sweep(sweep: Sweep, context: SweepContext, *, timing: TimingSettings, on_progress: OnProgress) -> Swept:
+    """Measure the rounds that are not kept yet. `timing.runs` is what counts; the settling is shorter than elsewhere.
 
     Raises CannotRunHere where a network's file is missing and there is no workshop, and what compiling and opening
     raise.
     """
     ready, obstacles = prepare_sweep(sweep, context.bundle, context.backend, context.target, on_progress=on_progress)
-    folder = _claim(context, sweep, pace)
+    folder = _claim(context, sweep, timing)
     runtimes = list(sweep.workshop.runtimes) if sweep.workshop else []
     runtimes += [f"{context.target.backend} {beside.precision}" for beside in targets_beside(context.target)]
     rounds = [
@@ -69,8 +71,8 @@ def measure_sweep(sweep: Sweep, context: SweepContext, *, pace: TimingSettings, 
     ]
     left = [round_ for round_ in rounds if not (folder / round_.file).is_file()]
     for number, round_ in enumerate(left):
-        told = _Whole(on_progress, number * pace.runs, len(left) * pace.runs, round_.words)
-        timed = _measure(round_, sweep, context, pace, told)
+        told = _Whole(on_progress, number * timing.runs, len(left) * timing.runs, round_.words)
+        timed = _measure(round_, sweep, context, timing, told)
         write_file(folder / round_.file, timed.to_json())
     found = [_Timed.from_json_file(folder / round_.file) for round_ in rounds]
     alternatives = tuple(alternative for timed in found for alternative in timed.alternatives())
@@ -156,18 +158,18 @@ class _Timed(Record):
 
     candidates: tuple[_Candidate, ...]
     unsettled: tuple[str, ...]
-    elsewhere: float | None = None
+    background_load: float | None = Field(default=None, validation_alias="elsewhere", serialization_alias="elsewhere")
 
     def alternatives(self) -> tuple[Alternative, ...]:
         measured = [
-            Measurement(name=c.name, subject=c.subject, samples_ms=c.samples_ms, elsewhere=self.elsewhere)
+            Measurement(name=c.name, subject=c.subject, samples_ms=c.samples_ms, background_load=self.background_load)
             for c in self.candidates
         ]
         return tuple(Alternative(measurement=m, ratio=ratio(m, measured[0])) for m in measured)
 
 
 def _measure(
-    round_: _Round, sweep: Sweep, context: SweepContext, pace: TimingSettings, on_progress: OnProgress
+    round_: _Round, sweep: Sweep, context: SweepContext, timing: TimingSettings, on_progress: OnProgress
 ) -> _Timed:
     images = shuffled_images(context.bundle)
     subjects: dict[str, Subject] = {}
@@ -183,18 +185,18 @@ def _measure(
             subjects[name] = context.subject.model_copy(update={"sparsity": sparsity})
             candidates[name] = running(context.engine, images)
         brief = replace(
-            pace,
-            settle_ms=min(_SETTLE_MS, pace.settle_ms),
-            warm_up_limit_ms=min(_WARM_UP_LIMIT_MS, pace.warm_up_limit_ms),
+            timing,
+            settle_ms=min(_SETTLE_MS, timing.settle_ms),
+            warm_up_limit_ms=min(_WARM_UP_LIMIT_MS, timing.warm_up_limit_ms),
         )
-        found = interleave(candidates, pace=brief, on_progress=on_progress)
+        found = interleave(candidates, timing=brief, on_progress=on_progress)
     return _Timed(
         candidates=tuple(
             _Candidate(name=name, subject=subjects[name], samples_ms=samples)
             for name, samples in found.samples_ms.items()
         ),
         unsettled=found.unsettled,
-        elsewhere=found.elsewhere,
+        background_load=found.background_load,
     )
 
 
@@ -221,14 +223,14 @@ class _Settings(Record):
     omp_wait_policy: str
 
 
-def _claim(context: SweepContext, sweep: Sweep, pace: TimingSettings) -> Path:
+def _claim(context: SweepContext, sweep: Sweep, timing: TimingSettings) -> Path:
     """The folder of finished rounds: that of an interrupted run with the same settings, or a new one."""
     name = context.target.engine_name
     folder = context.bundle.rounds_folder(name)
     settings = _Settings(
         engine_sha256=sha256(context.bundle.engine_folder(name) / ENGINE),
         granularities=tuple(sorted(sweep.granularities)),
-        runs=pace.runs,
+        runs=timing.runs,
         environment=context.environment,
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "unset"),
     )

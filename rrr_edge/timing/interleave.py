@@ -37,18 +37,18 @@ class TimingSettings:
 class Interleaved(NamedTuple):
     """`samples_ms` of each candidate, one a round, and the names of those that were still drifting after warm-up.
 
-    `elsewhere` is the share of the cores' time that other programs took meanwhile, where that is known.
+    `background_load` is the share of the cores' time that other programs took meanwhile, where that is known.
     """
 
     samples_ms: dict[str, tuple[float, ...]]
     unsettled: tuple[str, ...]
-    elsewhere: float | None
+    background_load: float | None
 
 
 def interleave(
     candidates: Mapping[str, Callable[[int], Any]],
     *,
-    pace: TimingSettings | None = None,
+    timing: TimingSettings | None = None,
     on_progress: OnProgress = silent,
 ) -> Interleaved:
     """Time `candidates` in turns, every other round backwards: A-B-C, C-B-A, A-B-C, ...
@@ -56,54 +56,54 @@ def interleave(
     A candidate is called with the number of the round (in warm-up: of the run). The garbage collector rests meanwhile.
     Load from outside falls on all alike, and sample r of one candidate is the pair of sample r of another.
     """
-    pace = pace or TimingSettings()
+    timing = timing or TimingSettings()
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     with without_garbage_collection():
         unsettled = []
         for done, (name, run) in enumerate(candidates.items()):
             on_progress(Step("warm up", done, len(candidates), name))
-            if not warm_up(run, pace):
+            if not warm_up(run, timing):
                 unsettled.append(name)
         on_progress(Step("warm up", len(candidates), len(candidates)))
         order = list(candidates.items())
         others = machine.BackgroundLoad()
-        for round_ in range(pace.runs):
+        for round_ in range(timing.runs):
             for name, run in order:
-                samples[name].append(turn_ms(run, round_, pace))
+                samples[name].append(turn_ms(run, round_, timing))
             order.reverse()
-            on_progress(Step("measure", round_ + 1, pace.runs))
-        elsewhere = others.share
-    return Interleaved({name: tuple(values) for name, values in samples.items()}, tuple(unsettled), elsewhere)
+            on_progress(Step("measure", round_ + 1, timing.runs))
+        background_load = others.share
+    return Interleaved({name: tuple(values) for name, values in samples.items()}, tuple(unsettled), background_load)
 
 
-def warm_up(run: Callable[[int], Any], pace: TimingSettings) -> bool:
+def warm_up(run: Callable[[int], Any], timing: TimingSettings) -> bool:
     """Run until the times have settled, or the limit is reached; whether they settled."""
     samples: list[float] = []
     spent_ms = 0.0
     while True:
-        samples.append(_timed_ms(run, len(samples), pace.clock))
+        samples.append(_timed_ms(run, len(samples), timing.clock))
         spent_ms += samples[-1]
-        if spent_ms >= pace.warm_up_ms and len(samples) >= pace.warm_up_runs and _settled(samples, pace):
+        if spent_ms >= timing.warm_up_ms and len(samples) >= timing.warm_up_runs and _settled(samples, timing):
             return True
-        if spent_ms >= pace.warm_up_limit_ms and len(samples) >= pace.warm_up_runs:
+        if spent_ms >= timing.warm_up_limit_ms and len(samples) >= timing.warm_up_runs:
             return False
 
 
-def _settled(samples: Sequence[float], pace: TimingSettings) -> bool:
-    if len(samples) < 2 * pace.window:
+def _settled(samples: Sequence[float], timing: TimingSettings) -> bool:
+    if len(samples) < 2 * timing.window:
         return False
-    before = statistics.median(samples[-2 * pace.window : -pace.window])
-    after = statistics.median(samples[-pace.window :])
-    return abs(after - before) < pace.tolerance * before
+    before = statistics.median(samples[-2 * timing.window : -timing.window])
+    after = statistics.median(samples[-timing.window :])
+    return abs(after - before) < timing.tolerance * before
 
 
-def turn_ms(run: Callable[[int], Any], round_: int, pace: TimingSettings) -> float:
+def turn_ms(run: Callable[[int], Any], round_: int, timing: TimingSettings) -> float:
     """A candidate's turn in a round: the ms of the run that comes after those that settle it."""
     spent_ms = 0.0
-    for _ in range(pace.settle_runs):
-        if spent_ms < pace.settle_ms:
-            spent_ms += _timed_ms(run, round_, pace.clock)
-    return _timed_ms(run, round_, pace.clock)
+    for _ in range(timing.settle_runs):
+        if spent_ms < timing.settle_ms:
+            spent_ms += _timed_ms(run, round_, timing.clock)
+    return _timed_ms(run, round_, timing.clock)
 
 
 def _timed_ms(run: Callable[[int], Any], index: int, clock: Callable[[], int]) -> float:

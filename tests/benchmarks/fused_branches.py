@@ -52,7 +52,7 @@ def measure(*, size: int, runs: int, threads: int) -> dict[str, Any]:
         "fused": lambda run: fused(images[run % len(images)]),
         "loop": lambda run: looped(images[run % len(images)]),
     }
-    timed = interleave(candidates, pace=TimingSettings(runs=runs))
+    timed = interleave(candidates, timing=TimingSettings(runs=runs))
     counted = cost(spec, size)
     subject = Subject(
         backend="torch eager", precision="fp32", threads=threads, params=counted.params, macs=counted.macs

@@ -78,7 +78,7 @@ def embedding_cost(bundle: Bundle, runs: int) -> dict[str, float]:
                 "ready frame": lambda r: classifier.predict(frames[r % len(frames)]),
                 "1280x720 frame": lambda r: classifier.predict(large[r % len(large)]),
             },
-            pace=TimingSettings(runs=runs),
+            timing=TimingSettings(runs=runs),
         )
     return {name: float(np.median(samples)) for name, samples in found.samples_ms.items()}
 
@@ -134,7 +134,7 @@ def run(bundle: Bundle, runs: int) -> dict[str, Any]:
             continue
         agreement[f"{target} {precision}"] = {**engine.verification.model_dump(), "macs": engine.precision_found}
     against = against_resnet152(bundle, threads=usable_cores())
-    profile = profile_bundle(bundle, "openvino", baselines=against, pace=TimingSettings(runs=runs))
+    profile = profile_bundle(bundle, "openvino", baselines=against, timing=TimingSettings(runs=runs))
     cost = embedding_cost(bundle, runs)
     theirs = benchmark_app_ms(bundle)
     return {

@@ -43,11 +43,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        result = measure(Path(work), size=options.size, threads=options.threads, pace=TimingSettings(runs=options.runs))
+        result = measure(
+            Path(work), size=options.size, threads=options.threads, timing=TimingSettings(runs=options.runs)
+        )
     print(json.dumps(result, indent=2) if options.json else as_text(result))
 
 
-def measure(work: Path, *, size: int, threads: int, pace: TimingSettings) -> dict[str, Any]:
+def measure(work: Path, *, size: int, threads: int, timing: TimingSettings) -> dict[str, Any]:
     images = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
     models = write_models(work, size)
     expected = run_model(models["grouped"], images)
@@ -71,7 +73,7 @@ def measure(work: Path, *, size: int, threads: int, pace: TimingSettings) -> dic
         for name, folder in engines.items():
             folder.mkdir()
             BACKENDS[backend].compile(models[name], target, images, folder, silent)
-        winner, ratios = fastest(engines, target, images, on_progress=silent, pace=pace)
+        winner, ratios = fastest(engines, target, images, on_progress=silent, timing=timing)
         found[f"{backend} {precision}"] = {
             "fastest": winner,
             "over grouped": {ratio.of: [ratio.value, *ratio.interval] for ratio in ratios},

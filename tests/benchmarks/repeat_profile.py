@@ -64,7 +64,7 @@ def main() -> None:
         against = Baselines(models=(write_baseline(bundle),))
 
         def measure(runs: int) -> Profile:
-            return profile_bundle(bundle, "openvino", baselines=against, pace=TimingSettings(runs=runs))
+            return profile_bundle(bundle, "openvino", baselines=against, timing=TimingSettings(runs=runs))
 
         measure(2)  # compiles the baselines
         first, second = measure(options.runs), measure(options.runs)

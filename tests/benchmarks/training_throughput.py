@@ -91,8 +91,8 @@ def measure(*, size: int, rounds: int, threads: int) -> dict[str, Any]:
         "own batches": Ours(spec, examples, preprocess),
         KEPT: (views := Ours(spec, examples, preprocess, feature_views=VIEWS_TIMED)),
     }
-    pace = TimingSettings(runs=rounds, settle_runs=0, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0)
-    timed = interleave(candidates, pace=pace)
+    timing = TimingSettings(runs=rounds, settle_runs=0, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0)
+    timed = interleave(candidates, timing=timing)
     params = cost(spec, size).params
     rival, *measured = (
         Measurement(
@@ -104,7 +104,7 @@ def measure(*, size: int, rounds: int, threads: int) -> dict[str, Any]:
                 params=params,
             ),
             samples_ms=timed.samples_ms[name],
-            elsewhere=timed.elsewhere,
+            background_load=timed.background_load,
         )
         for name in candidates
     )

@@ -49,6 +49,6 @@ def test_it_compiles_and_profiles(old: Bundle) -> None:
     engine = compile_bundle(old, "openvino", precision="fp32")
     assert engine.verification.passed
     settings = TimingSettings(runs=3, settle_runs=0, warm_up_ms=0, warm_up_limit_ms=0)
-    profile = profile_bundle(old, engine.target, pace=settings, extras=Extras())
+    profile = profile_bundle(old, engine.target, timing=settings, extras=Extras())
     assert profile.bundle == old.manifest.name
     assert len(profile.engine.samples_ms) == 3

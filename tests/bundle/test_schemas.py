@@ -68,7 +68,7 @@ def test_a_profile_and_its_baseline_fit_and_changed_ones_do_not(bundle: Bundle) 
     card_of(path).write_text(card.to_json())
     target = Target.load("openvino").model_copy(update={"precision": "fp32"})
     profile_bundle(
-        bundle, target, baselines=Baselines((path,)), pace=TimingSettings(runs=2, settle_runs=0, warm_up_ms=0)
+        bundle, target, baselines=Baselines((path,)), timing=TimingSettings(runs=2, settle_runs=0, warm_up_ms=0)
     )
     for name, file in (
         ("profile", bundle.profile_folder("openvino-fp32") / "profile.json"),

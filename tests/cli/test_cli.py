@@ -410,7 +410,7 @@ def test_an_engine_beside_a_prepared_graph_is_not_called_replaced(compiled: Bund
 
 
 def test_auto_tells_the_times_that_decided(compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rrr_edge.compile.fastest.PACE", TimingSettings(runs=5, warm_up_ms=1, settle_runs=1))
+    monkeypatch.setattr("rrr_edge.compile.fastest.TIMING", TimingSettings(runs=5, warm_up_ms=1, settle_runs=1))
     bundle = link_bundle(compiled, tmp_path)
     result = run("compile", bundle.path, "-t", "onnxruntime", "--lowering", "auto")
     assert result.code == 0

@@ -44,7 +44,7 @@ def short(monkeypatch: pytest.MonkeyPatch, shapes: Path, shared_bundle: Bundle) 
     monkeypatch.setattr(demo, "compress", without_network)
     monkeypatch.setattr(demo, "compile_bundle", without_bf16)
     monkeypatch.setattr(demo, "against_resnet152", lambda *_, **__: Baselines())
-    monkeypatch.setattr(demo, "profile_bundle", lambda *a, **k: profile_bundle(*a, **k, pace=TimingSettings(runs=20)))
+    monkeypatch.setattr(demo, "profile_bundle", lambda *a, **k: profile_bundle(*a, **k, timing=TimingSettings(runs=20)))
     return recipes
 
 

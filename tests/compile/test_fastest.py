@@ -75,9 +75,9 @@ def test_the_fastest_wins_and_a_tie_stays_grouped(
     clock = Clock()
     backend = Racer(clock, ms)
     monkeypatch.setitem(BACKENDS, "race", backend)  # type: ignore[arg-type]
-    pace = TimingSettings(runs=40, warm_up_ms=20, settle_runs=1, clock=clock)
+    timing = TimingSettings(runs=40, warm_up_ms=20, settle_runs=1, clock=clock)
     engines = {name: Path(name) for name in LOWERINGS}
-    found, ratios = race.fastest(engines, TARGET, IMAGES, on_progress=silent, pace=pace)
+    found, ratios = race.fastest(engines, TARGET, IMAGES, on_progress=silent, timing=timing)
     assert found == winner
     assert [(r.of, r.to) for r in ratios] == [("split", "grouped"), ("dense", "grouped")]
     assert [r.value for r in ratios] == pytest.approx([ms[r.of] / ms["grouped"] for r in ratios])
@@ -88,7 +88,7 @@ def test_the_fastest_wins_and_a_tie_stays_grouped(
 def test_auto_measures_real_engines_and_says_which_it_kept(
     shared_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(race, "PACE", TimingSettings(runs=10, warm_up_ms=1, settle_runs=1))
+    monkeypatch.setattr(race, "TIMING", TimingSettings(runs=10, warm_up_ms=1, settle_runs=1))
     bundle = link_bundle(shared_bundle, tmp_path)
     engine = compile_bundle(bundle, Target(name="mine", backend="openvino", lowering="auto"))
     assert engine.lowering in LOWERINGS

@@ -28,7 +28,7 @@ class Clock:
         return self.now_ns
 
     @property
-    def pace(self) -> TimingSettings:
+    def timing(self) -> TimingSettings:
         return TimingSettings(settle_runs=1, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=1, clock=self)
 
     def engine(self, ms: float, noise: np.random.Generator | None = None):
@@ -44,7 +44,7 @@ class Clock:
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.1, "fail"), (0.8, "pass"), (2.0, "fail")])
 def test_a_race_decides_in_spite_of_noise(factor: float, verdict: str) -> None:
     clock, noise = Clock(), np.random.default_rng(0)
-    speed = race(clock.engine(1, noise), clock.engine(factor, noise), Limits(), pace=clock.pace)
+    speed = race(clock.engine(1, noise), clock.engine(factor, noise), Limits(), timing=clock.timing)
     assert speed.verdict == verdict
     assert speed.ratio == pytest.approx(factor, rel=0.05)
     assert speed.interval is not None
@@ -55,7 +55,7 @@ def test_a_race_decides_in_spite_of_noise(factor: float, verdict: str) -> None:
 
 def test_at_the_limit_nothing_is_decided_and_the_budget_is_kept() -> None:
     clock, noise = Clock(), np.random.default_rng(0)
-    speed = race(clock.engine(10, noise), clock.engine(10.5, noise), Limits(budget_s=5), pace=clock.pace)
+    speed = race(clock.engine(10, noise), clock.engine(10.5, noise), Limits(budget_s=5), timing=clock.timing)
     assert speed.verdict == "undecided"
     assert 5 <= speed.seconds < 6
 
@@ -63,7 +63,7 @@ def test_at_the_limit_nothing_is_decided_and_the_budget_is_kept() -> None:
 def test_an_early_decision_stops_the_race() -> None:
     """Eleven stretches of two pairs, the fewest that one standard error above no correlation leaves."""
     clock = Clock()
-    speed = race(clock.engine(1), clock.engine(3), Limits(), pace=clock.pace)
+    speed = race(clock.engine(1), clock.engine(3), Limits(), timing=clock.timing)
     assert (speed.verdict, speed.rounds, speed.ratio) == ("fail", 44, 3)
 
 
@@ -76,7 +76,7 @@ def test_a_load_that_doubles_both_does_not_matter() -> None:
 
         return run
 
-    speed = race(shared(1), shared(1.02), Limits(), pace=clock.pace)
+    speed = race(shared(1), shared(1.02), Limits(), timing=clock.timing)
     assert speed.verdict == "pass"
     assert speed.ratio == pytest.approx(1.02)
 

@@ -122,7 +122,7 @@ def test_an_engine_is_dissected_beside_a_ceiling_in_its_own_precision(compiled: 
         assert ceiling_engine.session.precision_found() == pytest.approx({"int8": 1.0})
         images = compiled.reference.images[:1]
         candidates = {rival.name: lambda _, rival=rival: rival.session.run(images) for rival in layer_times.baselines}
-        found = interleave(candidates, pace=TimingSettings(runs=2, settle_runs=0, warm_up_ms=0, warm_up_runs=2))
+        found = interleave(candidates, timing=TimingSettings(runs=2, settle_runs=0, warm_up_ms=0, warm_up_runs=2))
         layers = layer_times.layers(1.0)
         ceiling = layer_times.ceiling(convolutions(*found.samples_ms[CEILING]))
     assert 0 < sum(layer.ms for layer in layers) < 1.1

@@ -159,8 +159,8 @@ def sweep(workshop: FakeWorkshop | None, *sparsities: float) -> Baselines:
 def profile(
     bundle: Bundle, backend: FakeBackend, against: Baselines, *, runs: int = 4, on_progress: OnProgress = silent
 ) -> Profile:
-    pace = TimingSettings(runs=runs, settle_runs=1, warm_up_limit_ms=0, clock=backend.clock)
-    return profile_bundle(bundle, TARGET, baselines=against, pace=pace, on_progress=on_progress)
+    timing = TimingSettings(runs=runs, settle_runs=1, warm_up_limit_ms=0, clock=backend.clock)
+    return profile_bundle(bundle, TARGET, baselines=against, timing=timing, on_progress=on_progress)
 
 
 def test_every_sparsity_is_measured_in_every_runtime_beside_the_unpruned_network(

@@ -100,11 +100,11 @@ def test_unstable_above_a_spread_of_a_tenth(half_width: float, unstable: bool) -
     assert summary.unstable is unstable
 
 
-@pytest.mark.parametrize(("elsewhere", "unstable"), [(None, False), (0.09, False), (0.11, True)])
+@pytest.mark.parametrize(("background_load", "unstable"), [(None, False), (0.09, False), (0.11, True)])
 def test_unstable_where_others_took_a_tenth_of_the_cores_however_even_the_times(
-    elsewhere: float | None, unstable: bool
+    background_load: float | None, unstable: bool
 ) -> None:
-    even = Measurement(name="a", subject=SUBJECT, samples_ms=(1.0,) * 30, elsewhere=elsewhere)
+    even = Measurement(name="a", subject=SUBJECT, samples_ms=(1.0,) * 30, background_load=background_load)
     assert even.summary.spread == 0
     assert even.summary.unstable is unstable
     assert even.disturbed == ("other programs took 11% of the cores' time" if unstable else "")
@@ -117,12 +117,12 @@ def test_a_busy_process_is_seen_beside_what_is_timed() -> None:
     with subprocess.Popen([sys.executable, "-c", spin, str(core)]) as process:
         os.sched_setaffinity(0, {core})
         try:
-            found = interleave({"sum": lambda _: sum(range(20_000))}, pace=TimingSettings(runs=400, warm_up_ms=1))
+            found = interleave({"sum": lambda _: sum(range(20_000))}, timing=TimingSettings(runs=400, warm_up_ms=1))
         finally:
             os.sched_setaffinity(0, allowed)
             process.kill()
-    assert found.elsewhere is not None
-    assert found.elsewhere > 0.2
+    assert found.background_load is not None
+    assert found.background_load > 0.2
 
 
 def test_outliers_are_counted_and_kept() -> None:
@@ -139,7 +139,7 @@ def test_one_sample_is_refused() -> None:
 
 
 def test_json_has_the_summary_and_not_the_samples(latencies: np.ndarray) -> None:
-    dumped = measurement("a", latencies).model_dump()
+    dumped = measurement("a", latencies).model_dump(by_alias=True)
     assert set(dumped) == {"name", "subject", "elsewhere", "summary"}
     assert dumped["summary"]["median_ms"] == pytest.approx(np.median(latencies))
 
@@ -194,8 +194,8 @@ def test_every_other_round_runs_backwards() -> None:
     calls: list[tuple[str, int]] = []
     clock = Clock()
     candidates = {name: (lambda r, name=name: (calls.append((name, r)), clock.spend_ms(100))) for name in "ABC"}
-    pace = TimingSettings(runs=4, settle_runs=0, clock=clock)
-    interleave(candidates, pace=pace)
+    timing = TimingSettings(runs=4, settle_runs=0, clock=clock)
+    interleave(candidates, timing=timing)
     timed = calls[-12:]
     assert "".join(name for name, _ in timed) == "ABCCBAABCCBA"
     assert [r for _, r in timed] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
@@ -214,7 +214,7 @@ def test_samples_are_what_the_clock_says_and_settling_runs_are_not_timed() -> No
 
     found = interleave(
         {"A": candidate("A", 50, 7), "B": candidate("B", 60, 20)},
-        pace=TimingSettings(runs=5, settle_runs=1, clock=clock),
+        timing=TimingSettings(runs=5, settle_runs=1, clock=clock),
     )
     assert found.samples_ms == {"A": (7.0,) * 5, "B": (20.0,) * 5}
     # In warm-up the index always changes, so only the limit on the windows matters there.
@@ -225,8 +225,8 @@ def test_samples_are_what_the_clock_says_and_settling_runs_are_not_timed() -> No
 def test_settling_ends_after_16_runs_or_20_ms(ms: float, settling: int) -> None:
     clock = Clock()
     calls: list[int] = []
-    pace = TimingSettings(runs=5, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0, clock=clock)
-    interleave({"A": lambda r: (calls.append(r), clock.spend_ms(ms))}, pace=pace)
+    timing = TimingSettings(runs=5, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0, clock=clock)
+    interleave({"A": lambda r: (calls.append(r), clock.spend_ms(ms))}, timing=timing)
     assert calls[1:] == [r for r in range(5) for _ in range(settling + 1)]
 
 
@@ -241,7 +241,8 @@ def test_a_steady_candidate_warms_up_for_two_windows_and_200_ms(ms: float, expec
     clock = Clock()
     calls = []
     interleave(
-        {"A": lambda r: (calls.append(r), clock.spend_ms(ms))}, pace=TimingSettings(runs=2, settle_runs=0, clock=clock)
+        {"A": lambda r: (calls.append(r), clock.spend_ms(ms))},
+        timing=TimingSettings(runs=2, settle_runs=0, clock=clock),
     )
     assert len(calls) - 2 == expected
 
@@ -254,7 +255,7 @@ def test_warm_up_waits_until_the_times_settle() -> None:
         calls.append(r)
         clock.spend_ms(max(100.0, 400.0 - 10 * len(calls)))
 
-    found = interleave({"A": falling}, pace=TimingSettings(runs=2, settle_runs=0, clock=clock, warm_up_limit_ms=1e9))
+    found = interleave({"A": falling}, timing=TimingSettings(runs=2, settle_runs=0, clock=clock, warm_up_limit_ms=1e9))
     # It falls until run 30; both windows' medians are level once they lie behind that.
     assert 40 <= len(calls) - 2 <= 50
     assert found.samples_ms["A"] == (100.0, 100.0)
@@ -269,7 +270,7 @@ def test_warm_up_is_bounded_and_says_that_it_did_not_settle() -> None:
         calls.append(r)
         clock.spend_ms(1.1 ** len(calls))
 
-    found = interleave({"A": growing, "B": lambda r: clock.spend_ms(50)}, pace=TimingSettings(runs=2, clock=clock))
+    found = interleave({"A": growing, "B": lambda r: clock.spend_ms(50)}, timing=TimingSettings(runs=2, clock=clock))
     assert found.unsettled == ("A",)
     # The sum of 1.1^1 .. 1.1^n passes the limit of 10 s at n = 72.
     assert len(calls) == 72 + 2 * 2
@@ -280,7 +281,8 @@ def test_no_garbage_collection_while_measuring() -> None:
     clock = Clock()
     assert gc.isenabled()
     interleave(
-        {"A": lambda r: (states.append(gc.isenabled()), clock.spend_ms(100))}, pace=TimingSettings(runs=2, clock=clock)
+        {"A": lambda r: (states.append(gc.isenabled()), clock.spend_ms(100))},
+        timing=TimingSettings(runs=2, clock=clock),
     )
     assert set(states) == {False}
     assert gc.isenabled()
@@ -295,14 +297,16 @@ def test_garbage_collection_returns_after_a_failure() -> None:
 def test_progress_ends_at_the_total() -> None:
     clock = Clock()
     steps: list[Step] = []
-    interleave({"A": lambda r: clock.spend_ms(100)}, pace=TimingSettings(runs=3, clock=clock), on_progress=steps.append)
+    interleave(
+        {"A": lambda r: clock.spend_ms(100)}, timing=TimingSettings(runs=3, clock=clock), on_progress=steps.append
+    )
     assert steps[-1] == Step("measure", 3, 3)
     assert Step("warm up", 0, 1, "A") in steps
 
 
 def test_the_real_clock_counts_milliseconds() -> None:
-    pace = TimingSettings(runs=3, settle_runs=0, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0)
-    found = interleave({"sleep": lambda r: time.sleep(0.01)}, pace=pace)
+    timing = TimingSettings(runs=3, settle_runs=0, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0)
+    found = interleave({"sleep": lambda r: time.sleep(0.01)}, timing=timing)
     assert all(10 <= ms < 500 for ms in found.samples_ms["sleep"])
 
 
