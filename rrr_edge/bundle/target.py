@@ -95,6 +95,12 @@ class Target(Record):
         own = Path("targets") / f"{name}.toml"
         return cls.from_toml_file(own if own.is_file() else PACKAGED / own.name)
 
+    @classmethod
+    def resolve(cls, target: "Target | str", precision: Precision | None = None) -> "Target":
+        """`target`, or the one of that name (see `load`), at `precision` if that is given, else at its own."""
+        found = cls.load(target) if isinstance(target, str) else target
+        return found if precision is None else found.model_copy(update={"precision": precision})
+
 
 def target_names() -> list[str]:
     return sorted({file.stem for folder in (Path("targets"), PACKAGED) for file in folder.glob("*.toml")})

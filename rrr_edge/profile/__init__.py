@@ -1,30 +1,33 @@
-"""VERB 3: engines -> how long they take here, beside what else could have been run, in one process and in turns."""
+"""VERB 3, profile: engines timed on this machine beside their baselines, interleaved in one process."""
 
 import sys
 import time
 from contextlib import ExitStack
 from importlib import metadata
 from itertools import product
+from typing import NamedTuple
 
 from rrr_edge import __version__
-from rrr_edge.backends import backend_of
+from rrr_edge.backends.protocols import Baseline
+from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.files import sha256, staged_folder, write_file
 from rrr_edge.bundle.folder import MANIFEST, Bundle
-from rrr_edge.bundle.measurements import Subject, ratio
+from rrr_edge.bundle.measurements import Ceiling, LayerTime, Measurement, Ratio, Subject, ratio
 from rrr_edge.bundle.profile import ENGINE, Profile
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, MissingLibrary
 from rrr_edge.profile.baselines import compiled, targets_beside
 from rrr_edge.profile.engine import measure_engine
-from rrr_edge.profile.layer_times import CEILING, LAYERS, profiling_layers
-from rrr_edge.profile.loads import LoadRun, measure_loads
-from rrr_edge.profile.pruned import SweepContext, Swept, forget_rounds, measure_sweep
+from rrr_edge.profile.layer_times import CEILING, LAYERS, LayerTimes, profiling_layers
+from rrr_edge.profile.loads import measure_loads
+from rrr_edge.profile.pruned import Swept, forget_rounds, measure_sweep
 from rrr_edge.profile.request import Baselines, Extras
+from rrr_edge.profile.run import ProfileRun
 from rrr_edge.report import files_of
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import TimingSettings
-from rrr_edge.timing.machine import usable_cores
+from rrr_edge.timing.machine import threads_to_use
 from rrr_edge.timing.progress import OnProgress, silent
 
 
@@ -50,71 +53,21 @@ def profile_bundle(
     CorruptArtifact, MissingLibrary.
     """
     baselines, timing, extras = baselines or Baselines(), timing or TimingSettings(), extras or Extras()
-    target = Target.load(target) if isinstance(target, str) else target
-    engine = bundle.engine(target)
-    threads = target.threads or engine.target.threads or usable_cores()
-    target = engine.target.model_copy(update={"threads": threads, "portability": target.portability})
-    backend = backend_of(target)
-    here = Environment.here(threads=target.threads, versions={**_versions(), **backend.versions()})
+    asked = Target.resolve(target)
+    engine = bundle.engine(asked)
+    threads = threads_to_use(asked.threads, engine.target.threads)
+    target = engine.target.model_copy(update={"threads": threads, "portability": asked.portability})
+    run = ProfileRun(bundle, target, _subject(bundle, engine, target), timing, on_progress)
+    here = Environment.here(threads=threads, versions={**_versions(), **run.backend.versions()})
     require_machine(target, here)
-    cost = bundle.manifest.cost
-    own = Subject(
-        backend=target.backend,
-        precision=target.precision,
-        threads=target.threads,
-        params=cost.params,
-        macs=cost.macs,
-        size_mb=engine.bytes / 1e6,
-    )
-    with ExitStack() as stack:
-        classifier = stack.enter_context(
-            Classifier.open(bundle.path, target, precision=target.precision, threads=target.threads)
-        )
-        swept = Swept((), ())
-        if baselines.sweep:
-            context = SweepContext(bundle, target, backend, classifier.session, own, here)
-            swept = measure_sweep(baselines.sweep, context, timing=timing, on_progress=on_progress)
-        compiled_models, lacking = [], []
-        for model, beside in product(baselines.models, targets_beside(target)):
-            try:
-                compiled_models.append(stack.enter_context(compiled(backend, model, bundle, beside, on_progress)))
-            except MissingLibrary as missing:
-                lacking.append(f"The baseline in {beside.precision} was not measured: {missing} {missing.advice}")
-        precision_found = classifier.session.precision_found()
-        folder = bundle.engine_folder(engine.name)
-        layer_times = (
-            stack.enter_context(profiling_layers(backend, folder, target, on_progress)) if extras.anatomy else None
-        )
-        aside = layer_times.baselines if layer_times else ()
-        measurements, notes = measure_engine(
-            bundle, classifier, own, (*compiled_models, *baselines.ready, *aside), timing, on_progress
-        )
-        found = {m.name: m for m in measurements}
-        layers = layer_times.layers(found[ENGINE].summary.median_ms) if layer_times else ()
-        ceiling = layer_times.ceiling(found.get(CEILING)) if layer_times else None
-    profile = Profile(
-        bundle=bundle.manifest.name,
-        manifest_sha256=sha256(bundle.path / MANIFEST),
-        target=target,
-        environment=here,
-        precision_found=precision_found,
-        accuracy=bundle.manifest.accuracy,
-        verification=engine.verification,
-        measurements=tuple(m for m in measurements if m.name not in (LAYERS, CEILING)),
-        ratios=tuple(ratio(found[baseline.name], found[ENGINE]) for baseline in (*compiled_models, *baselines.ready)),
-        alternatives=swept.alternatives,
-        layers=layers,
-        images_computed=layer_times.images_computed if layer_times else 1,
-        profiling_overhead=ratio(found[LAYERS], found[ENGINE]) if layer_times else None,
-        ceiling=ceiling,
-        notes=(*notes, *lacking, *swept.notes, *(layer_times.notes if layer_times else ())),
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )
-    if profile.beyond_ceiling:
-        profile = profile.model_copy(update={"notes": (*profile.notes, _BEYOND.format(profile.beyond_ceiling))})
+    with Classifier.open(bundle.path, target, precision=target.precision, threads=threads) as classifier:
+        sweep = baselines.sweep
+        swept = measure_sweep(sweep, run, classifier.session, here) if sweep else Swept((), ())
+        found = _measure(run, classifier, baselines, anatomy=extras.anatomy)
+    profile = _profile(run, engine, here, found, swept)
     _store(profile, bundle)
     forget_rounds(bundle, engine.name)
-    if loads := measure_loads(LoadRun(bundle, target, own, timing, on_progress), extras.loads):
+    if loads := measure_loads(run, extras.loads):
         profile = profile.model_copy(update={"loads": loads})
         _store(profile, bundle)
     for name, text in files_of(bundle, profile).items():
@@ -133,10 +86,94 @@ def require_machine(target: Target, here: Environment) -> None:
         )
 
 
+class _Found(NamedTuple):
+    """What was timed in turns with the engine."""
+
+    measurements: tuple[Measurement, ...]
+    ratios: tuple[Ratio, ...]
+    precision_found: dict[str, float]
+    layers: tuple[LayerTime, ...]
+    images_computed: int
+    profiling_overhead: Ratio | None
+    ceiling: Ceiling | None
+    notes: tuple[str, ...]
+
+
+def _measure(run: ProfileRun, classifier: Classifier, baselines: Baselines, *, anatomy: bool) -> _Found:
+    """Time the engine beside the `baselines` and, for its `anatomy`, beside itself with its layers clocked."""
+    with ExitStack() as stack:
+        models, lacking = _compiled_models(run, baselines, stack)
+        beside = (*models, *baselines.ready)
+        layer_times: LayerTimes | None = None
+        if anatomy:
+            layer_times = stack.enter_context(profiling_layers(run.backend, run.folder, run.target, run.on_progress))
+        aside = layer_times.baselines if layer_times else ()
+        measurements, notes = measure_engine(run, classifier, (*beside, *aside))
+        found = {m.name: m for m in measurements}
+        return _Found(
+            measurements=tuple(m for m in measurements if m.name not in (LAYERS, CEILING)),
+            ratios=tuple(ratio(found[baseline.name], found[ENGINE]) for baseline in beside),
+            precision_found=classifier.session.precision_found(),
+            layers=layer_times.layers(found[ENGINE].summary.median_ms) if layer_times else (),
+            images_computed=layer_times.images_computed if layer_times else 1,
+            profiling_overhead=ratio(found[LAYERS], found[ENGINE]) if layer_times else None,
+            ceiling=layer_times.ceiling(found.get(CEILING)) if layer_times else None,
+            notes=(*notes, *lacking, *(layer_times.notes if layer_times else ())),
+        )
+
+
+def _compiled_models(run: ProfileRun, baselines: Baselines, stack: ExitStack) -> tuple[list[Baseline], list[str]]:
+    """The ONNX files among the baselines as open engines, until the stack is left, and why some are left out."""
+    opened, lacking = [], []
+    for model, beside in product(baselines.models, targets_beside(run.target)):
+        try:
+            opened.append(stack.enter_context(compiled(run.backend, model, run.bundle, beside, run.on_progress)))
+        except MissingLibrary as missing:
+            lacking.append(f"The baseline in {beside.precision} was not measured: {missing} {missing.advice}")
+    return opened, lacking
+
+
+def _profile(run: ProfileRun, engine: Engine, here: Environment, found: _Found, swept: Swept) -> Profile:
+    manifest = run.bundle.manifest
+    profile = Profile(
+        bundle=manifest.name,
+        manifest_sha256=sha256(run.bundle.path / MANIFEST),
+        target=run.target,
+        environment=here,
+        precision_found=found.precision_found,
+        accuracy=manifest.accuracy,
+        verification=engine.verification,
+        measurements=found.measurements,
+        ratios=found.ratios,
+        alternatives=swept.alternatives,
+        layers=found.layers,
+        images_computed=found.images_computed,
+        profiling_overhead=found.profiling_overhead,
+        ceiling=found.ceiling,
+        notes=(*found.notes, *swept.notes),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    if profile.beyond_ceiling:
+        profile = profile.model_copy(update={"notes": (*profile.notes, _BEYOND.format(profile.beyond_ceiling))})
+    return profile
+
+
 _BEYOND = (
     "Above 100% of the best that this machine was seen to reach: {}. That was found too low, or these parts are too "
     "short for the backend's clock."
 )
+
+
+def _subject(bundle: Bundle, engine: Engine, target: Target) -> Subject:
+    cost = bundle.manifest.cost
+    return Subject(
+        backend=target.backend,
+        precision=target.precision,
+        threads=target.threads,
+        params=cost.params,
+        macs=cost.macs,
+        size_mb=engine.bytes / 1e6,
+    )
 
 
 def _store(profile: Profile, bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""Networks to compare with, as engines: compiled from the workshop's files once, opened, and run on the same images."""
+"""Baselines as engines: ONNX files compiled once by the engine's own backend, and run on the same images."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

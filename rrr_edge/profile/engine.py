@@ -1,4 +1,4 @@
-"""The engine under measurement, and its photo-to-answer path."""
+"""Measurements of the engine, and of the path from a photo to its answer."""
 
 import io
 from collections.abc import Callable
@@ -10,30 +10,26 @@ from numpy.typing import NDArray
 from rrr_edge.backends import DeviceTimed, Session
 from rrr_edge.backends.protocols import Baseline
 from rrr_edge.bundle.folder import Bundle
-from rrr_edge.bundle.measurements import UNSTABLE_SPREAD, Measurement, Subject
+from rrr_edge.bundle.measurements import UNSTABLE_SPREAD, Measurement
 from rrr_edge.bundle.profile import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, part_name
-from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.images.picture import load
 from rrr_edge.profile.baselines import running, shuffled_images
-from rrr_edge.profile.loads import FRAME_SIZE, JPEG_QUALITY, frames_of
+from rrr_edge.profile.frames import FRAME_SIZE, JPEG_QUALITY, frames_of
+from rrr_edge.profile.run import ProfileRun
+from rrr_edge.profile.timed import TimedSession
 from rrr_edge.runtime.classifier import Classifier
-from rrr_edge.timing.interleave import TimingSettings, interleave
+from rrr_edge.timing.interleave import interleave
 from rrr_edge.timing.machine import cpu_quota, governor
-from rrr_edge.timing.progress import OnProgress
 
 _PHOTOS = 16
 
 
 def measure_engine(
-    bundle: Bundle,
-    classifier: Classifier,
-    own: Subject,
-    baselines: tuple[Baseline, ...],
-    timing: TimingSettings,
-    on_progress: OnProgress,
+    run: ProfileRun, classifier: Classifier, baselines: tuple[Baseline, ...]
 ) -> tuple[tuple[Measurement, ...], tuple[str, ...]]:
-    images = shuffled_images(bundle)
-    photo = _PhotoToAnswer(classifier, bundle, _photos(images[:_PHOTOS]), timing.clock)
+    """Time the engine, `classifier` on frames and on photos, and the `baselines`, interleaved; with notes of doubt."""
+    own, timing, images = run.subject, run.timing, shuffled_images(run.bundle)
+    photo = _PhotoToAnswer(classifier, run.bundle, _photos(images[:_PHOTOS]), timing.clock)
 
     subjects = {ENGINE: own, PREDICT: own, PHOTO: own.model_copy(update={"note": _PHOTO_NOTE})}
     engine = _Engine(classifier.session, running(classifier.session, images))
@@ -45,7 +41,7 @@ def measure_engine(
     for baseline in baselines:
         subjects[baseline.name] = baseline.subject
         candidates[baseline.name] = running(baseline.session, images)
-    found = interleave(candidates, timing=timing, on_progress=on_progress)
+    found = interleave(candidates, timing=timing, on_progress=run.on_progress)
 
     samples = found.samples_ms
     samples = {
@@ -88,7 +84,7 @@ class _PhotoToAnswer:
     """What `Classifier.predict(jpeg)` does, with the clock read between its parts."""
 
     def __init__(self, classifier: Classifier, bundle: Bundle, photos: list[bytes], clock: Callable[[], int]) -> None:
-        self._session = _Stopwatch(classifier.session, clock)
+        self._session = TimedSession(classifier.session, clock)
         self._classifier = Classifier(self._session, bundle.manifest, batch=classifier.batch)
         self._photos = photos
         self._clock = clock
@@ -107,27 +103,6 @@ class _PhotoToAnswer:
         timed = np.array([self._stamps[round_] for round_ in range(rounds)])
         parts = np.diff(timed, axis=1).T / 1e6
         return {part_name(part): tuple(values.tolist()) for part, values in zip(PARTS, parts, strict=True)}
-
-
-class _Stopwatch:
-    """A session that notes when its last run began and ended."""
-
-    def __init__(self, session: Session, clock: Callable[[], int]) -> None:
-        self._session = session
-        self._clock = clock
-        self.started = self.ended = 0
-
-    def run(self, images: Images) -> Outputs:
-        self.started = self._clock()
-        outputs = self._session.run(images)
-        self.ended = self._clock()
-        return outputs
-
-    def precision_found(self) -> dict[str, float]:
-        return self._session.precision_found()
-
-    def close(self) -> None:
-        self._session.close()
 
 
 _PHOTO_NOTE = (

@@ -1,12 +1,11 @@
-"""The gate: whether a candidate may replace a baseline, by its time beside the baseline's and by its accuracy."""
+"""The gate: a candidate's time and accuracy compared with a baseline's, and the verdict."""
 
 import math
 import statistics
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -20,13 +19,12 @@ from rrr_edge.errors import UsageError, choose
 from rrr_edge.profile.baselines import running, shuffled_images
 from rrr_edge.profile.gate_result import Drop, Gate, GateVerdict, SelfTest, Speed
 from rrr_edge.runtime.classifier import Classifier
-from rrr_edge.timing.interleave import TimingSettings, turn_ms, warm_up, without_garbage_collection
-from rrr_edge.timing.machine import usable_cores
+from rrr_edge.timing.interleave import Run, TimingSettings, take_turns, turn_ms, warm_up, without_garbage_collection
+from rrr_edge.timing.machine import threads_to_use
 from rrr_edge.timing.progress import OnProgress, Step, silent
 from rrr_edge.timing.sequential import bounds, medians_of, stretch_of
 from rrr_edge.timing.statistics import Interval, wilson_interval
 
-Run = Callable[[int], Any]
 _TIMING = TimingSettings(settle_runs=8)
 _TURN_RUNS, _TURN_MS = 5, 20.0
 
@@ -63,7 +61,7 @@ class Side(NamedTuple):
         return cls(Bundle.open(path), next(precision for precision in PRECISIONS if precision == word))
 
     def engine(self, target: Target) -> Engine:
-        return self.bundle.engine(target.model_copy(update={"precision": self.precision or target.precision}))
+        return self.bundle.engine(Target.resolve(target, self.precision))
 
 
 def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, on_progress: OnProgress = silent) -> Gate:
@@ -123,17 +121,16 @@ def race(
     begin = timing.clock()
     times: dict[str, list[float]] = {"baseline": [], "candidate": []}
     ratios: list[float] = []
-    order = [("baseline", baseline), ("candidate", candidate)]
+    engines = {"baseline": baseline, "candidate": candidate}
     verdict: GateVerdict = "undecided"
     spent_s, budget_s = 0.0, math.ceil(limits.budget_s)
     with without_garbage_collection():
-        for _, run in order:
+        for run in engines.values():
             warm_up(run, timing)
-        while not ratios or (verdict == "undecided" and spent_s < limits.budget_s):
-            for name, run in order:
-                times[name].append(_turn_ms(run, len(ratios), timing))
-            order.reverse()
-            ratios.append(times["candidate"][-1] / times["baseline"][-1])
+        for turns in take_turns(engines, lambda run, round_: _turn_ms(run, round_, timing)):
+            for name, ms in turns.items():
+                times[name].append(ms)
+            ratios.append(turns["candidate"] / turns["baseline"])
             stretch = stretch_of(ratios)
             stretches = medians_of(ratios, stretch or 1).tolist()
             interval = bounds(stretches) if stretch else None
@@ -142,6 +139,8 @@ def race(
             on_progress(
                 Step("seconds", min(int(spent_s), budget_s), budget_s, f"{len(ratios)} rounds, may end earlier")
             )
+            if verdict != "undecided" or spent_s >= limits.budget_s:
+                break
     return Speed(
         ratio=statistics.median(ratios if interval is None else stretches),
         interval=interval,
@@ -189,7 +188,7 @@ def _settled(baseline: Side, candidate: Side, target: Target) -> Target:
                 f"The engine of {baseline.bundle.path} has the {what} {a}, the one of {candidate.bundle.path} {b}.",
                 advice=f"Compile both for the same: {first.compiling(candidate.bundle.path)}",
             )
-    return target.model_copy(update={"threads": target.threads or first.threads or usable_cores()})
+    return target.model_copy(update={"threads": threads_to_use(target.threads, first.threads)})
 
 
 def _name(side: Side, target: Target) -> str:

@@ -1,6 +1,5 @@
-"""Where an engine's time goes, and how near it comes to the best that this machine reaches in the same precision."""
+"""The times of an engine's layers, and the best rate of this machine in the same precision."""
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -8,10 +7,10 @@ from pathlib import Path
 from rrr_edge.backends import Backend, ProfiledSession
 from rrr_edge.backends.protocols import Baseline
 from rrr_edge.bundle.measurements import Ceiling, LayerTime, Measurement, Subject
-from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import MissingLibrary
 from rrr_edge.profile.ceiling import convolution_shapes, measure_ceiling, noise_images
+from rrr_edge.profile.timed import TimedSession
 from rrr_edge.timing.progress import OnProgress
 
 LAYERS = "engine, its layers clocked"
@@ -19,7 +18,7 @@ CEILING = "large convolutions"
 
 
 class LayerTimes:
-    """Rivals to be timed beside the engine, and what they tell once that is over."""
+    """Profiled sessions that are timed beside the engine, and the layers' times that follow from their runs."""
 
     def __init__(
         self, engine: ProfiledSession, ceiling: ProfiledSession | None, target: Target, note: str = ""
@@ -27,8 +26,8 @@ class LayerTimes:
         self.notes = (note,) if note else ()
         self.images_computed = engine.images_computed
         self._target = target
-        self._engine = _Profiled(engine)
-        self._ceiling = _Profiled(ceiling, noise_images(target)) if ceiling else None
+        self._engine = TimedSession(engine)
+        self._ceiling = TimedSession(ceiling, images=noise_images(target)) if ceiling else None
         subject = Subject(backend=target.backend, precision=target.precision, threads=target.threads)
         sessions = {LAYERS: self._engine, CEILING: self._ceiling}
         self.baselines = tuple(Baseline(name, session, subject) for name, session in sessions.items() if session)
@@ -38,7 +37,7 @@ class LayerTimes:
 
         So what clocking adds to a run is taken off all alike, and what is missing from `run_ms` lies between layers.
         """
-        return self._engine.layers(run_ms)
+        return _scaled(self._engine, run_ms)
 
     def ceiling(self, convolutions: Measurement | None) -> Ceiling | None:
         """From the timed runs of the large convolutions; the interval is that of their median.
@@ -51,7 +50,7 @@ class LayerTimes:
         low, high = convolutions.summary.median_interval_ms
         rates = {
             layer.macs / layer.ms / 1e6: layer.name
-            for layer in self._ceiling.layers(median)
+            for layer in _scaled(self._ceiling, median)
             if layer.macs and layer.precision == self._target.precision
         }
         if not rates:
@@ -83,29 +82,7 @@ def profiling_layers(backend: Backend, folder: Path, target: Target, on_progress
         yield LayerTimes(engine, ceiling, target, note)
 
 
-class _Profiled:
-    """A session that remembers how long all its runs took together, timed or not, as the layers' clocks do.
-
-    With `images` of its own it takes those, whatever it is given.
-    """
-
-    def __init__(self, session: ProfiledSession, images: Images | None = None) -> None:
-        self._session, self._images = session, images
-        self._runs = self._spent_ns = 0
-
-    def run(self, images: Images) -> Outputs:
-        start = time.perf_counter_ns()
-        outputs = self._session.run(images if self._images is None else self._images)
-        self._spent_ns += time.perf_counter_ns() - start
-        self._runs += 1
-        return outputs
-
-    def precision_found(self) -> dict[str, float]:
-        return self._session.precision_found()
-
-    def close(self) -> None:
-        self._session.close()
-
-    def layers(self, run_ms: float) -> tuple[LayerTime, ...]:
-        scale = run_ms / (self._spent_ns / self._runs / 1e6)
-        return tuple(layer.model_copy(update={"ms": layer.ms * scale}) for layer in self._session.layers())
+def _scaled(timed: TimedSession[ProfiledSession], run_ms: float) -> tuple[LayerTime, ...]:
+    """The layers' shares of all the session's runs, times `run_ms`."""
+    scale = run_ms / timed.mean_ms
+    return tuple(layer.model_copy(update={"ms": layer.ms * scale}) for layer in timed.session.layers())

@@ -1,4 +1,4 @@
-"""What a profile would time, and how long that takes at least, before anything is made or written."""
+"""The plan of a profile: what it would time, and for how long at least."""
 
 import statistics
 from importlib.util import find_spec

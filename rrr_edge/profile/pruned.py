@@ -1,4 +1,4 @@
-"""What each granularity would have cost: ResNet152 pruned to several sparsities, measured beside the unpruned one.
+"""Times of ResNet152 pruned by each granularity to several sparsities, beside the unpruned network.
 
 A round is one sparsity in one runtime: there the unpruned network, every granularity and, where it is its own runtime,
 the engine take turns. So only a handful of networks are open at a time, and what is finished is kept: an interrupted
@@ -26,25 +26,14 @@ from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput
 from rrr_edge.profile.baselines import compile_baseline, compiled, running, shuffled_images, targets_beside
 from rrr_edge.profile.request import Sweep
-from rrr_edge.timing.interleave import TimingSettings, interleave
+from rrr_edge.profile.run import ProfileRun
+from rrr_edge.timing.interleave import interleave
 from rrr_edge.timing.progress import OnProgress, Step
 
 _SETTINGS = "settings.json"
 # One run at least; those before a network in a round are its own runtime's, which leave little to recover from.
 _SETTLE_MS = 10.0
 _WARM_UP_LIMIT_MS = 3_000.0
-
-
-@dataclass(frozen=True)
-class SweepContext:
-    """Where a sweep is measured: the bundle, its engine, open, and the machine."""
-
-    bundle: Bundle
-    target: Target
-    backend: Backend
-    engine: Session
-    subject: Subject
-    environment: Environment
 
 
 class Swept(NamedTuple):
@@ -54,16 +43,16 @@ class Swept(NamedTuple):
     notes: tuple[str, ...]
 
 
-def measure_sweep(sweep: Sweep, context: SweepContext, *, timing: TimingSettings, on_progress: OnProgress) -> Swept:
-    """Measure the rounds that are not kept yet. `timing.runs` is what counts; the settling is shorter than elsewhere.
+def measure_sweep(sweep: Sweep, run: ProfileRun, engine: Session, environment: Environment) -> Swept:
+    """Measure the rounds that are not kept yet, the open `engine` among them; the settling is shorter than elsewhere.
 
     Raises CannotRunHere where a network's file is missing and there is no workshop, and what compiling and opening
     raise.
     """
-    ready, obstacles = prepare_sweep(sweep, context.bundle, context.backend, context.target, on_progress=on_progress)
-    folder = _claim(context, sweep, timing)
+    ready, obstacles = prepare_sweep(sweep, run.bundle, run.backend, run.target, on_progress=run.on_progress)
+    folder = _claim(run, sweep, environment)
     runtimes = list(sweep.workshop.runtimes) if sweep.workshop else []
-    runtimes += [f"{context.target.backend} {beside.precision}" for beside in targets_beside(context.target)]
+    runtimes += [f"{run.target.backend} {beside.precision}" for beside in targets_beside(run.target)]
     rounds = [
         _Round(sparsity, runtime, tuple(point for point in ready if point.sparsity == sparsity))
         for sparsity in sweep.sparsities
@@ -71,8 +60,8 @@ def measure_sweep(sweep: Sweep, context: SweepContext, *, timing: TimingSettings
     ]
     left = [round_ for round_ in rounds if not (folder / round_.file).is_file()]
     for number, round_ in enumerate(left):
-        told = _Whole(on_progress, number * timing.runs, len(left) * timing.runs, round_.words)
-        timed = _measure(round_, sweep, context, timing, told)
+        told = _Whole(run.on_progress, number * run.timing.runs, len(left) * run.timing.runs, round_.words)
+        timed = _measure(round_, sweep, replace(run, on_progress=told), engine)
         write_file(folder / round_.file, timed.to_json())
     found = [_Timed.from_json_file(folder / round_.file) for round_ in rounds]
     alternatives = tuple(alternative for timed in found for alternative in timed.alternatives())
@@ -168,28 +157,26 @@ class _Timed(Record):
         return tuple(Alternative(measurement=m, ratio=ratio(m, measured[0])) for m in measured)
 
 
-def _measure(
-    round_: _Round, sweep: Sweep, context: SweepContext, timing: TimingSettings, on_progress: OnProgress
-) -> _Timed:
-    images = shuffled_images(context.bundle)
+def _measure(round_: _Round, sweep: Sweep, run: ProfileRun, engine: Session) -> _Timed:
+    images = shuffled_images(run.bundle)
     subjects: dict[str, Subject] = {}
     candidates = {}
     with ExitStack() as stack:
         for point in (UNPRUNED, *round_.points):
-            baseline = _open(point, round_.runtime, sweep, context, stack, on_progress)
+            baseline = _open(point, round_.runtime, sweep, run, stack)
             name = round_.name("baseline") if point == UNPRUNED else f"{point.words}, {round_.runtime}"
             subjects[name], candidates[name] = baseline.subject, running(baseline.session, images)
-        if round_.runtime == context.subject.runtime:
+        if round_.runtime == run.subject.runtime:
             name, whole = round_.name("engine"), next(iter(subjects.values())).params
-            sparsity = 1 - context.subject.params / whole if context.subject.params and whole else None
-            subjects[name] = context.subject.model_copy(update={"sparsity": sparsity})
-            candidates[name] = running(context.engine, images)
+            sparsity = 1 - run.subject.params / whole if run.subject.params and whole else None
+            subjects[name] = run.subject.model_copy(update={"sparsity": sparsity})
+            candidates[name] = running(engine, images)
         brief = replace(
-            timing,
-            settle_ms=min(_SETTLE_MS, timing.settle_ms),
-            warm_up_limit_ms=min(_WARM_UP_LIMIT_MS, timing.warm_up_limit_ms),
+            run.timing,
+            settle_ms=min(_SETTLE_MS, run.timing.settle_ms),
+            warm_up_limit_ms=min(_WARM_UP_LIMIT_MS, run.timing.warm_up_limit_ms),
         )
-        found = interleave(candidates, timing=brief, on_progress=on_progress)
+        found = interleave(candidates, timing=brief, on_progress=run.on_progress)
     return _Timed(
         candidates=tuple(
             _Candidate(name=name, subject=subjects[name], samples_ms=samples)
@@ -200,17 +187,15 @@ def _measure(
     )
 
 
-def _open(
-    point: Point, runtime: str, sweep: Sweep, context: SweepContext, stack: ExitStack, on_progress: OnProgress
-) -> Baseline:
+def _open(point: Point, runtime: str, sweep: Sweep, run: ProfileRun, stack: ExitStack) -> Baseline:
     """The network of `point` in `runtime`, until the stack is left."""
     if sweep.workshop and runtime in sweep.workshop.runtimes:
-        baseline = sweep.workshop.open(point, runtime, threads=context.target.threads)
+        baseline = sweep.workshop.open(point, runtime, threads=run.target.threads)
         stack.callback(baseline.session.close)
         return baseline
-    target = next(t for t in targets_beside(context.target) if runtime == f"{t.backend} {t.precision}")
-    model = context.bundle.alternative(point.stem)
-    return stack.enter_context(compiled(context.backend, model, context.bundle, target, on_progress))
+    target = next(t for t in targets_beside(run.target) if runtime == f"{t.backend} {t.precision}")
+    model = run.bundle.alternative(point.stem)
+    return stack.enter_context(compiled(run.backend, model, run.bundle, target, run.on_progress))
 
 
 class _Settings(Record):
@@ -223,15 +208,15 @@ class _Settings(Record):
     omp_wait_policy: str
 
 
-def _claim(context: SweepContext, sweep: Sweep, timing: TimingSettings) -> Path:
+def _claim(run: ProfileRun, sweep: Sweep, environment: Environment) -> Path:
     """The folder of finished rounds: that of an interrupted run with the same settings, or a new one."""
-    name = context.target.engine_name
-    folder = context.bundle.rounds_folder(name)
+    name = run.target.engine_name
+    folder = run.bundle.rounds_folder(name)
     settings = _Settings(
-        engine_sha256=sha256(context.bundle.engine_folder(name) / ENGINE),
+        engine_sha256=sha256(run.bundle.engine_folder(name) / ENGINE),
         granularities=tuple(sorted(sweep.granularities)),
-        runs=timing.runs,
-        environment=context.environment,
+        runs=run.timing.runs,
+        environment=environment,
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "unset"),
     )
     try:
@@ -239,7 +224,7 @@ def _claim(context: SweepContext, sweep: Sweep, timing: TimingSettings) -> Path:
     except BadInput:
         same = False
     if not same:
-        forget_rounds(context.bundle, name)
+        forget_rounds(run.bundle, name)
         with writing_to(folder):
             folder.mkdir(parents=True)
         write_file(folder / _SETTINGS, settings.to_json())

@@ -1,4 +1,4 @@
-"""What a profile is asked to measure and to compare with."""
+"""The requests of a profile: baselines, sweeps of sparsities, layer times and loads."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 from rrr_edge.timing import machine
 from rrr_edge.timing.progress import OnProgress, Step, silent
+
+Run = Callable[[int], Any]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Interleaved(NamedTuple):
 
 
 def interleave(
-    candidates: Mapping[str, Callable[[int], Any]],
+    candidates: Mapping[str, Run],
     *,
     timing: TimingSettings | None = None,
     on_progress: OnProgress = silent,
@@ -65,18 +68,25 @@ def interleave(
             if not warm_up(run, timing):
                 unsettled.append(name)
         on_progress(Step("warm up", len(candidates), len(candidates)))
-        order = list(candidates.items())
         others = machine.BackgroundLoad()
-        for round_ in range(timing.runs):
-            for name, run in order:
-                samples[name].append(turn_ms(run, round_, timing))
-            order.reverse()
-            on_progress(Step("measure", round_ + 1, timing.runs))
+        rounds = take_turns(candidates, lambda run, round_: turn_ms(run, round_, timing))
+        for done, turns in enumerate(islice(rounds, timing.runs), start=1):
+            for name, ms in turns.items():
+                samples[name].append(ms)
+            on_progress(Step("measure", done, timing.runs))
         background_load = others.share
     return Interleaved({name: tuple(values) for name, values in samples.items()}, tuple(unsettled), background_load)
 
 
-def warm_up(run: Callable[[int], Any], timing: TimingSettings) -> bool:
+def take_turns(candidates: Mapping[str, Run], turn: Callable[[Run, int], float]) -> Iterator[dict[str, float]]:
+    """Rounds without end, every other one backwards: what `turn` says of each candidate, called with the round."""
+    order = list(candidates.items())
+    for round_ in count():
+        yield {name: turn(run, round_) for name, run in order}
+        order.reverse()
+
+
+def warm_up(run: Run, timing: TimingSettings) -> bool:
     """Run until the times have settled, or the limit is reached; whether they settled."""
     samples: list[float] = []
     spent_ms = 0.0
@@ -97,7 +107,7 @@ def _settled(samples: Sequence[float], timing: TimingSettings) -> bool:
     return abs(after - before) < timing.tolerance * before
 
 
-def turn_ms(run: Callable[[int], Any], round_: int, timing: TimingSettings) -> float:
+def turn_ms(run: Run, round_: int, timing: TimingSettings) -> float:
     """A candidate's turn in a round: the ms of the run that comes after those that settle it."""
     spent_ms = 0.0
     for _ in range(timing.settle_runs):
@@ -106,7 +116,7 @@ def turn_ms(run: Callable[[int], Any], round_: int, timing: TimingSettings) -> f
     return _timed_ms(run, round_, timing.clock)
 
 
-def _timed_ms(run: Callable[[int], Any], index: int, clock: Callable[[], int]) -> float:
+def _timed_ms(run: Run, index: int, clock: Callable[[], int]) -> float:
     start = clock()
     run(index)
     return (clock() - start) / 1e6

@@ -59,6 +59,11 @@ def usable_cores() -> int:
     return max(1, min(_physical_cores(allowed), int(quota) if quota else len(allowed)))
 
 
+def threads_to_use(*asked: int) -> int:
+    """The first of the numbers that is not 0, else all usable cores; never more than these: threads would wait."""
+    return min(next(filter(None, asked), usable_cores()), usable_cores())
+
+
 def cpu_quota() -> float | None:
     """The cgroup's CPU quota in cores, or None where there is none."""
     try:

@@ -18,7 +18,7 @@ from rrr_edge.backends.openvino import OpenVINO, cache_folder
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
-from rrr_edge.errors import CannotRunHere, CorruptArtifact
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
 from rrr_edge.timing.progress import Step, silent
 
 TARGET = Target(name="openvino", backend="openvino", threads=1)
@@ -279,6 +279,13 @@ def test_intels_telemetry_is_never_loaded(compiled: Bundle) -> None:
     folder = compiled.engine_folder("openvino-fp32")
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_without_nncf_int8_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(MissingLibrary, match="INT8 for OpenVINO needs nncf") as caught:
+        backend_module._nncf()
+    assert caught.value.advice == "pip install 'rrr-edge[quantize]'"
 
 
 def test_nncf_brings_no_warning_of_a_cuda_that_is_not_there(tmp_path: Path) -> None:

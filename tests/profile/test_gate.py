@@ -97,6 +97,7 @@ def test_senseless_limits_are_refused(wrong: dict[str, float]) -> None:
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     monkeypatch.setitem(BACKENDS, "fake", Fake.always([1 / 3] * 3))
+    monkeypatch.setattr("rrr_edge.timing.machine.usable_cores", lambda: 8)
     return with_accuracy(tmp_path / "shipped.rrr", 0.9)
 
 

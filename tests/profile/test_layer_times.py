@@ -47,7 +47,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("rrr_edge.profile.layer_times.time", clock)
+    monkeypatch.setattr("rrr_edge.profile.timed.time", clock)
     return clock
 
 
@@ -151,7 +151,7 @@ def test_where_the_ceiling_cannot_be_built_the_layers_are_still_clocked(
     def lacking(*arguments: object, **options: object) -> None:
         raise MissingLibrary("modelopt", extra="tensorrt", purpose="INT8")
 
-    monkeypatch.setattr("rrr_edge.profile.layer_times.build_unproven", lacking)
+    monkeypatch.setattr("rrr_edge.profile.ceiling.build_unproven", lacking)
     with profiling_layers(backend, tmp_path, TARGET, silent) as layer_times:
         assert [rival.name for rival in layer_times.baselines] == [LAYERS]
         assert layer_times.ceiling(None) is None

@@ -14,7 +14,8 @@ from rrr_edge.bundle.measurements import Subject
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, GateFailed, UsageError
-from rrr_edge.profile.loads import LoadRun, Loads, keep_pace, measure_loads
+from rrr_edge.profile.loads import Loads, keep_pace, measure_loads
+from rrr_edge.profile.run import ProfileRun
 from rrr_edge.timing.interleave import TimingSettings
 from rrr_edge.timing.machine import BackgroundLoad
 
@@ -69,8 +70,8 @@ def bundle(tmp_path: Path) -> Bundle:
     return bundle
 
 
-def load_run(bundle: Bundle, clock=time.perf_counter_ns, runs: int = 20, target: Target = TARGET) -> LoadRun:
-    return LoadRun(bundle, target, SUBJECT, TimingSettings(runs=runs, clock=clock, warm_up_ms=0, warm_up_runs=1))
+def load_run(bundle: Bundle, clock=time.perf_counter_ns, runs: int = 20, target: Target = TARGET) -> ProfileRun:
+    return ProfileRun(bundle, target, SUBJECT, TimingSettings(runs=runs, clock=clock, warm_up_ms=0, warm_up_runs=1))
 
 
 def test_a_fast_engine_answers_every_frame_when_it_comes(bundle: Bundle) -> None:
@@ -206,7 +207,9 @@ def test_cold_starts_are_fresh_processes_with_and_without_a_cache(compiled: Bund
 
 def test_a_backend_without_a_cache_has_one_kind_of_cold_start(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child imports what an answer needs, so no start can be shorter than that of an idle Python."""
-    monkeypatch.setattr("rrr_edge.profile.loads._CHILD", "import sys, time; time.sleep(0.3); print(0, flush=True)")
+    monkeypatch.setattr(
+        "rrr_edge.profile.cold_start._PROGRAM", ("-c", "import sys, time; time.sleep(0.3); print(0, flush=True)")
+    )
     (load,) = measure_loads(load_run(bundle), Loads(cold_starts=2))
     assert load.measurement.name == "cold start"
     assert "cache" not in load.measurement.subject.note
@@ -216,15 +219,16 @@ def test_a_backend_without_a_cache_has_one_kind_of_cold_start(bundle: Bundle, mo
 def test_a_process_that_hangs_and_one_that_never_stops_complaining(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rrr_edge.profile.loads._PATIENCE_S", 0.5)
-    monkeypatch.setattr("rrr_edge.profile.loads._CHILD", "import time; time.sleep(60)")
+    monkeypatch.setattr("rrr_edge.profile.cold_start._PATIENCE_S", 0.5)
+    monkeypatch.setattr("rrr_edge.profile.cold_start._PROGRAM", ("-c", "import time; time.sleep(60)"))
     began = time.monotonic()
     with pytest.raises(CannotRunHere, match="it has 0.5 s"):
         measure_loads(load_run(bundle), Loads(cold_starts=2))
     assert time.monotonic() - began < 30
-    monkeypatch.setattr("rrr_edge.profile.loads._PATIENCE_S", 60)
+    monkeypatch.setattr("rrr_edge.profile.cold_start._PATIENCE_S", 60)
     monkeypatch.setattr(
-        "rrr_edge.profile.loads._CHILD", "import sys; sys.stderr.write('x' * 300_000); print(0, flush=True)"
+        "rrr_edge.profile.cold_start._PROGRAM",
+        ("-c", "import sys; sys.stderr.write('x' * 300_000); print(0, flush=True)"),
     )
     assert len(measure_loads(load_run(bundle), Loads(cold_starts=2))) == 1
 

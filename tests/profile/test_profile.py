@@ -28,6 +28,7 @@ from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.cli.display import Display
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, MissingLibrary, UsageError
+from rrr_edge.profile import engine as engine_module
 from rrr_edge.profile import profile_bundle, require_machine
 from rrr_edge.profile.loads import Loads
 from rrr_edge.profile.request import Baselines, Extras
@@ -89,6 +90,7 @@ def clock() -> Clock:
 def backend(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
     backend = FakeBackend(clock)
     monkeypatch.setitem(BACKENDS, "fake", backend)
+    monkeypatch.setattr("rrr_edge.timing.machine.usable_cores", lambda: 8)
     return backend
 
 
@@ -208,7 +210,7 @@ def test_what_was_run_is_recorded(bundle: Bundle, backend: FakeBackend, clock: C
 def test_zero_threads_means_all_usable_cores(
     bundle: Bundle, backend: FakeBackend, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profile_module, "usable_cores", lambda: 7)
+    monkeypatch.setattr("rrr_edge.timing.machine.usable_cores", lambda: 7)
     target = TARGET.model_copy(update={"name": "open", "threads": 0})
     write_engine(bundle, target, (ENGINE_FILE, b"x"))
     profile = profile_bundle(bundle, target, timing=TimingSettings(runs=2, clock=clock))
@@ -245,7 +247,7 @@ def test_all_candidates_see_the_same_real_image_in_a_round(bundle: Bundle, backe
 
 def test_photos_are_1280x720_jpegs_of_the_images(bundle: Bundle) -> None:
     images = bundle.reference.images[:2]
-    for image, photo in zip(images, profile_module._photos(images), strict=True):
+    for image, photo in zip(images, engine_module._photos(images), strict=True):
         picture = Image.open(io.BytesIO(photo))
         assert (picture.format, picture.size) == ("JPEG", (1280, 720))
         back = np.asarray(picture.resize(image.shape[1::-1], Image.Resampling.BOX), np.float64)
@@ -439,7 +441,7 @@ def test_macs_are_those_of_the_images_that_a_run_computes(
     def open_profiled(folder: Path, target: Target) -> Fake:
         return Fake(clock.engine(2).answer, {"int8": 1.0}, profiled=(layer,), images_computed=computed)
 
-    monkeypatch.setattr("rrr_edge.profile.layer_times.time", SimpleNamespace(perf_counter_ns=clock))
+    monkeypatch.setattr("rrr_edge.profile.timed.time", SimpleNamespace(perf_counter_ns=clock))
     backend.open_profiled = open_profiled
     profile = profile_bundle(bundle, target, extras=Extras(anatomy=True), timing=TimingSettings(runs=3, clock=clock))
     parts = {part.part: part.macs for part in Profile.read(bundle.profile_folder("eight-int8")).parts}
@@ -522,7 +524,7 @@ def test_networks_are_those_that_were_run(bundle: Bundle, backend: FakeBackend, 
     header, *rows = profile.networks()
     assert [row[0] for row in rows] == ["engine, fake int8", *(m.name for m in profile.baselines)]
     cells = dict(zip(header, rows[-1], strict=True))
-    assert cells["params"] == f"{Baseline.read(baseline).params / 1e6:.2f} M"
+    assert cells["params"] == f"{BaselineCard.read(baseline).params / 1e6:.2f} M"
 
 
 def test_its_tables_fit_80_columns(
@@ -622,7 +624,7 @@ def test_the_anatomy_and_the_loads_are_measured_stored_and_shown(
         profiled = (half,) if folder.parent.name == "engines" else (whole,)
         return Fake(clock.engine(2).answer, precision={"int8": 1.0}, profiled=profiled)
 
-    monkeypatch.setattr("rrr_edge.profile.layer_times.time", SimpleNamespace(perf_counter_ns=clock))
+    monkeypatch.setattr("rrr_edge.profile.timed.time", SimpleNamespace(perf_counter_ns=clock))
 
     backend.open_profiled = open_profiled
     extras = Extras(anatomy=True, loads=Loads(batches=(1, 4)))

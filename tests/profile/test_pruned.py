@@ -136,6 +136,7 @@ class FakeWorkshop:
 def backend(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
     backend = FakeBackend(Clock())
     monkeypatch.setitem(BACKENDS, "fake", backend)
+    monkeypatch.setattr("rrr_edge.timing.machine.usable_cores", lambda: 8)
     monkeypatch.setattr("rrr_edge.profile.engine._PHOTOS", 1)  # they are of no interest here
     return backend
 

@@ -215,7 +215,7 @@ def _nncf() -> Any:
         with quiet():
             import nncf
     except ImportError as error:
-        raise MissingLibrary("nncf", extra="openvino", purpose="INT8 for OpenVINO") from error
+        raise MissingLibrary("nncf", extra="quantize", purpose="INT8 for OpenVINO") from error
     nncf.set_log_level(logging.ERROR)
     return nncf
 

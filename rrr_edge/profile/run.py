@@ -1,0 +1,40 @@
+"""The engine that a profile is about, and how it is timed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rrr_edge.backends import Backend, backend_of
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.measurements import Measurement, Subject
+from rrr_edge.bundle.target import Target
+from rrr_edge.timing.interleave import TimingSettings
+from rrr_edge.timing.progress import OnProgress, silent
+
+
+@dataclass(frozen=True)
+class ProfileRun:
+    """The engine of `bundle` for `target`, whose `threads` are the number that really runs.
+
+    `subject` describes the engine in its measurements, `timing` is how it is timed.
+    """
+
+    bundle: Bundle
+    target: Target
+    subject: Subject
+    timing: TimingSettings
+    on_progress: OnProgress = silent
+
+    @property
+    def backend(self) -> Backend:
+        return backend_of(self.target)
+
+    @property
+    def folder(self) -> Path:
+        return self.bundle.engine_folder(self.target.engine_name)
+
+    def measurement(
+        self, name: str, samples_ms: Sequence[float], note: str, background_load: float | None = None
+    ) -> Measurement:
+        subject = self.subject.model_copy(update={"note": note})
+        return Measurement(name=name, subject=subject, samples_ms=tuple(samples_ms), background_load=background_load)
