@@ -33,6 +33,7 @@ from rrr_edge.profile import profile_bundle, require_machine
 from rrr_edge.profile.loads import Loads
 from rrr_edge.profile.request import Baselines, Extras
 from rrr_edge.timing.interleave import TimingSettings
+from rrr_edge.timing.machine import BackgroundLoad
 
 TARGET = Target(name="test", backend="fake", precision="int8", threads=3)
 
@@ -91,6 +92,7 @@ def backend(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
     backend = FakeBackend(clock)
     monkeypatch.setitem(BACKENDS, "fake", backend)
     monkeypatch.setattr("rrr_edge.timing.machine.usable_cores", lambda: 8)
+    monkeypatch.setattr(BackgroundLoad, "share", 0.0)  # whatever else this machine does
     return backend
 
 
