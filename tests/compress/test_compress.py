@@ -372,7 +372,7 @@ def test_libraries_under_other_names_have_a_version_too(
             raise importlib.metadata.PackageNotFoundError(name)
         return importlib.metadata.version(name)
 
-    monkeypatch.setattr("rrr_edge.compress.version", version)
+    monkeypatch.setattr("rrr_edge.compress.write.version", version)
     versions = compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED).manifest.provenance.versions
     assert versions["onnxruntime"] == onnxruntime.__version__
     assert versions["pillow"] == "unknown"
