@@ -18,6 +18,7 @@ from PIL import Image
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.recipe import Training
 from rrr_edge.report.candidate import Candidate
+from rrr_edge.timing.machine import BackgroundLoad
 
 # A shell lets what it runs in the background ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,6 +51,13 @@ def write_shapes(folder: Path, *, train: int = 12, test: int = 8, seed: int = 0)
             for i in range(count):
                 draw(label, rng).save(folder / split / label / f"{i}.png")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _nothing_else_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine makes no profile of a test unstable; the clock itself is tested in tests/timing."""
+    if request.path.parent.name == "profile":
+        monkeypatch.setattr(BackgroundLoad, "share", 0.0)
 
 
 @pytest.fixture(scope="session")

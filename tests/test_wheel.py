@@ -58,7 +58,7 @@ def test_it_holds_the_package_its_data_and_nothing_else(wheel: Path) -> None:
         wanted = {prefix + str(f.relative_to(ROOT)) for f in files}
         assert len(wanted) >= 5
         assert wanted <= held, wanted - held
-    assert {"rrr_edge/py.typed", "rrr_edge/schemas/manifest.json", "rrr_edge/targets/openvino.toml"} <= held
+    assert {"rrr_edge/py.typed", "rrr_edge/bundle/schemas/manifest.json", "rrr_edge/targets/openvino.toml"} <= held
     assert "rrr_edge/calibration/digits/LICENSE.txt" in held
     assert {name.split("/")[0] for name in held} == {"rrr_edge", f"rrr_edge-{__version__}.dist-info"}
     assert not [name for name in held if "test" in name or name.endswith(".pyc")]
@@ -67,7 +67,7 @@ def test_it_holds_the_package_its_data_and_nothing_else(wheel: Path) -> None:
 
 def test_it_names_its_command_and_its_light_dependencies(installed: Path) -> None:
     about = installed / f"rrr_edge-{__version__}.dist-info"
-    assert "rrr-edge = rrr_edge.cli.app:main" in (about / "entry_points.txt").read_text()
+    assert "rrr-edge = rrr_edge.cli:main" in (about / "entry_points.txt").read_text()
     required = [line for line in (about / "METADATA").read_text().splitlines() if line.startswith("Requires-Dist")]
     always = {line.split()[1].split(">")[0] for line in required if "extra ==" not in line}
     assert always == {"numpy", "pillow", "pydantic", "typer", "rich"}

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rrr_edge.bundle.files import write_file
 from rrr_edge.cli.app import command
 from rrr_edge.cli.display import Display
 from rrr_edge.cli.options import AsJson, DryRun, PrecisionName, Quiet, TargetName, Verbose, chosen_target
@@ -35,6 +34,7 @@ def gate(
     verbose: Verbose = False,
 ) -> None:
     """Say if a candidate may replace a baseline. The exit code is 0 if so, and 3 if not or undecided."""
+    from rrr_edge.bundle.files import write_file
     from rrr_edge.profile import gate as gates
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)

@@ -11,7 +11,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import LayerTime
 from rrr_edge.bundle.spec import PARTS
 from rrr_edge.bundle.structure import layers as convolutions
-from rrr_edge.bundle.structure import part_of_node as part_of_module
+from rrr_edge.bundle.structure import part_of_layer
 from rrr_edge.bundle.target import Target
 
 ENGINES = [("openvino", "fp32"), ("openvino", "int8"), ("onnxruntime", "fp32")]
@@ -49,7 +49,7 @@ def test_the_macs_of_each_part_are_those_of_its_convolutions(profiled, compiled:
     manifest = compiled.manifest
     expected: Counter[str] = Counter()
     for layer in convolutions(manifest.spec, manifest.preprocess.image_size):
-        expected[part_of_module(layer.name)] += layer.conv.macs(layer.size)
+        expected[part_of_layer(layer.name)] += layer.conv.macs(layer.size)
     expected["heads"] = manifest.cost.macs - expected.total()
     found: Counter[str] = Counter()
     for layer in layers:

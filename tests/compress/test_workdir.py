@@ -19,12 +19,12 @@ HOLDER = """
 import sys, time
 from contextlib import ExitStack
 from pathlib import Path
-from rrr_edge.compress.workdir import Place, Task
+from rrr_edge.compress.workdir import Workdir, Task
 from rrr_edge.bundle.recipe import RRR
 with ExitStack() as until_end:
-    place = Place(Path(sys.argv[1]))
-    place.claim(Task(recipe=RRR(), data_sha256="0" * 64), until_end)
-    (place.training).mkdir()
+    workdir = Workdir(Path(sys.argv[1]))
+    workdir.claim(Task(recipe=RRR(), data_sha256="0" * 64), until_end)
+    (workdir.training).mkdir()
     print("held", flush=True)
     time.sleep(60)
 """

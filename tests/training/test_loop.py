@@ -327,7 +327,7 @@ KILLED = """
     train(
         small_network(), Examples(arrays["images"], arrays["labels"]), seed=7,
         training=Training.model_validate_json((folder / "training.json").read_text()),
-        preprocess=Preprocess(image_size=32), run=Run(checkpoints=folder, resume=True, report=report),
+        preprocess=Preprocess(image_size=32), run=Run(checkpoints=folder, resume=True, on_progress=report),
     )
 """
 

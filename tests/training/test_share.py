@@ -43,7 +43,8 @@ TWO_PROCESSES = """
         network = small_network(branches=4, frozen=frozen)
         reported = []
         run = Run(
-            device="cpu", precision="32-true", checkpoints=folder / name, validation=examples, report=reported.append
+            device="cpu", precision="32-true", checkpoints=folder / name, validation=examples,
+            on_progress=reported.append,
         )
         training = Training.model_validate_json((folder / f"{name}.json").read_text())
         trained = train(network, examples, training=training, preprocess=Preprocess(image_size=32), seed=7, run=run)
