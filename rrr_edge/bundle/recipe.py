@@ -1,14 +1,11 @@
-"""How a network is made: one small model a method. What is in a recipe decides the result; nothing else does."""
+"""The recipes, one model a method: all settings that decide how a network is made."""
 
-import tomllib
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from rrr_edge.bundle.record import Record, faults
+from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.spec import ADDITIONS, RESNET152_DEPTHS, Depths, DropoutKind
-from rrr_edge.errors import BadInput, UsageError, choose
 
 Split = Literal["paper", "coherent"]
 Ensemble = Literal["naive", "bagging", "snapshot", "fge"]
@@ -18,6 +15,8 @@ Criterion = Literal["random", "magnitude"]
 BlockOrder = Literal["reverse", "forward"]
 
 RANDOM = "random"
+_DEPTHS = "Leading blocks kept in conv2_x..conv5_x"
+_CRITERION = "Random ones go, or the smallest (magnitude)"
 
 
 class Schedule(Record):
@@ -38,14 +37,16 @@ class Training(Record):
     augments every image that many times, once for all, and keeps the frozen stump's features of these views.
     """
 
-    epochs: int = Field(default=300, ge=0)
-    batch_size: int = Field(default=32, ge=2)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    ema_fraction: float = Field(default=0.2, ge=0, le=1)
-    shared_batches: bool = False
-    augment: bool = True
-    feature_views: int = Field(default=0, ge=0)
+    epochs: int = Field(default=300, ge=0, description="Passes over the training images")
+    batch_size: int = Field(default=32, ge=2, description="Images of a training step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="AdamW's learning rate")
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's weight decay")
+    ema_fraction: float = Field(default=0.2, ge=0, le=1, description="Last share of the training that is averaged")
+    shared_batches: bool = Field(default=False, description="One batch for all branches: faster")
+    augment: bool = Field(default=True, description="Draw two of twelve transforms for every image")
+    feature_views: int = Field(
+        default=0, ge=0, description="Augment each image so often, once for all, and keep the stump's features"
+    )
     schedule: Schedule = Schedule()
 
     @model_validator(mode="after")
@@ -69,12 +70,21 @@ class Selection(Record):
     `control` trains ResNet_1_1_1_1 for as many epochs in all, to compare.
     """
 
-    epsilon: float | None = Field(default=None, gt=0, lt=1)
-    stop: bool = True
-    max_additions: int = Field(default=ADDITIONS, ge=0, le=ADDITIONS)
-    order: Order = "algorithm"
-    control: bool = False
-    epochs_per_step: int | None = Field(default=None, ge=1)
+    epsilon: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Least relative gain that keeps a block; unless given 5 / validation images",
+    )
+    stop: bool = Field(default=True, description="Stop at the first block that does not pay")
+    max_additions: int = Field(
+        default=ADDITIONS, ge=0, le=ADDITIONS, description="Blocks that a selection tries at most"
+    )
+    order: Order = Field(default="algorithm", description="Phase after phase (algorithm), or phases in turn (cyclic)")
+    control: bool = Field(default=False, description="Train the smallest network for as many epochs, to compare")
+    epochs_per_step: int | None = Field(
+        default=None, ge=1, description="Epochs of a step of a selection; unless given those of the training"
+    )
 
 
 class _Reused(Record):
@@ -84,9 +94,11 @@ class _Reused(Record):
     or a file of tensors in torchvision's naming.
     """
 
-    weights: str = "imagenet"
-    image_size: int = Field(default=128, ge=32, le=1024)
-    seed: int = Field(default=0, ge=0)
+    weights: str = Field(
+        default="imagenet", description="imagenet, imagenet-v2, timm, random, or a .pth or .safetensors file"
+    )
+    image_size: int = Field(default=128, ge=32, le=1024, description="Side of the network's input in pixels")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything random")
     training: Training = Training()
 
 
@@ -104,12 +116,16 @@ class RRR(_Reused):
     """
 
     method: Literal["rrr"] = "rrr"
-    depths: Depths | Literal["auto"] = (1, 1, 1, 1)
-    branches: int = Field(default=8, ge=1, le=256)
-    split: Split = "coherent"
-    ensemble: Ensemble = "naive"
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    dropout_kind: DropoutKind = "channel"
+    depths: Depths | Literal["auto"] = Field(
+        default=(1, 1, 1, 1), description="Leading blocks kept in conv2_x..conv5_x, or auto: block selection"
+    )
+    branches: int = Field(default=8, ge=1, le=256, description="Branches that share conv4_x, conv5_x and the head")
+    split: Split = Field(
+        default="coherent", description="True sub-networks (coherent), or Algorithm 2 as printed (paper)"
+    )
+    ensemble: Ensemble = Field(default="naive", description="How the branches are made to differ")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Rate after each ReLU of the last two blocks")
+    dropout_kind: DropoutKind = Field(default="channel", description="Drop whole channels, or single values (plain)")
     selection: Selection | None = None
 
     @model_validator(mode="before")
@@ -149,20 +165,20 @@ class LinearProbe(_Reused):
     """
 
     method: Literal["linear-probe"] = "linear-probe"
-    depths: Depths = RESNET152_DEPTHS
+    depths: Depths = Field(default=RESNET152_DEPTHS, description=_DEPTHS)
 
 
 class FineTune(_Reused):
     """Baseline [B] of Sun et al. 2023: a ResNet152 in one piece with a new classifier, of which everything learns."""
 
     method: Literal["finetune"] = "finetune"
-    depths: Depths = RESNET152_DEPTHS
+    depths: Depths = Field(default=RESNET152_DEPTHS, description=_DEPTHS)
 
 
 class _Pruned(_Reused):
     """`sparsity` is the share of all parameters of ResNet152 that goes, before everything that is left learns."""
 
-    sparsity: float = Field(default=0.5, ge=0, lt=1)
+    sparsity: float = Field(default=0.5, ge=0, lt=1, description="Share of ResNet152's parameters that goes")
 
 
 class Element(_Pruned):
@@ -172,7 +188,7 @@ class Element(_Pruned):
     """
 
     method: Literal["element"] = "element"
-    criterion: Criterion = "random"
+    criterion: Criterion = Field(default="random", description=_CRITERION)
 
 
 class Channel(_Pruned):
@@ -183,8 +199,8 @@ class Channel(_Pruned):
     """
 
     method: Literal["channel"] = "channel"
-    criterion: Criterion = "random"
-    round_to: int = Field(default=1, ge=1)
+    criterion: Criterion = Field(default="random", description=_CRITERION)
+    round_to: int = Field(default=1, ge=1, description="Widths become multiples of this")
 
 
 class Block(_Pruned):
@@ -194,7 +210,7 @@ class Block(_Pruned):
     """
 
     method: Literal["block"] = "block"
-    order: BlockOrder = "reverse"
+    order: BlockOrder = Field(default="reverse", description="conv5_x goes first (reverse), or conv2_x (forward)")
 
 
 Recipe: TypeAlias = Annotated[RRR | LinearProbe | FineTune | Element | Channel | Block, Field(discriminator="method")]
@@ -206,52 +222,3 @@ METHODS: dict[str, type[RRR | LinearProbe | FineTune | Element | Channel | Block
     "channel": Channel,
     "block": Block,
 }
-# Parts of a recipe whose settings are given on the command line like the recipe's own.
-_PARTS: dict[str, type[Record]] = {"training": Training, "selection": Selection}
-
-
-def read_recipe(path: Path | None, **options: Any) -> Recipe:
-    """The recipe in the TOML file `path`, with every option that is not None in its place.
-
-    Options named like a field of Training or Selection go there. Raises BadInput for the file and UsageError for the
-    options.
-    """
-    stored = _read(path) if path else {}
-    recipe = METHODS[choose(options.pop("method", None) or stored.get("method", "rrr"), METHODS, "method")]
-    chosen = {name: value for name, value in options.items() if value is not None}
-    _check(recipe, chosen)
-    for part in _PARTS.keys() & recipe.model_fields.keys():
-        record = _PARTS[part]
-        moved = {name: chosen.pop(name) for name in list(chosen) if name in record.model_fields}
-        if moved:
-            chosen[part] = {**stored.get(part, {}), **moved}
-    try:
-        return recipe.model_validate({**stored, **chosen, "method": recipe.model_fields["method"].default})
-    except ValidationError as error:
-        named = ((key.rpartition(".")[2].replace("_", "-"), why) for key, why in faults(error))
-        wrong = "; ".join(f"--{option}: {why}" if option else why for option, why in named)
-        raise UsageError(f"{wrong[0].upper()}{wrong[1:]}.") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The file's settings, valid on their own."""
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise BadInput(f"{path} cannot be read as TOML: {error}.") from error
-    METHODS[choose(str(data.get("method", "rrr")), METHODS, "method")].parse(data, str(path))
-    return data
-
-
-def _check(recipe: type[Record], options: dict[str, Any]) -> None:
-    """Refuse options that the method does not have, and near misses of those that have a few words to choose from."""
-    fields = dict(recipe.model_fields)
-    for part in _PARTS.keys() & fields.keys():
-        fields |= _PARTS[part].model_fields
-    for name, value in options.items():
-        if name not in fields:
-            method = recipe.model_fields["method"].default
-            raise UsageError(f"The method {method} has no --{name.replace('_', '-')}.", advice="Leave it out.")
-        annotation = fields[name].annotation
-        if get_origin(annotation) is Literal:
-            choose(value, get_args(annotation), name.replace("_", " "))

@@ -13,6 +13,7 @@ import typer
 from rrr_edge import __version__
 from rrr_edge.cli.display import Display
 from rrr_edge.cli.options import Command, Commands
+from rrr_edge.cli.settings import SettingsCommand
 from rrr_edge.errors import Interrupted, RRREdgeError
 
 app = typer.Typer(
@@ -45,6 +46,15 @@ def _terminated(number: int, frame: Any) -> NoReturn:
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make `function` a command whose expected errors are printed as sentences and end with their exit code."""
+    return app.command(cls=Command)(_guarded(function))
+
+
+def command_with_settings(function: Callable[..., None]) -> Callable[..., None]:
+    """A command, as above, that takes the settings of a recipe too."""
+    return app.command(cls=SettingsCommand)(_guarded(function))
+
+
+def _guarded(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(**options: Any) -> None:
@@ -57,7 +67,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except RRREdgeError as error:
             _fail(display, error)
 
-    return app.command(cls=Command)(run)
+    return run
 
 
 def _fail(display: Display, error: RRREdgeError) -> NoReturn:
@@ -80,8 +90,9 @@ def _particulars(options: dict[str, Any]) -> str:
         with suppress(PackageNotFoundError):
             versions[library] = version(library)
     said = ", ".join(f"{name} {number}" for name, number in versions.items())
-    said_of = {name: value for name, value in options.items() if name != "context" and value is not None}
-    asked = ", ".join(f"{name}={value}" for name, value in said_of.items())
+    settings = getattr(options.get("context"), "obj", None) or {}
+    given = {name: value for name, value in {**options, **settings}.items() if value is not None}
+    asked = ", ".join(f"{name}={value}" for name, value in given.items() if name != "context")
     return f"{said}\n{asked}"
 
 

@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from rrr_edge.bundle.target import Target
 
 
-# Of the click that Typer carries, or in older versions depends on.
-_WrongWords: Any = typer.BadParameter.__bases__[0]
-
-
 class Command(TyperCommand):
     """A command whose option --such-a-one is also RRR_EDGE_COMMAND_SUCH_A_ONE, which its help says once for all."""
 
@@ -53,7 +49,9 @@ class Commands(TyperGroup):
         words = list(sys.argv[1:] if args is None else args)
         try:
             code = super().main(words or ["--help"], *others, **{**settings, "standalone_mode": False})
-        except _WrongWords as wrong:
+        except Exception as wrong:
+            if not hasattr(wrong, "format_message"):  # what Typer says of wrong words; its class has no stable name
+                raise
             if isinstance(option := getattr(wrong, "param", None), TyperOption):
                 option.show_envvar = True  # for the value may be from there
             said = wrong.format_message()

@@ -13,6 +13,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, Recipe
 from rrr_edge.compress.method import Inputs, Method, cost_of
+from rrr_edge.compress.plan import Plan
 from rrr_edge.compress.prune import BLOCK, CHANNEL, ELEMENT
 from rrr_edge.compress.published import require_download
 from rrr_edge.compress.rrr import RECYCLE
@@ -110,26 +111,23 @@ def plan(
     recipe: Recipe = RRR(),  # noqa: B008  (frozen)
     run: Run = Run(),
     on_progress: OnProgress = silent,
-) -> dict[str, Any]:
-    """What `compress` would do, found out without training or writing. Raises as `compress` does before it trains.
-
-    Where a block selection is to find the depths, `network` and `cost` are those that it starts from.
-    """
+) -> Plan:
+    """What `compress` would do, found out without training or writing. Raises as `compress` does before it trains."""
     workdir = run.workdir(out)
     workdir.check()
     recipe, dataset, network = _prepare(data, recipe=recipe, run=run, on_progress=on_progress)
     workdir.require_task(Task(recipe=recipe, data_sha256=dataset.digest))
-    return {
-        "bundle": str(out),
-        "photos": image_counts(dataset),
-        "classes": len(dataset.labels),
-        "photos_per_class": dataset.counts,
-        "unreadable": [f"{bad.path}: {bad.reason}" for bad in dataset.bad],
-        "duplicates": [f"{train} = {test}" for train, test in dataset.duplicates],
-        "network": network.spec.model_dump(),
-        "cost": cost_of(network, recipe.image_size).model_dump(),
-        "recipe": recipe.model_dump(),
-    }
+    return Plan(
+        bundle=str(out),
+        photos=image_counts(dataset),
+        classes=len(dataset.labels),
+        photos_per_class=dataset.counts,
+        unreadable=tuple(f"{bad.path}: {bad.reason}" for bad in dataset.bad),
+        duplicates=tuple(f"{train} = {test}" for train, test in dataset.duplicates),
+        network=network.spec,
+        cost=cost_of(network, recipe.image_size),
+        recipe=recipe,
+    )
 
 
 class _Prepared(NamedTuple):

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from rrr_edge.bundle.recipe import METHODS, RRR, Training, read_recipe
+from rrr_edge.bundle.recipe import METHODS, RRR, Training
+from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.errors import BadInput, UsageError
 
 

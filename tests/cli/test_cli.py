@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from rrr_edge import __version__
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.recipe import METHODS, Selection, Training
 from rrr_edge.bundle.target import Target, target_names
 from rrr_edge.cli.app import app
 from rrr_edge.errors import Interrupted
@@ -63,17 +64,22 @@ def test_help_is_quick_and_imports_no_heavy_library() -> None:
     assert all(name in done.stdout for name in COMMANDS)
 
 
+def parameters_of(command: Any) -> list[Any]:
+    return [each for each in command.get_params(typer.Context(command)) if each.name != "help"]
+
+
 def test_every_command_has_help_json_quiet_and_verbose() -> None:
     commands, listed = typer.main.get_command(app), run("--help").stdout
     assert set(commands.commands) >= set(COMMANDS)
     for name, command in commands.commands.items():
-        assert {"--json", "-q", "-v"} <= {option for parameter in command.params for option in parameter.opts}, name
+        parameters = parameters_of(command)
+        assert {"--json", "-q", "-v"} <= {option for parameter in parameters for option in parameter.opts}, name
         helped = run(name, "--help")
         assert helped.code == 0
         assert "Usage" in helped.stdout
         assert f"RRR_EDGE_{name.upper()}_JSON=1" in helped.stdout
         assert command.help
-        assert all(parameter.help for parameter in command.params), name
+        assert all(parameter.help for parameter in parameters), name
         assert len(command.help.partition(". ")[0].rstrip(".")) < 64, f"{name}: it must fit into 80 columns"
         assert f"  {name} " in listed
 
@@ -182,11 +188,38 @@ def test_option_before_environment_before_file_before_default(shapes: Path, tmp_
 
 def test_every_option_has_a_variable_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, command in typer.main.get_command(app).commands.items():
-        for option in command.params:
-            if option.param_type_name == "option" and option.name != "help":
+        for option in parameters_of(command):
+            if option.param_type_name == "option":
                 long = max(option.opts, key=len)
                 assert option.envvar == f"RRR_EDGE_{name}_{long[2:]}".upper().replace("-", "_")
     assert isinstance(run("targets", env={"RRR_EDGE_TARGETS_JSON": "1"}).document, list)
+
+
+def test_every_setting_of_a_recipe_is_an_option_with_the_recipes_own_default() -> None:
+    command = typer.main.get_command(app).commands["compress"]
+    helps = {parameter.name: parameter.help for parameter in parameters_of(command)}
+    seen = 0
+    for method, recipe in METHODS.items():
+        fields = {name: field for name, field in recipe.model_fields.items() if name not in ("method", "training")}
+        for name, field in {**fields, **Training.model_fields, **Selection.model_fields}.items():
+            if name in ("schedule", "selection"):
+                continue
+            assert field.description, name
+            assert field.description[1:] in helps[name], name
+            if isinstance(field.default, int | float | str) and not isinstance(field.default, bool):
+                value = f"{field.default:g}" if field.default == 0 else field.default
+                assert f"(default: {value})" in helps[name], name
+            for choice in get_args(field.annotation) if get_origin(field.annotation) is Literal else ():
+                assert choice in next(p.metavar for p in parameters_of(command) if p.name == name)
+            seen += 1
+        assert method in next(p.metavar for p in parameters_of(command) if p.name == "method")
+    assert seen > 60
+
+
+def test_settings_reach_the_recipe_by_option_and_by_environment(shapes: Path, tmp_path: Path) -> None:
+    made = plan(shapes, tmp_path, "--batch-size", "7", "--no-augment", env={"RRR_EDGE_COMPRESS_WEIGHT_DECAY": "0.5"})
+    training = made["recipe"]["training"]
+    assert (training["batch_size"], training["augment"], training["weight_decay"]) == (7, False, 0.5)
 
 
 def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path) -> None:

@@ -348,12 +348,12 @@ def test_the_plan_names_what_would_be_made_and_writes_nothing(shapes: Path, untr
     planned = plan(shapes, tmp_path / "x.rrr", recipe=UNTRAINED)
     assert not list(tmp_path.iterdir())
     manifest = untrained.manifest
-    assert planned["photos_per_class"] == {"train": dict.fromkeys(LABELS, 12), "test": dict.fromkeys(LABELS, 8)}
-    assert planned["photos"] == manifest.provenance.images
-    assert planned["network"] == manifest.spec.model_dump()
-    assert planned["cost"] == manifest.cost.model_dump()
-    assert planned["recipe"] == manifest.recipe.model_dump()
-    assert json.loads(json.dumps(planned))["bundle"] == str(tmp_path / "x.rrr")
+    assert planned.photos_per_class == {"train": dict.fromkeys(LABELS, 12), "test": dict.fromkeys(LABELS, 8)}
+    assert planned.photos == manifest.provenance.images
+    assert planned.network == manifest.spec
+    assert planned.cost == manifest.cost
+    assert planned.recipe == manifest.recipe
+    assert planned.document()["bundle"] == str(tmp_path / "x.rrr")
 
 
 def test_a_network_that_guesses_and_a_small_test_set_are_noted(untrained: Bundle) -> None:

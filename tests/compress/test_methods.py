@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from rrr_edge.bundle import schemas
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.bundle.recipe import RRR, FineTune, LinearProbe, Recipe, Selection, Training, read_recipe
+from rrr_edge.bundle.recipe import RRR, FineTune, LinearProbe, Recipe, Selection, Training
+from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.cli.app import app
 from rrr_edge.compress import METHODS, compress, method, plan
@@ -170,17 +171,20 @@ def test_random_weights_share_batches_and_the_recipe_says_so(shapes: Path, tmp_p
     with pytest.raises(UsageError, match="the 2 branches train the stump that they share"):
         plan(shapes, tmp_path / "y.rrr", recipe=own)
     alone = own.model_copy(update={"branches": 1})
-    assert not plan(shapes, tmp_path / "y.rrr", recipe=alone)["recipe"]["training"]["shared_batches"]
+    assert not plan(shapes, tmp_path / "y.rrr", recipe=alone).recipe.training.shared_batches
 
 
 @pytest.mark.usefixtures("online")
 def test_a_plan_counts_what_will_learn(shapes: Path, tmp_path: Path) -> None:
     found = plan(shapes, tmp_path / "x.rrr", recipe=LinearProbe(weights="random", image_size=32))
-    assert found["cost"]["trainable_params"] == 2048 * CLASSES + CLASSES
-    assert found["network"]["depths"] == (3, 8, 36, 3)
+    assert found.cost.trainable_params == 2048 * CLASSES + CLASSES
+    assert isinstance(found.network, ResNetSpec)
+    assert found.network.depths == (3, 8, 36, 3)
     found = plan(shapes, tmp_path / "x.rrr", recipe=RRR(depths="auto", image_size=32))
-    assert found["network"]["depths"] == ONES
-    assert found["recipe"]["selection"]["max_additions"] == 46
+    assert isinstance(found.network, ResNetSpec)
+    assert found.network.depths == ONES
+    assert isinstance(found.recipe, RRR)
+    assert found.recipe.selection == Selection()
 
 
 # Recipes

@@ -16,7 +16,8 @@ from torch import nn
 
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.bundle.recipe import Block, Channel, Element, Recipe, Training, read_recipe
+from rrr_edge.bundle.recipe import Block, Channel, Element, Recipe, Training
+from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.bundle.spec import RESNET152_DEPTHS, ResNetSpec, resnet152
 from rrr_edge.compress import compress, plan, prune
 from rrr_edge.compress.prune import depths_by_removal, make_permanent, mask, slim, slimming, sparsity_of, without_blocks
@@ -259,8 +260,8 @@ def test_a_pruned_bundle_is_rebuilt_from_its_spec(small: None, shapes: Path, tmp
     bundle.check()
     manifest = bundle.manifest
     assert manifest.recipe == recipe
-    assert manifest.spec.model_dump() == planned["network"]
-    assert manifest.cost.model_dump() == planned["cost"]
+    assert manifest.spec == planned.network
+    assert manifest.cost == planned.cost
     network = build(manifest.spec)
     network.load_state_dict(load_file(bundle.weights))
     answers = predict(network, bundle.reference.images, preprocess=manifest.preprocess)

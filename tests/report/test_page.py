@@ -14,7 +14,8 @@ from fake_bundle import rewrite, write_engine
 from made_up import HERE, TARGET, layers, make_bundle, profile, store, verification
 
 from rrr_edge.bundle.folder import ENGINE
-from rrr_edge.bundle.recipe import RRR, Selection, Training, read_recipe
+from rrr_edge.bundle.recipe import RRR, Selection, Training
+from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.cli.app import app
 from rrr_edge.errors import UsageError
 from rrr_edge.report import files_of, write_report

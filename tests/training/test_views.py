@@ -9,7 +9,8 @@ from small_network import small_network, weights
 from torch import Tensor
 
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.bundle.recipe import Training, read_recipe
+from rrr_edge.bundle.recipe import Training
+from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.timing.progress import Step
 from rrr_edge.training import views as module

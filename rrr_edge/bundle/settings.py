@@ -1,0 +1,101 @@
+"""Settings of a recipe from options and TOML files."""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from rrr_edge.bundle.recipe import METHODS, Recipe, Selection, Training
+from rrr_edge.bundle.record import Record, faults
+from rrr_edge.errors import BadInput, UsageError, choose
+
+# Parts of a recipe whose settings are given as options like the recipe's own.
+_PARTS: dict[str, type[Record]] = {"training": Training, "selection": Selection}
+
+
+class Setting(NamedTuple):
+    """A field that recipes have: `methods` are those of METHODS in which it is the same."""
+
+    name: str
+    field: FieldInfo
+    methods: tuple[str, ...]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it may be, where there are only some."""
+        annotation = self.field.annotation
+        return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def settings() -> list[Setting]:
+    """Every field of every method but the method itself, those of its parts among them."""
+    found: list[Setting] = []
+    for method, recipe in METHODS.items():
+        for name, field in _fields(recipe):
+            same = next((i for i, s in enumerate(found) if s.name == name and _alike(s.field, field)), None)
+            if same is None:
+                found.append(Setting(name, field, (method,)))
+            else:
+                found[same] = found[same]._replace(methods=(*found[same].methods, method))
+    return found
+
+
+def read_recipe(path: Path | None, **options: Any) -> Recipe:
+    """The recipe in the TOML file `path`, with every option that is not None in its place.
+
+    Options named like a field of Training or Selection go there. Raises BadInput for the file and UsageError for the
+    options.
+    """
+    stored = _read(path) if path else {}
+    recipe = METHODS[choose(options.pop("method", None) or stored.get("method", "rrr"), METHODS, "method")]
+    chosen = {name: value for name, value in options.items() if value is not None}
+    _require_known(recipe, chosen)
+    for part in _PARTS.keys() & recipe.model_fields.keys():
+        record = _PARTS[part]
+        moved = {name: chosen.pop(name) for name in list(chosen) if name in record.model_fields}
+        if moved:
+            chosen[part] = {**stored.get(part, {}), **moved}
+    try:
+        return recipe.model_validate({**stored, **chosen, "method": recipe.model_fields["method"].default})
+    except ValidationError as error:
+        named = ((key.rpartition(".")[2].replace("_", "-"), why) for key, why in faults(error))
+        wrong = "; ".join(f"--{option}: {why}" if option else why for option, why in named)
+        raise UsageError(f"{wrong[0].upper()}{wrong[1:]}.") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's settings, valid on their own."""
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{path} cannot be read as TOML: {error}.") from error
+    METHODS[choose(str(data.get("method", "rrr")), METHODS, "method")].parse(data, str(path))
+    return data
+
+
+def _require_known(recipe: type[Record], options: dict[str, Any]) -> None:
+    """Refuse options that the method does not have, and near misses of those that have a few words to choose from."""
+    fields = dict(_fields(recipe))
+    method = recipe.model_fields["method"].default
+    for name, value in options.items():
+        if name not in fields:
+            raise UsageError(f"The method {method} has no --{name.replace('_', '-')}.", advice="Leave it out.")
+        if choices := Setting(name, fields[name], (method,)).choices:
+            choose(value, choices, name.replace("_", " "))
+
+
+def _fields(recipe: type[Record]) -> Iterator[tuple[str, FieldInfo]]:
+    """The fields that are one value each; `schedule` is a record that only files give."""
+    for name, field in recipe.model_fields.items():
+        if name in _PARTS:
+            yield from _fields(_PARTS[name])
+        elif name not in ("method", "schedule"):
+            yield name, field
+
+
+def _alike(one: FieldInfo, other: FieldInfo) -> bool:
+    said = (one.description, one.default, one.annotation)
+    return said == (other.description, other.default, other.annotation)
