@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from shlex import quote
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rrr_edge.bundle.commands import compiling, compressing
 from rrr_edge.bundle.engine import Engine, Prepared
 from rrr_edge.bundle.files import FileEntry, require_file, staged_folder
 from rrr_edge.bundle.manifest import Manifest
@@ -59,14 +59,14 @@ class Bundle:
         if not path.exists():
             raise BadInput(
                 f"There is no bundle {path}.",
-                advice=f"Make one with: rrr-edge compress PHOTOS -o {quote(str(path))}",
+                advice=f"Make one with: {compressing(path)}",
             )
         if not (path / MANIFEST).is_file():
             raise BadInput(
                 f"{path} is not a bundle: it has no {MANIFEST}.",
                 advice="Give the folder that `rrr-edge compress` wrote.",
             )
-        return cls(path, _read(path / MANIFEST, Manifest, _anew(path)))
+        return cls(path, _read(path / MANIFEST, Manifest, compressing(path, anew=True)))
 
     @property
     def weights(self) -> Path:
@@ -136,7 +136,7 @@ class Bundle:
         Raises UsageError where it was not compiled and CorruptArtifact where a file or the model has changed since.
         """
         folder = self.engine_folder(target.engine_name)
-        repair = target.compiling(self.path)
+        repair = compiling(self.path, target)
         if not (folder / ENGINE).is_file():
             have = ", ".join(self.engine_names()) or "none yet"
             prepared = "; its graph is prepared" if (folder / PREPARED).is_file() else ""
@@ -146,7 +146,7 @@ class Bundle:
         engine = _read(folder / ENGINE, Engine, repair)
         if engine.name != folder.name:
             raise CorruptArtifact(f"{folder} holds another engine, {engine.name}.", advice=f"Run: {repair}")
-        repair = engine.target.compiling(self.path)
+        repair = compiling(self.path, engine.target)
         for entry in engine.files:
             require_file(folder / entry.name, entry, repair)
         if engine.model_sha256 != self.model_sha256:
@@ -162,7 +162,7 @@ class Bundle:
         Raises CorruptArtifact, also where there is none.
         """
         folder = self.engine_folder(target.engine_name)
-        repair = target.compiling(self.path, "--prepare-only")
+        repair = compiling(self.path, target, prepare_only=True)
         card = _read(folder / PREPARED_CARD, Prepared, repair)
         require_file(folder / PREPARED, card.file, repair)
         return card
@@ -171,10 +171,12 @@ class Bundle:
         for entry in self.manifest.files:
             if entry.name == name:
                 return entry
-        raise CorruptArtifact(f"{self.path / MANIFEST} does not list {name}.", advice=f"Run: {_anew(self.path)}")
+        raise CorruptArtifact(
+            f"{self.path / MANIFEST} does not list {name}.", advice=f"Run: {compressing(self.path, anew=True)}"
+        )
 
     def _checked(self, name: str) -> Path:
-        require_file(self.path / name, self._entry(name), _anew(self.path))
+        require_file(self.path / name, self._entry(name), compressing(self.path, anew=True))
         return self.path / name
 
 
@@ -188,11 +190,6 @@ def writing_engine(bundle: Bundle, name: str) -> Iterator[Path]:
     """A folder for an engine's files that replaces the old engine only when the block ends well."""
     with staged_folder(bundle.engine_folder(name)) as folder:
         yield folder
-
-
-def _anew(path: Path) -> str:
-    """The command that makes the bundle `path` once more, for what it holds cannot be repaired."""
-    return f"rrr-edge compress PHOTOS -o {quote(str(path))} --force"
 
 
 def _read(path: Path, record: type[R], repair: str) -> R:

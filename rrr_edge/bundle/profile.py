@@ -1,13 +1,13 @@
-"""What a profile found on one machine, and its files: profile.json has the summaries, samples.csv every run."""
+"""The record of a profile, and its files: profile.json has the summaries, samples.csv every run."""
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field
 
+from rrr_edge.bundle.commands import profiling
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.folder import PROFILE
 from rrr_edge.bundle.measurements import (
@@ -25,7 +25,6 @@ from rrr_edge.bundle.record import SCHEMA, Record
 from rrr_edge.bundle.target import Target
 from rrr_edge.bundle.verification import Accuracy, Verification
 from rrr_edge.errors import BadInput, CorruptArtifact
-from rrr_edge.timing.statistics import Interval
 
 SAMPLES = "samples.csv"
 
@@ -101,73 +100,6 @@ class Profile(Record):
     def measurement(self, name: str) -> Measurement:
         return next(m for m in self.measurements if m.name == name)
 
-    def tables(self) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
-        """A title and a table for each thing that was asked; the first is `table` and has no title."""
-        yield "", self.table()
-        yield "What was run", self.networks()
-        if self.parts:
-            best = f", of {self.ceiling.gmacs_per_s:,.0f} GMAC/s that this machine reaches" if self.ceiling else ""
-            rows = (_part_row(part, self.engine.summary.median_ms) for part in self.parts)
-            yield f"Where the engine's time goes{best}", (_PARTS_HEADER, *rows)
-        if self.loads:
-            yield "Under load", (_LOADS_HEADER, *map(_load_row, self.loads))
-        if self.alternatives:
-            yield "ResNet152 pruned, times the unpruned network's", self._sweep_table()
-
-    def _sweep_table(self) -> tuple[tuple[str, ...], ...]:
-        """A header and a row for each granularity and sparsity, with its times in each runtime over the unpruned's.
-
-        The first row has the unpruned network's own median in ms; a tilde marks what was unstable.
-        """
-        runtimes = list(dict.fromkeys(a.measurement.subject.runtime for a in self.alternatives))
-        rows: dict[tuple[str, str], dict[str, str]] = {}
-        for alternative in self.alternatives:
-            subject = alternative.measurement.subject
-            gone = f"{subject.sparsity:.1%}" if subject.sparsity else ""
-            # The unpruned network and the engine are in several rounds; the first is shown.
-            rows.setdefault((subject.granularity or ENGINE, gone), {}).setdefault(subject.runtime, _cell(alternative))
-        order = ("baseline", ENGINE, "element", "channel", "block")
-        return (
-            ("", "parameters gone", *runtimes),
-            *(
-                (name, gone, *(cells.get(runtime, "") for runtime in runtimes))
-                for (name, gone), cells in sorted(rows.items(), key=lambda row: order.index(row[0][0]))
-            ),
-        )
-
-    def table(self) -> tuple[tuple[str, ...], ...]:
-        """A header and the times of each measurement; a tilde marks what was unstable, parts are indented."""
-        ratios = {r.of: f"{_short(r.value, 3)}  {_span(r.interval, 3)}" for r in self.ratios}
-        return (
-            ("", "median ms", "95 % interval", "times the engine's"),
-            *(
-                (
-                    _row_name(m),
-                    f"{'~' if m.summary.unstable else ''}{m.summary.median_ms:.3f}",
-                    _span(m.summary.median_interval_ms, 4),
-                    ratios.get(m.name, ""),
-                )
-                for m in self.measurements
-            ),
-        )
-
-    def networks(self) -> tuple[tuple[str, ...], ...]:
-        """A header and what is known of the engine and of each network beside it."""
-        accuracy = f"{self.verification.accuracy:.1%}" if self.accuracy else ""
-        return (
-            ("", "MB", "params", "MACs", "accuracy"),
-            *(
-                (
-                    _row_name(m),
-                    "" if m.subject.size_mb is None else f"{m.subject.size_mb:.1f}",
-                    "" if m.subject.params is None else f"{m.subject.params / 1e6:.2f} M",
-                    "" if m.subject.macs is None else f"{m.subject.macs / 1e6:,.0f} M",
-                    accuracy if m.name == ENGINE else "",
-                )
-                for m in (self.engine, *self.baselines)
-            ),
-        )
-
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Load what `write` wrote, samples included. Raises BadInput or CorruptArtifact."""
@@ -189,7 +121,7 @@ class Profile(Record):
             if (found.runs, found.median_ms, found.min_ms) != (said.runs, said.median_ms, said.min_ms):
                 raise CorruptArtifact(
                     f"The samples of {measurement.name!r} in {folder / SAMPLES} are not those that {PROFILE} sums up.",
-                    advice="Run rrr-edge profile again.",
+                    advice=f"Run: {profiling(folder.parent.parent, profile.target)}",
                 )
         return profile
 
@@ -205,56 +137,6 @@ class Profile(Record):
 
 def part_name(part: str) -> str:
     return f"{PHOTO}: {part}"
-
-
-def _row_name(measurement: Measurement) -> str:
-    if measurement.name == ENGINE:
-        return f"{ENGINE}, {measurement.subject.runtime}"
-    return measurement.name.replace(f"{PHOTO}: ", "  ")
-
-
-def _span(interval: Interval, digits: int) -> str:
-    low, high = interval
-    return f"{_short(low, digits)} to {_short(high, digits)}"
-
-
-def _short(value: float, digits: int) -> str:
-    """So many digits, where some are left of the point."""
-    return f"{value:,.{max(0, digits - len(str(int(value))))}f}"
-
-
-_PARTS_HEADER = ("", "ms", "of the run", "MACs", "GMAC/s", "of the ceiling")
-
-
-def _part_row(part: PartTime, run_ms: float) -> tuple[str, ...]:
-    computes = bool(part.macs and part.ms)
-    return (
-        part.part,
-        f"{part.ms:.3f}",
-        f"{part.ms / run_ms:.1%}",
-        f"{part.macs / 1e6:,.1f} M" if computes else "",
-        f"{part.macs / part.ms / 1e6:,.1f}" if computes else "",
-        f"{part.share:.1%}" if part.share is not None else "",
-    )
-
-
-_LOADS_HEADER = ("", "median ms", "p95 ms", "max ms", "images/s", "late", "dropped", "what is timed")
-
-
-def _load_row(load: Load) -> tuple[str, ...]:
-    summary = load.measurement.summary
-    times = (summary.median_ms, summary.p95_ms, max(load.measurement.samples_ms))
-    unmet = (str(load.late), str(load.dropped)) if load.kind == "paced" else ("", "")
-    words = (*(f"{ms:.3f}" for ms in times), f"{load.images_per_second:,.1f}", *unmet, load.measurement.subject.note)
-    return (load.measurement.name, *words)
-
-
-def _cell(alternative: Alternative) -> str:
-    summary, ratio = alternative.measurement.summary, alternative.ratio
-    doubt = "~" if summary.unstable else ""
-    if ratio.of == ratio.to:
-        return f"{doubt}{summary.median_ms:.2f} ms"
-    return f"{doubt}{ratio.value:.2f}  {ratio.interval[0]:.2f} to {ratio.interval[1]:.2f}"
 
 
 def _read_samples(path: Path) -> dict[str, tuple[float, ...]]:

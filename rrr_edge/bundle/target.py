@@ -1,7 +1,6 @@
-"""Where an engine runs: `targets/NAME.toml` -> Target."""
+"""Targets: a backend on a device, from `targets/NAME.toml`."""
 
 from pathlib import Path
-from shlex import quote
 from typing import Literal, get_args
 
 from pydantic import Field
@@ -57,22 +56,6 @@ class Target(Record):
     @property
     def largest_batch(self) -> int:
         return max(self.batch, self.max_batch)
-
-    @property
-    def words(self) -> str:
-        """The options that name it; the target itself may be known only to those who have its file."""
-        return f"--target {self.name if self._is_known else 'FILE.toml'} --precision {self.precision}"
-
-    def compiling(self, bundle: Path, *options: str) -> str:
-        """The command that compiles `bundle` for this target."""
-        default = Target.load(self.name).lowering if self._is_known else Target.model_fields["lowering"].default
-        lowering = () if self.lowering == default else (f"--lowering {self.lowering}",)
-        command = " ".join(("rrr-edge compile", quote(str(bundle)), self.words, *lowering, *options))
-        return command if self._is_known else f"{command} (FILE.toml is the file of the target {self.name!r})"
-
-    @property
-    def _is_known(self) -> bool:
-        return self.name in target_names()
 
     def require_device(self) -> None:
         """Raise CannotRunHere where `cpu` names another processor than this machine's."""

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from rrr_edge.bundle.commands import command_line
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.reference import Floats, Outputs, Reference
 from rrr_edge.bundle.target import Precision
@@ -33,7 +34,7 @@ def require_precision(
     *,
     what: str,
     so: str,
-    advice: str = "Ask a precision that this device has: rrr-edge targets",
+    advice: str = f"Ask a precision that this device has: {command_line('targets')}",
 ) -> None:
     """Raise GateFailed unless `what` computes in the precision that was asked; `so` says what follows."""
     if found.get(asked, 0.0) < PRECISION_SHARE:

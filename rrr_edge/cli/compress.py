@@ -40,6 +40,7 @@ def compress(
     verbose: Verbose = False,
 ) -> None:
     """Turn a ResNet152 into a small network for your photos. Needs the `compress` extra."""
+    from rrr_edge.bundle.commands import command_line
     from rrr_edge.bundle.settings import read_recipe
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -77,7 +78,7 @@ def compress(
     display.result(
         manifest.document(),
         f"{bundle.path}: {manifest.cost.params:,} parameters, {manifest.cost.macs / 1e6:,.0f} million MACs, {scored}\n"
-        f"next: rrr-edge compile {bundle.path} --target openvino",
+        f"next: {command_line('compile', bundle.path, target='openvino')}",
     )
 
 

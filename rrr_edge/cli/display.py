@@ -6,10 +6,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rrr_edge.errors import RRREdgeError
 from rrr_edge.timing.progress import OnProgress, Step, silent
+
+if TYPE_CHECKING:
+    from rrr_edge.bundle.profile import Profile
 
 _PLAIN_EVERY_S = 10.0
 # What the first moments promise is not kept.
@@ -76,6 +79,15 @@ class Display:
         for row in rows:
             table.add_row(*(Text(row[column]) for column in columns))
         Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+    def profile(self, profile: "Profile", title: str) -> None:
+        """The tables and the notes of `profile`, for people only; the first table has `title`."""
+        from rrr_edge.report.tables import tables_of
+
+        for caption, header, rows in tables_of(profile):
+            self.table(caption or title, [dict(zip(header, row, strict=True)) for row in rows])
+        for note in profile.notes:
+            self.say(f"note: {note}")
 
     @contextmanager
     def progress(self) -> Iterator[OnProgress]:

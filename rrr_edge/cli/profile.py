@@ -112,8 +112,5 @@ def profile(
         said = "\n".join((*obstacles, f"{bundle} is ready to be profiled"))
         display.result({"ready": True, "notes": obstacles}, said)
         return
-    for title, (header, *rows) in result.tables():
-        display.table(title or f"{folder}{replaced}", [dict(zip(header, row, strict=True)) for row in rows])
-    for note in result.notes:
-        display.say(f"note: {note}")
+    display.profile(result, f"{folder}{replaced}")
     display.result({**result.document(), "folder": str(folder)})

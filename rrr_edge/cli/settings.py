@@ -79,7 +79,7 @@ def _default(setting: "Setting") -> str:
 
 def _option(kind: type, text: str, choices: tuple[str, ...]) -> Any:
     metavar = f"[{'|'.join(choices)}]" if choices else None
-    return Annotated[kind | None, typer.Option(help=text, metavar=metavar)]  # type: ignore[valid-type]
+    return Annotated[kind | None, typer.Option(help=text, metavar=metavar)]
 
 
 def read_depths(text: str | None) -> tuple[int, ...] | str | None:

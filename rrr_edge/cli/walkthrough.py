@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from rrr_edge.bundle.commands import command_line, compressing
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.folder import MANIFEST, Bundle
 from rrr_edge.bundle.profile import Profile
@@ -59,10 +60,7 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
     _predict(bundle, photos, picture)
 
     display.table("Engines", [_engine_row(engine) for engine in engines])
-    for title, (header, *rows) in profile.tables():
-        display.table(title or "One photo, on this machine", [dict(zip(header, row, strict=True)) for row in rows])
-    for note in profile.notes:
-        display.say(f"note: {note}")
+    display.profile(profile, "One photo, on this machine")
     document: dict[str, Any] = {
         "bundle": str(path),
         "picture": str(picture),
@@ -76,8 +74,15 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
         document,
         f"{said}\n{page} is the page to send around.\n\n"
         "With your own photos, sorted into a folder for each class:\n"
-        "  rrr-edge compress PHOTOS -o mine.rrr && rrr-edge compile mine.rrr -t openvino && "
-        "rrr-edge profile mine.rrr -t openvino",
+        f"  {' && '.join(_own_photos(Path('mine.rrr')))}",
+    )
+
+
+def _own_photos(bundle: Path) -> tuple[str, ...]:
+    return (
+        compressing(bundle),
+        command_line("compile", bundle, target=TARGET),
+        command_line("profile", bundle, target=TARGET),
     )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rrr_edge import __version__
 from rrr_edge.backends.protocols import Baseline
+from rrr_edge.bundle.commands import command_line
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.files import sha256, staged_folder, write_file
@@ -82,7 +83,7 @@ def require_machine(target: Target, here: Environment) -> None:
     if target.gpu.lower() not in gpus.lower():
         raise CannotRunHere(
             f"The target {target.name!r} is a {target.gpu!r} GPU; this machine has {gpus}.",
-            advice="Profile it on such a machine, or choose a target for this one: rrr-edge targets",
+            advice=f"Profile it on such a machine, or choose a target for this one: {command_line('targets')}",
         )
 
 

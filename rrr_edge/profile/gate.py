@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from rrr_edge.backends import backend_of
+from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.folder import Bundle
@@ -186,7 +187,7 @@ def _settled(baseline: Side, candidate: Side, target: Target) -> Target:
         if a != b:
             raise UsageError(
                 f"The engine of {baseline.bundle.path} has the {what} {a}, the one of {candidate.bundle.path} {b}.",
-                advice=f"Compile both for the same: {first.compiling(candidate.bundle.path)}",
+                advice=f"Compile both for the same: {compiling(candidate.bundle.path, first)}",
             )
     return target.model_copy(update={"threads": threads_to_use(target.threads, first.threads)})
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Literal
 
+from rrr_edge.bundle.commands import profiling
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import MANIFEST, Bundle
 from rrr_edge.bundle.profile import Profile
@@ -53,15 +53,14 @@ def candidates_of(paths: Sequence[Path], *, allow_cross_machine: bool) -> list[C
 
 
 def _profiled(bundle: Bundle) -> list[Candidate]:
-    path = quote(str(bundle.path))
     found = [Candidate(bundle, Profile.read(bundle.profile_folder(name))) for name in bundle.profile_names()]
     if not found:
-        raise UsageError(f"{bundle.path} has not been profiled.", advice=f"Run: rrr-edge profile {path} --target NAME")
+        raise UsageError(f"{bundle.path} has not been profiled.", advice=f"Run: {profiling(bundle.path)}")
     for candidate in found:
         if candidate.profile.manifest_sha256 != sha256(bundle.path / MANIFEST):
             target = candidate.profile.target
             raise CorruptArtifact(
                 f"{bundle.path} has changed since its {target.engine_name} engine was profiled.",
-                advice=f"Run: rrr-edge profile {path} --target {target.name} --precision {target.precision}",
+                advice=f"Run: {profiling(bundle.path, target)}",
             )
     return sorted(found, key=lambda candidate: candidate.median_ms)

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from rrr_edge.report.appendix import environment_line
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.markup import plain_markdown
-from rrr_edge.report.tables import Table, engines, environment_line, measured
+from rrr_edge.report.tables import Table, engines, measured
 from rrr_edge.report.verdict import verdict
 from rrr_edge.report.words import are_figures
 

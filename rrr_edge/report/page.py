@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rrr_edge import __version__
-from rrr_edge.report import tables
+from rrr_edge.report import appendix, tables
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.latency import draw_distribution, draw_latency
 from rrr_edge.report.markup import Markup, element, together
@@ -138,7 +138,7 @@ def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
             panels=sparsity_panels(profile),
         ),
         *map(_table, others),
-        *_folded("The slowest layers", tables.slowest_layers(profile)),
+        *_folded("The slowest layers", appendix.slowest_layers(profile)),
     )
 
 
@@ -174,13 +174,13 @@ def _figure3(panels: Sequence[Picture]) -> Markup:
 def _proof(candidates: Sequence[Candidate]) -> Iterable[Markup]:
     bundles = {c.bundle.path: c for c in candidates}
     yield element("h2", "Verification")
-    yield _table(tables.verifications([c.bundle for c in bundles.values()]))
+    yield _table(appendix.verifications([c.bundle for c in bundles.values()]))
     for c in bundles.values():
-        yield from _folded(f"{c.bundle.manifest.name}: accuracy by class", tables.per_class(c))
+        yield from _folded(f"{c.bundle.manifest.name}: accuracy by class", appendix.per_class(c))
     yield element("h2", "Environment")
     places: dict[tuple[str, ...], Markup] = {}
     for c in candidates:
-        table = tables.environment(c.profile)
+        table = appendix.environment(c.profile)
         places.setdefault(tuple(value for name, value in table.rows if name != "measured"), _table(table, head=False))
     yield from places.values()
     yield element("h2", "How to reproduce")

@@ -5,9 +5,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from pathlib import PurePath
-from shlex import quote
 from typing import Any
 
+from rrr_edge.bundle.commands import asked, command_line
 from rrr_edge.bundle.measurements import LoadKind
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import Recipe
@@ -21,17 +21,17 @@ RECIPE = "recipe.toml"
 def commands(candidates: Sequence[Candidate]) -> str:
     """Of all bundles and engines; folders are named, not located."""
     lines = []
-    bundles = list(dict.fromkeys(quote(c.bundle.path.name) for c in candidates))
+    bundles = list(dict.fromkeys(c.bundle.path.name for c in candidates))
     for bundle in bundles:
-        lines.append(f"rrr-edge compress DATA -o {bundle} --recipe {RECIPE}")
-        for candidate in (c for c in candidates if quote(c.bundle.path.name) == bundle):
-            asked = f"{bundle} {candidate.profile.target.words}"
-            lines.append(" ".join((f"rrr-edge compile {asked}", *_making(candidate))))
-            lines.append(" ".join((f"rrr-edge profile {asked}", *_options(candidate.profile))))
-    return "\n".join((*lines, f"rrr-edge report {' '.join(bundles)} -o report.html"))
+        lines.append(command_line("compress", "DATA", out=bundle, recipe=RECIPE))
+        for candidate in (c for c in candidates if c.bundle.path.name == bundle):
+            target = asked(candidate.profile.target)
+            lines.append(command_line("compile", bundle, **target, **_making(candidate)))
+            lines.append(command_line("profile", bundle, **target, **_options(candidate.profile)))
+    return "\n".join((*lines, command_line("report", *bundles, out="report.html")))
 
 
-def _making(candidate: Candidate) -> Iterator[str]:
+def _making(candidate: Candidate) -> dict[str, str | float | None]:
     """What the engine was made with besides its target, as far as its card and the bundle tell.
 
     A loss beyond the default limit was allowed by --max-drop; of other calibration images only the digest is known.
@@ -41,39 +41,37 @@ def _making(candidate: Candidate) -> Iterator[str]:
         engine = bundle.engine(target)
         own = hashlib.sha256(bundle.calibration.tobytes()).hexdigest()
     except RRREdgeError:
-        return
-    if {engine.lowering, target.lowering} != {"grouped"}:
-        yield f"--lowering {engine.lowering}"
-    if engine.calibration and engine.calibration != own:
-        yield "--calib-data DIR"
+        return {}
     lost = engine.verification.accuracy_reference - engine.verification.accuracy
-    if lost > MAX_DROP:
-        yield f"--max-drop {ceil(lost * 1000) / 1000:g}"
+    return {
+        "lowering": engine.lowering if {engine.lowering, target.lowering} != {"grouped"} else None,
+        "calib_data": "DIR" if engine.calibration and engine.calibration != own else None,
+        "max_drop": ceil(lost * 1000) / 1000 if lost > MAX_DROP else None,
+    }
 
 
-def _options(profile: Profile) -> Iterator[str]:
+def _options(profile: Profile) -> dict[str, str | int | bool]:
     subjects = [alternative.measurement.subject for alternative in profile.alternatives]
     pruned = [subject for subject in subjects if subject.granularity not in (None, "baseline")]
     against = dict.fromkeys((*(["baseline"] if profile.baselines else []), *(str(s.granularity) for s in pruned)))
-    yield f"--against {','.join(against) or 'none'}"
+    options: dict[str, str | int | bool] = {"against": ",".join(against) or "none"}
     if pruned:
-        yield f"--sparsity {_list({subject.sparsity_asked or 0 for subject in pruned})}"
-    yield f"--runs {profile.engine.summary.runs}"
-    if not profile.layers:
-        yield "--no-anatomy"
+        options["sparsity"] = _list({subject.sparsity_asked or 0 for subject in pruned})
+    options |= {"runs": profile.engine.summary.runs, "no_anatomy": not profile.layers}
     settings: dict[str, set[float]] = {}
     for load in profile.loads:
         settings.setdefault(load.kind, set()).add(load.setting)
     for kind, option in _LOADS.items():
         if kind in settings:
-            yield f"{option} {_list(settings[kind])}" if kind != "cold start" else option
+            options[option] = kind == "cold start" or _list(settings[kind])
+    return options
 
 
 _LOADS: dict[LoadKind, str] = {
-    "paced": "--pace",
-    "cold start": "--cold-start",
-    "batch": "--batches",
-    "streams": "--streams",
+    "paced": "pace",
+    "cold start": "cold_start",
+    "batch": "batches",
+    "streams": "streams",
 }
 
 

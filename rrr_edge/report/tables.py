@@ -1,18 +1,14 @@
-"""The report's tables: a header and rows of words, for HTML and Markdown alike."""
+"""The tables of a profile: headers and rows of words, for the terminal, HTML and Markdown alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.environment import Environment
-from rrr_edge.bundle.folder import ENGINE, Bundle
-from rrr_edge.bundle.profile import Profile
-from rrr_edge.bundle.verification import Verification
-from rrr_edge.errors import BadInput
+from rrr_edge.bundle.measurements import Alternative, Load, Measurement, PartTime
+from rrr_edge.bundle.profile import ENGINE, PHOTO, Profile
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.words import title_of
-
-_SLOWEST = 12
+from rrr_edge.timing.statistics import Interval
 
 
 class Table(NamedTuple):
@@ -21,12 +17,79 @@ class Table(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
 
+def tables_of(profile: Profile) -> Iterator[Table]:
+    """A table for each thing that was asked; the first is `times` and has no caption."""
+    yield times(profile)
+    yield networks(profile)
+    if profile.parts:
+        best = f", of {profile.ceiling.gmacs_per_s:,.0f} GMAC/s that this machine reaches" if profile.ceiling else ""
+        rows = [_part_row(part, profile.engine.summary.median_ms) for part in profile.parts]
+        header = ("", "ms", "of the run", "MACs", "GMAC/s", "of the ceiling")
+        yield Table(f"Where the engine's time goes{best}", header, rows)
+    if profile.loads:
+        columns = ("", "median ms", "p95 ms", "max ms", "images/s", "late", "dropped", "what is timed")
+        yield Table("Under load", columns, [_load_row(load) for load in profile.loads])
+    if profile.alternatives:
+        yield _sweep(profile)
+
+
+def times(profile: Profile) -> Table:
+    """The times of each measurement; a tilde marks what was unstable, parts are indented."""
+    ratios = {r.of: f"{_short(r.value, 3)}  {_span(r.interval, 3)}" for r in profile.ratios}
+    rows = [
+        (
+            _row_name(m),
+            f"{_doubt(m)}{m.summary.median_ms:.3f}",
+            _span(m.summary.median_interval_ms, 4),
+            ratios.get(m.name, ""),
+        )
+        for m in profile.measurements
+    ]
+    return Table("", ("", "median ms", "95 % interval", "times the engine's"), rows)
+
+
+def networks(profile: Profile) -> Table:
+    """What is known of the engine and of each network beside it."""
+    accuracy = f"{profile.verification.accuracy:.1%}" if profile.accuracy else ""
+    rows = [
+        (
+            _row_name(m),
+            "" if m.subject.size_mb is None else f"{m.subject.size_mb:.1f}",
+            "" if m.subject.params is None else f"{m.subject.params / 1e6:.2f} M",
+            "" if m.subject.macs is None else f"{m.subject.macs / 1e6:,.0f} M",
+            accuracy if m.name == ENGINE else "",
+        )
+        for m in (profile.engine, *profile.baselines)
+    ]
+    return Table("What was run", ("", "MB", "params", "MACs", "accuracy"), rows)
+
+
+def _sweep(profile: Profile) -> Table:
+    """A row for each granularity and sparsity, with its times in each runtime over the unpruned's.
+
+    The first row has the unpruned network's own median in ms; a tilde marks what was unstable.
+    """
+    runtimes = list(dict.fromkeys(a.measurement.subject.runtime for a in profile.alternatives))
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for alternative in profile.alternatives:
+        subject = alternative.measurement.subject
+        gone = f"{subject.sparsity:.1%}" if subject.sparsity else ""
+        # The unpruned network and the engine are in several rounds; the first is shown.
+        cells.setdefault((subject.granularity or ENGINE, gone), {}).setdefault(subject.runtime, _cell(alternative))
+    order = ("baseline", ENGINE, "element", "channel", "block")
+    rows = [
+        (name, gone, *(found.get(runtime, "") for runtime in runtimes))
+        for (name, gone), found in sorted(cells.items(), key=lambda row: order.index(row[0][0]))
+    ]
+    return Table("ResNet152 pruned, times the unpruned network's", ("", "parameters gone", *runtimes), rows)
+
+
 def measured(profile: Profile) -> list[Table]:
-    """The profile's own tables, as the command line prints them; the first has the times of all candidates."""
+    """The profile's own tables for a page: the first has the times of all candidates."""
     first = f"{profile.engine.summary.runs} interleaved runs of each; ~ marks what was unstable"
     return [
-        _without_empty_columns(Table(title or first, ("measured", *header[1:]), rows))
-        for title, (header, *rows) in profile.tables()
+        _without_empty_columns(Table(table.caption or first, ("measured", *table.header[1:]), table.rows))
+        for table in tables_of(profile)
     ]
 
 
@@ -38,107 +101,65 @@ def _without_empty_columns(table: Table) -> Table:
 
 def engines(candidates: Sequence[Candidate]) -> Table:
     """The engines' rows of all profiles, with the machine where there are several."""
-    machines = {c.profile.environment.machine_id for c in candidates}
+    several = len({c.profile.environment.machine_id for c in candidates}) > 1
     rows = []
     for candidate in candidates:
-        times, network = candidate.profile.table()[1], candidate.profile.networks()[1]
-        machine = (_machine(candidate.profile.environment),) if len(machines) > 1 else ()
-        rows.append((title_of(candidate.profile), *times[1:3], *network[1:], *machine))
-    of_times, of_network = candidates[0].profile.table()[0], candidates[0].profile.networks()[0]
-    names = ("engine", *of_times[1:3], *of_network[1:], *(("machine",) if len(machines) > 1 else ()))
+        own, network = times(candidate.profile).rows[0], networks(candidate.profile).rows[0]
+        machine = (machine_words(candidate.profile.environment),) if several else ()
+        rows.append((title_of(candidate.profile), *own[1:3], *network[1:], *machine))
+    of_times, of_network = times(candidates[0].profile).header, networks(candidates[0].profile).header
+    names = ("engine", *of_times[1:3], *of_network[1:], *(("machine",) if several else ()))
     return Table("Every engine that was profiled", names, rows)
 
 
-def slowest_layers(profile: Profile) -> Table:
-    slowest = sorted(profile.layers, key=lambda layer: -layer.ms)[:_SLOWEST]
-    rows = [
-        (
-            layer.name,
-            layer.part,
-            layer.kind,
-            layer.precision,
-            f"{layer.ms:.4f}",
-            f"{layer.ms / profile.engine.summary.median_ms:.1%}",
-            f"{profile.images_computed * layer.macs / layer.ms / 1e6:.1f}" if layer.ms and layer.macs else "",
-        )
-        for layer in slowest
-    ]
-    header = ("layer", "part", "kind", "precision", "ms", "of the run", "GMAC/s")
-    return Table(f"The {len(rows)} slowest of {len(profile.layers)} layers", header, rows)
-
-
-def verifications(bundles: Sequence[Bundle]) -> Table:
-    """Of each bundle the ONNX graph and every engine; one that is no longer what was verified is refused."""
-    rows = []
-    for bundle in bundles:
-        rows.append(_verified(f"{bundle.manifest.name}, model.onnx", bundle.manifest.verification, "fp32"))
-        for name in bundle.engine_names():
-            what = f"{bundle.manifest.name}, {name}"
-            try:
-                engine = bundle.engine(Engine.from_json_file(bundle.engine_folder(name) / ENGINE).target)
-            except BadInput as error:
-                why = str(error).replace(str(bundle.path), bundle.path.name)
-                rows.append((what, f"refused: {why}", *[""] * 7))
-                continue
-            shares = ", ".join(f"{share:.1%} {precision}" for precision, share in engine.precision_found.items())
-            rows.append(_verified(what, engine.verification, shares))
-    header = (
-        "what",
-        "verdict",
-        "against",
-        "images",
-        "top-1 alike",
-        "largest difference",
-        "accuracy before",
-        "after",
-        "MACs run in",
-    )
-    return Table("Answers compared with those that were stored when the network was made", header, rows)
-
-
-def _verified(what: str, proof: Verification, precision: str) -> tuple[str, ...]:
-    return (
-        what,
-        "passed" if proof.passed else f"failed: {'; '.join(proof.failures)}",
-        proof.against,
-        f"{proof.images:,}",
-        f"{proof.top1_agreement:.2%}",
-        f"{proof.max_abs_diff:.2g}",
-        f"{proof.accuracy_reference:.2%}",
-        f"{proof.accuracy:.2%}",
-        precision,
-    )
-
-
-def per_class(candidate: Candidate) -> Table:
-    accuracy = candidate.profile.accuracy
-    rows = [(name, f"{share:.1%}") for name, share in accuracy.per_class.items()] if accuracy else []
-    return Table("How often the network is right, by class (before it was compiled)", ("class", "right"), rows)
-
-
-def environment(profile: Profile) -> Table:
-    here = profile.environment
-    rows = [
-        ("machine", here.machine_id),
-        ("CPU", here.cpu),
-        ("cores, threads used", f"{here.cores}, {here.threads}"),
-        ("instruction sets", ", ".join(here.isa)),
-        ("governor", here.governor),
-        ("quota of the container", f"{here.quota:g} cores" if here.quota else "none"),
-        ("GPU", "; ".join(f"{gpu.name}, driver {gpu.driver}" for gpu in here.gpus) or "none"),
-        ("system", here.os),
-        ("Python", here.python),
-        *here.versions.items(),
-        ("measured", profile.created),
-    ]
-    return Table(f"Where {title_of(profile)} was measured", ("", ""), rows)
-
-
-def environment_line(here: Environment) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in here.versions.items())
-    return f"{_machine(here)}, {here.threads} of {here.cores} cores, governor {here.governor}, {here.os}, {versions}"
-
-
-def _machine(here: Environment) -> str:
+def machine_words(here: Environment) -> str:
     gpus = "".join(f", {gpu.name}" for gpu in here.gpus)
     return f"{here.cpu}{gpus} ({here.machine_id})"
+
+
+def _row_name(measurement: Measurement) -> str:
+    if measurement.name == ENGINE:
+        return f"{ENGINE}, {measurement.subject.runtime}"
+    return measurement.name.replace(f"{PHOTO}: ", "  ")
+
+
+def _doubt(measurement: Measurement) -> str:
+    return "~" if measurement.summary.unstable else ""
+
+
+def _span(interval: Interval, digits: int) -> str:
+    low, high = interval
+    return f"{_short(low, digits)} to {_short(high, digits)}"
+
+
+def _short(value: float, digits: int) -> str:
+    """So many digits, where some are left of the point."""
+    return f"{value:,.{max(0, digits - len(str(int(value))))}f}"
+
+
+def _part_row(part: PartTime, run_ms: float) -> tuple[str, ...]:
+    computes = bool(part.macs and part.ms)
+    return (
+        part.part,
+        f"{part.ms:.3f}",
+        f"{part.ms / run_ms:.1%}",
+        f"{part.macs / 1e6:,.1f} M" if computes else "",
+        f"{part.macs / part.ms / 1e6:,.1f}" if computes else "",
+        f"{part.share:.1%}" if part.share is not None else "",
+    )
+
+
+def _load_row(load: Load) -> tuple[str, ...]:
+    summary = load.measurement.summary
+    ms = (summary.median_ms, summary.p95_ms, max(load.measurement.samples_ms))
+    unmet = (str(load.late), str(load.dropped)) if load.kind == "paced" else ("", "")
+    words = (*(f"{each:.3f}" for each in ms), f"{load.images_per_second:,.1f}", *unmet)
+    return (load.measurement.name, *words, load.measurement.subject.note)
+
+
+def _cell(alternative: Alternative) -> str:
+    summary, ratio = alternative.measurement.summary, alternative.ratio
+    doubt = _doubt(alternative.measurement)
+    if ratio.of == ratio.to:
+        return f"{doubt}{summary.median_ms:.2f} ms"
+    return f"{doubt}{ratio.value:.2f}  {ratio.interval[0]:.2f} to {ratio.interval[1]:.2f}"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rrr_edge.backends import Session, backend_of
+from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.reference import Floats, Images
@@ -72,7 +73,7 @@ class Classifier:
         stored.require_device()
         backend = backend_of(stored)
         backend.check(stored)
-        backend.require_fit(engine, repair=stored.compiling(bundle.path))
+        backend.require_fit(engine, repair=compiling(bundle.path, stored))
         return cls(backend.open(bundle.engine_folder(engine.name), stored), bundle.manifest, batch=stored.batch)
 
     def predict(self, frame: Any) -> Prediction:

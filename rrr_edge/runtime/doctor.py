@@ -6,6 +6,7 @@ from shlex import quote
 from typing import Literal
 
 from rrr_edge.backends import backend_of
+from rrr_edge.bundle.commands import command_line, compiling
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.target import PRECISIONS, Target
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, RRREdgeError, UsageError
@@ -35,9 +36,7 @@ def examine(path: str | Path) -> list[Finding]:
     except CorruptArtifact as error:
         return [_finding(str(bundle.path), "refuse", error)]
     engines = [_engine(bundle, name) for name in bundle.engine_folders()]
-    why, repair = (
-        ("", "") if engines else ("It has no engine yet.", f"rrr-edge compile {quote(str(path))} --target ...")
-    )
+    why, repair = ("", "") if engines else ("It has no engine yet.", command_line("compile", path, target="NAME"))
     return [Finding(str(bundle.path), "load", why, repair), *engines]
 
 
@@ -64,7 +63,7 @@ def _engine(bundle: Bundle, name: str) -> Finding:
     except RRREdgeError as error:
         return _finding(name, "refuse", error)
     try:
-        backend.require_fit(engine, repair=engine.target.compiling(bundle.path))
+        backend.require_fit(engine, repair=compiling(bundle.path, engine.target))
     except CannotRunHere as error:
         return _finding(name, "rebuild", error)
     return Finding(name, "load")

@@ -12,6 +12,7 @@ from fake_bundle import rewrite, write_bundle, write_engine
 from PIL import Image
 from safetensors.numpy import load_file
 
+from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.folder import Bundle, writing_engine
 from rrr_edge.bundle.record import SCHEMA, UNSEALED
 from rrr_edge.bundle.target import Target
@@ -183,7 +184,7 @@ def test_a_damaged_engine_is_refused_with_the_command_that_repairs_it(small: Bun
     said = {"flip": "has changed", "remove": "is missing", "truncate": "has 2 bytes instead of 9"}[damage]
     with pytest.raises(CorruptArtifact, match=f"model.bin {said}") as caught:
         small.engine(TARGET)
-    assert caught.value.advice == f"Run: {TARGET.compiling(small.path)}"
+    assert caught.value.advice == f"Run: {compiling(small.path, TARGET)}"
 
 
 @pytest.mark.parametrize(

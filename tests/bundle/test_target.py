@@ -85,29 +85,6 @@ def test_a_file_that_is_no_target_is_bad_input_that_names_file_and_key(
     assert str(path) in str(caught.value)
 
 
-def test_the_command_names_a_target_only_where_it_is_found_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert Target.load("openvino").compiling(Path("x y.rrr")) == (
-        "rrr-edge compile 'x y.rrr' --target openvino --precision int8"
-    )
-    split = Target.load("openvino").model_copy(update={"lowering": "split"})
-    assert split.compiling(Path("x.rrr")) == (
-        "rrr-edge compile x.rrr --target openvino --precision int8 --lowering split"
-    )
-    porch = Target.load(write_target(tmp_path, "porch", precision="bf16"))
-    assert " --precision bf16 --prepare-only (" in porch.compiling(Path("x.rrr"), "--prepare-only")
-    assert porch.compiling(Path("x.rrr")) == (
-        "rrr-edge compile x.rrr --target FILE.toml --precision bf16 (FILE.toml is the file of the target 'porch')"
-    )
-    (tmp_path / "targets").mkdir()
-    (tmp_path / "porch.toml").rename(tmp_path / "targets" / "porch.toml")
-    assert porch.compiling(Path("x.rrr")) == "rrr-edge compile x.rrr --target porch --precision bf16"
-    write_target(tmp_path / "targets", "porch", precision="bf16", lowering="split")
-    assert " --lowering grouped" in porch.compiling(Path("x.rrr"))
-
-
 @pytest.mark.parametrize(("cpu", "fits"), [("", True), ("Gold 6126", True), ("gold 6126", True), ("Gold 6127", False)])
 def test_the_cpu_must_have_the_words_that_the_target_names(
     monkeypatch: pytest.MonkeyPatch, cpu: str, fits: bool

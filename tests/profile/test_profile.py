@@ -32,6 +32,7 @@ from rrr_edge.profile import engine as engine_module
 from rrr_edge.profile import profile_bundle, require_machine
 from rrr_edge.profile.loads import Loads
 from rrr_edge.profile.request import Baselines, Extras
+from rrr_edge.report.tables import networks, tables_of, times
 from rrr_edge.timing.interleave import TimingSettings
 from rrr_edge.timing.machine import BackgroundLoad
 
@@ -489,7 +490,7 @@ def test_doubts_are_said_with_what_helps(bundle: Bundle, backend: FakeBackend, c
     # The quartiles of equally many 100s and 300s, over their median of 200.
     assert profile.notes[0].endswith(": jumpy (100%).")
     assert "stop other programs" in profile.notes[-1]
-    assert {row[0]: row[1].startswith("~") for row in profile.table()}["jumpy"]
+    assert {row[0]: row[1].startswith("~") for row in times(profile).rows}["jumpy"]
 
 
 def test_a_drifting_candidate_is_named(bundle: Bundle, backend: FakeBackend, clock: Clock) -> None:
@@ -509,7 +510,7 @@ def test_table_has_a_header_and_equally_long_rows(
     profile = profile_bundle(
         bundle, TARGET, baselines=Baselines((baseline,)), timing=TimingSettings(runs=4, clock=clock)
     )
-    header, *rows = profile.table()
+    _, header, rows = times(profile)
     assert {len(row) for row in rows} == {len(header)}
     shown = [row[0].split(",")[0].strip() for row in rows]
     assert shown == [m.name.split(",")[0].removeprefix("photo to answer: ") for m in profile.measurements]
@@ -523,7 +524,7 @@ def test_networks_are_those_that_were_run(bundle: Bundle, backend: FakeBackend, 
     profile = profile_bundle(
         bundle, TARGET, baselines=Baselines((baseline,)), timing=TimingSettings(runs=4, clock=clock)
     )
-    header, *rows = profile.networks()
+    _, header, rows = networks(profile)
     assert [row[0] for row in rows] == ["engine, fake int8", *(m.name for m in profile.baselines)]
     cells = dict(zip(header, rows[-1], strict=True))
     assert cells["params"] == f"{BaselineCard.read(baseline).params / 1e6:.2f} M"
@@ -540,7 +541,7 @@ def test_its_tables_fit_80_columns(
     profile = profile_bundle(
         bundle, TARGET, baselines=Baselines((baseline,), (slow,)), timing=TimingSettings(runs=4, clock=clock)
     )
-    for title, (header, *rows) in profile.tables():
+    for title, header, rows in tables_of(profile):
         Display().table(title, [dict(zip(header, row, strict=True)) for row in rows])
         lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
         assert max(map(len, lines)) <= 80
@@ -642,12 +643,12 @@ def test_the_anatomy_and_the_loads_are_measured_stored_and_shown(
     assert again.ceiling.gmacs_per_s == pytest.approx(2000, rel=1e-4)
     assert parts["conv4"].share == pytest.approx(11 / 1e6 / 2000, rel=1e-3)
     assert again.profiling_overhead.value == pytest.approx(1, rel=1e-3)
-    titles = [title for title, _ in again.tables()]
+    titles = [table.caption for table in tables_of(again)]
     assert [title.partition(",")[0] for title in titles] == [
         "",
         "What was run",
         "Where the engine's time goes",
         "Under load",
     ]
-    for _, (header, *rows) in again.tables():
+    for _, header, rows in tables_of(again):
         assert {len(row) for row in rows} == {len(header)}

@@ -8,6 +8,7 @@ from fake_bundle import rewrite, write_bundle, write_engine
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import Fake
+from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput, CorruptArtifact
@@ -60,7 +61,7 @@ def test_a_damaged_engine_is_to_be_rebuilt_by_the_command_given(small: Bundle, d
     finding = engine_finding(small)
     assert finding.verdict == "rebuild"
     assert "model.bin" in finding.why
-    assert finding.repair == TARGET.compiling(small.path)
+    assert finding.repair == compiling(small.path, TARGET)
     assert finding.exit_code == 5
 
 
@@ -129,7 +130,7 @@ def test_an_engine_without_its_card_is_to_be_rebuilt(small: Bundle) -> None:
     (small.engine_folder("test-fp32") / "engine.json").unlink()
     finding = engine_finding(small)
     assert (finding.verdict, finding.exit_code) == ("rebuild", 2)
-    assert finding.repair == TARGET.compiling(small.path)
+    assert finding.repair == compiling(small.path, TARGET)
 
 
 def test_what_an_interrupted_compile_left_behind_is_passed_over(small: Bundle) -> None:

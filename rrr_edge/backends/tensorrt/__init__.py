@@ -13,6 +13,7 @@ from rrr_edge.backends.tensorrt.cuda import cuda, this_gpu
 from rrr_edge.backends.tensorrt.fit import require_fit
 from rrr_edge.backends.tensorrt.layers import Products
 from rrr_edge.backends.tensorrt.run import ENGINE_FILE, PRODUCTS_FILE, Libraries, TensorRTSession
+from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.files import write_file
 from rrr_edge.bundle.folder import PREPARED, timing_cache
@@ -100,5 +101,5 @@ class TensorRT:
         return self._session(folder, target, profiled=True)
 
     def _session(self, folder: Path, target: Target, *, profiled: bool) -> TensorRTSession:
-        repair = target.compiling(folder.parent.parent)
+        repair = compiling(folder.parent.parent, target)
         return TensorRTSession(self.libraries(), folder, target, repair=repair, profiled=profiled)
