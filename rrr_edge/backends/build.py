@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 from rrr_edge.backends import backend_of
 from rrr_edge.backends.graph.lowering import lower
-from rrr_edge.backends.tensorrt.prepare import prepare
+from rrr_edge.backends.protocols import CrossCompiler
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Lowering, Target
 from rrr_edge.timing.progress import OnProgress, silent
@@ -29,17 +29,18 @@ def build_unproven(
             lowered = Path(scratch) / "lowered.onnx"
             lower(model, lowering, lowered)
             model = lowered
-        if takes_prepared(target):
-            prepared = Path(scratch) / "prepared.onnx"
-            prepare(model, target.precision, calibration, prepared, on_progress)
-            model = prepared
         backend_of(target).compile(model, target, calibration, out, on_progress)
 
 
 def takes_prepared(target: Target) -> bool:
-    """Whether the precision has to be in the graph already."""
-    return target.backend in PREPARED_FOR
+    """Whether the precision has to be in the graph already. Raises CannotRunHere where the target cannot have it."""
+    return backend_of(target).preparation(target) is not None
 
 
-# Backends that compute as the graph says, whatever the target says.
-PREPARED_FOR = ("tensorrt",)
+def require_builder(target: Target, *, runs: bool = False) -> None:
+    """Raise MissingLibrary or CannotRunHere where this machine cannot build for `target`, or run it where it `runs`."""
+    backend = backend_of(target)
+    if isinstance(backend, CrossCompiler) and not runs:
+        backend.check_build(target)
+    else:
+        backend.check(target)

@@ -46,6 +46,9 @@ class Fake:
 
         return cls(answer)
 
+    def preparation(self, target: Target) -> None:
+        """It takes the bundle's own graph."""
+
     def versions(self) -> dict[str, str]:
         return {"fake": "1"}
 

@@ -28,6 +28,9 @@ _TYPES = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)"
 
 
 class ONNXRuntime:
+    def preparation(self, target: Target) -> None:
+        """It takes the bundle's own graph."""
+
     def versions(self) -> dict[str, str]:
         return {"onnxruntime": _onnxruntime().__version__}
 

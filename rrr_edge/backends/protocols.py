@@ -8,7 +8,7 @@ from rrr_edge.bundle.baseline import Point
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.measurements import LayerTime, Subject
 from rrr_edge.bundle.reference import Images, Outputs
-from rrr_edge.bundle.target import Target
+from rrr_edge.bundle.target import Precision, Target
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.timing.progress import OnProgress
 
@@ -52,8 +52,21 @@ class DeviceTimed(Protocol):
     device_ms: float
 
 
+class Preparation(NamedTuple):
+    """How a graph is written before an engine is built that computes in the types which the graph has.
+
+    `turing` says that the engine is also for GPUs of compute capability 7.5.
+    """
+
+    precision: Precision
+    turing: bool = False
+
+
 class Backend(Protocol):
     """A way to make engines from `model.onnx` and to run them."""
+
+    def preparation(self, target: Target) -> Preparation | None:
+        """None where it builds from the bundle's own graph. Raises CannotRunHere where `target` lacks its precision."""
 
     def versions(self) -> dict[str, str]:
         """Versions of the libraries that run an engine. Raises MissingLibrary."""
@@ -72,6 +85,42 @@ class Backend(Protocol):
 
     def open_profiled(self, folder: Path, target: Target) -> ProfiledSession:
         """The same engine with its layers clocked."""
+
+
+@runtime_checkable
+class CrossCompiler(Protocol):
+    """A backend that builds engines for devices which are not at hand, and finishes them where they are loaded."""
+
+    def check_build(self, target: Target) -> None:
+        """Raise MissingLibrary or CannotRunHere where this machine cannot build engines for `target`."""
+
+    def builder_versions(self) -> dict[str, str]:
+        """Versions of the libraries that build an engine. Raises MissingLibrary."""
+
+    def precision_built(self, folder: Path) -> dict[str, float]:
+        """As `Session.precision_found`, by what the compiler said of the engine in `folder`."""
+
+    def first_load(self, folder: Path) -> str:
+        """What loading the engine in `folder` will take time for on this machine, the first time; else nothing."""
+
+
+@runtime_checkable
+class GPUBackend(Protocol):
+    """A backend whose engines are made for GPUs."""
+
+    def require_gpu(self, engine: Engine, gpu: "GPUModel", *, repair: str) -> None:
+        """Raise CannotRunHere, with `repair`, where `engine` does not run on `gpu`, which need not be at hand."""
+
+
+class GPUModel(NamedTuple):
+    """A kind of GPU: its name ("RTX 2080 Ti"), which may be unknown, and its compute capability ("7.5")."""
+
+    name: str
+    compute_capability: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.name or 'A GPU'} (compute capability {self.compute_capability})"
 
 
 def require_not_older(engine: Engine, versions: Mapping[str, str], *, repair: str) -> None:

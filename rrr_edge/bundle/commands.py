@@ -36,6 +36,11 @@ def compiling(bundle: Path, target: Target, *, prepare_only: bool = False) -> st
     return words if _is_known(target) else f"{words} (FILE.toml is the file of the target {target.name!r})"
 
 
+def verifying(bundle: Path, target: Target) -> str:
+    """The command that runs the engine of `bundle` for `target` on the device at hand."""
+    return command_line("verify", bundle, **asked(target))
+
+
 def profiling(bundle: Path, target: Target | None = None) -> str:
     """The command that profiles the engine of `bundle` for `target`."""
     return command_line("profile", bundle, **(asked(target) if target else {"target": "NAME"}))

@@ -12,7 +12,10 @@ from rrr_edge.bundle.verification import Verification
 
 
 class Origin(Record):
-    """All that a prepared graph follows from: our `preparation`, and the version of `modelopt` if that took part."""
+    """All that a prepared graph follows from: our `preparation`, and the version of `modelopt` if that took part.
+
+    `turing` says that it is written for GPUs of compute capability 7.5 too.
+    """
 
     model_sha256: str
     precision: Precision
@@ -20,6 +23,7 @@ class Origin(Record):
     calibration: str
     preparation: int
     modelopt: str | None
+    turing: bool = False
 
 
 class Prepared(Sealed):
@@ -43,7 +47,12 @@ class Prepared(Sealed):
 
 
 class Engine(Sealed):
-    """`lowering` is how its branches were written; `lowering_ratios` compare the others, where they were measured."""
+    """The card of an engine.
+
+    `lowering` is how its branches were written; `lowering_ratios` compare the others, where they were measured.
+    `verified_by` is what answered for the `verification`: the engine on its device, or, where none was at hand, the
+    graph that it was built from, on the CPU. `precision_found` then is what the compiler says of the engine's layers.
+    """
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge engine"] = "rrr-edge engine"
@@ -53,6 +62,7 @@ class Engine(Sealed):
     versions: dict[str, str]
     verification: Verification
     precision_found: dict[str, float]
+    verified_by: Literal["engine", "graph"] = "engine"
     calibration: str
     lowering: Lowering = "grouped"
     lowering_ratios: tuple[Ratio, ...] = ()
@@ -66,3 +76,19 @@ class Engine(Sealed):
     @property
     def bytes(self) -> int:
         return sum(file.bytes for file in self.files)
+
+
+class DeviceVerification(Sealed):
+    """What came of running an engine's reference images on a device after it was compiled.
+
+    `engine_sha256` is of the engine's card, `versions` are those of the device and of the libraries that ran there.
+    """
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    kind: Literal["rrr-edge verification"] = "rrr-edge verification"
+    engine_sha256: str
+    versions: dict[str, str]
+    verification: Verification
+    precision_found: dict[str, float]
+    created: str
+    machine: str

@@ -4,6 +4,7 @@
                selection.csv  selection.svg         where the depths were chosen automatically
                engines/openvino-int8/   model.xml  model.bin  engine.json
                engines/tensorrt-fp16/   prepared.onnx  prepared.json  and the engine, once it is built
+               engines/rtx-2080ti-fp16/  also verified.json, once the engine has run on a GPU
                engines/.timings/        what TensorRT's builder remembers, by GPU and version
                profiles/openvino-int8/  profile.json  samples.csv  *.svg  report.html
                baselines/               resnet152.onnx  channel-30.onnx ...
@@ -23,9 +24,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rrr_edge.bundle.commands import compiling, compressing
-from rrr_edge.bundle.engine import Engine, Prepared
-from rrr_edge.bundle.files import FileEntry, require_file, staged_folder
+from rrr_edge.bundle.commands import compiling, compressing, verifying
+from rrr_edge.bundle.engine import DeviceVerification, Engine, Prepared
+from rrr_edge.bundle.files import FileEntry, require_file, sha256, staged_folder
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.record import SCHEMA, UNSEALED, Sealed, is_sealed
 from rrr_edge.bundle.reference import Reference
@@ -42,6 +43,7 @@ TRAINING_LOG = "training.csv"
 SELECTION = "selection.csv"
 SELECTION_PLOT = "selection.svg"
 ENGINE = "engine.json"
+VERIFIED = "verified.json"
 PREPARED = "prepared.onnx"
 PREPARED_CARD = "prepared.json"
 PROFILE = "profile.json"
@@ -166,6 +168,17 @@ class Bundle:
         card = _read(folder / PREPARED_CARD, Prepared, repair)
         require_file(folder / PREPARED, card.file, repair)
         return card
+
+    def verified(self, engine: Engine) -> DeviceVerification | None:
+        """What the last run of the reference images on a device showed of `engine`; None where there was none yet.
+
+        Raises CorruptArtifact where the record has changed since it was written.
+        """
+        file = self.engine_folder(engine.name) / VERIFIED
+        if not file.is_file():
+            return None
+        record = _read(file, DeviceVerification, verifying(self.path, engine.target))
+        return record if record.engine_sha256 == sha256(file.with_name(ENGINE)) else None
 
     def _entry(self, name: str) -> FileEntry:
         for entry in self.manifest.files:

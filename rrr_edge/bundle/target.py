@@ -1,7 +1,7 @@
 """Targets: a backend on a device, from `targets/NAME.toml`."""
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -9,7 +9,7 @@ from rrr_edge.bundle.record import Record
 from rrr_edge.errors import CannotRunHere, UsageError, choose
 from rrr_edge.timing.machine import cpu_info
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 Portability = Literal["none", "same-cc", "ampere+", "version"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Lowering = Literal["grouped", "split", "dense"]
@@ -27,11 +27,12 @@ class Target(Record):
     the way that is measured to be fastest. `cpu` / `gpu`, where given, are words that the device's name must contain:
     engines may be compiled elsewhere, but are only run and measured on such a machine.
 
-    The rest is TensorRT's. An engine takes up to `max_batch` images at once (0: `batch`, for which it is tuned). By its
-    `portability` it runs on the GPU model that built it ("none"), on all of its compute capability ("same-cc"), on
-    Ampere and newer ("ampere+"), or with later versions of TensorRT ("version": then it carries code of its own, which
-    runs with the app's rights). The builder tries harder from `optimization_level` 0 to 5, and a kernel may use
-    `workspace_mb` (0: all the GPU's memory).
+    The rest is for NVIDIA's compilers. An engine takes up to `max_batch` images at once (0: `batch`, for which it is
+    tuned). By its `portability` it runs on the GPU model that built it ("none"), on all of its compute capability
+    ("same-cc"), on Ampere and newer ("ampere+"), or with later versions of TensorRT ("version": then it carries code of
+    its own, which runs with the app's rights). The builder tries harder from `optimization_level` 0 to 5, and a kernel
+    may use `workspace_mb` (0: all the GPU's memory). TensorRT for RTX builds one engine for all GPUs of the
+    `compute_capabilities` ("7.5", "8.6", ...); these are its portability.
     """
 
     name: str = Field(pattern=r"^\w[\w.-]*$")
@@ -47,6 +48,7 @@ class Target(Record):
     portability: Portability = "none"
     optimization_level: int = Field(default=3, ge=0, le=5)
     workspace_mb: int = Field(default=0, ge=0)
+    compute_capabilities: tuple[Annotated[str, Field(pattern=r"^\d+\.\d$")], ...] = ()
     notes: str = ""
 
     @property

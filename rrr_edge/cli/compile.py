@@ -1,6 +1,6 @@
 """`rrr-edge compile`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,6 +8,9 @@ from rrr_edge.cli.app import command
 from rrr_edge.cli.display import Display
 from rrr_edge.cli.options import AsJson, BundleFolder, DryRun, PrecisionName, Quiet, TargetName, Verbose, chosen_target
 from rrr_edge.errors import choose
+
+if TYPE_CHECKING:
+    from rrr_edge.bundle.engine import Engine, Prepared
 
 
 @command
@@ -24,7 +27,7 @@ def compile(
         typer.Option(help="grouped, split or dense branches, or auto: the fastest here (default: the target's)."),
     ] = None,
     prepare_only: Annotated[
-        bool, typer.Option("--prepare-only", help="Make and verify the graph that TensorRT builds from; needs no GPU.")
+        bool, typer.Option("--prepare-only", help="Make and verify the graph that NVIDIA's compilers build from.")
     ] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -32,7 +35,7 @@ def compile(
     verbose: Verbose = False,
 ) -> None:
     """Build an engine and prove that it answers like the network."""
-    from rrr_edge.backends import backend_of
+    from rrr_edge.backends.build import require_builder
     from rrr_edge.bundle.engine import Engine
     from rrr_edge.bundle.folder import Bundle
     from rrr_edge.bundle.target import LOWERINGS
@@ -51,7 +54,7 @@ def compile(
     if dry_run:
         opened.check()
         if not prepare_only:
-            backend_of(chosen).check(chosen)
+            require_builder(chosen)
         document = {"engine": str(folder), "replaces": replaces, "target": chosen.model_dump()}
         display.result(document, f"would {'replace' if replaces else 'write'} {folder}")
         return
@@ -70,6 +73,22 @@ def compile(
         made.document(),
         f"{folder}{' (replaced)' if replaces else ''}: {'a graph, not yet an engine, ' if prepare_only else ''}"
         f"{made.bytes / 1e6:.1f} MB, MACs: {shares}\n"
-        f"verified on {proof.images} images: top-1 agrees on {proof.top1_agreement:.2%}, largest difference "
-        f"{proof.max_abs_diff:.2g}, accuracy {proof.accuracy_reference:.2%} -> {proof.accuracy:.2%}",
+        f"{proof.words}{_not_yet_run(made)}",
+    )
+
+
+def _not_yet_run(made: "Engine | Prepared") -> str:
+    """What is not proven of an engine that was built for a device which is not at hand."""
+    from pathlib import Path
+
+    from rrr_edge.bundle.commands import verifying
+    from rrr_edge.bundle.engine import Engine
+
+    if not isinstance(made, Engine) or made.verified_by == "engine":
+        return ""
+    built = ", ".join(f"{name} {version}" for name, version in made.versions.items())
+    return (
+        f" (its graph, by ONNX Runtime on the CPU)\n"
+        f"built by {built} for compute capability {', '.join(made.target.compute_capabilities) or 'any'}; not yet run "
+        f"on a GPU: {verifying(Path('BUNDLE'), made.target)} does that there, as does opening it"
     )

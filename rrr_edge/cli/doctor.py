@@ -1,6 +1,7 @@
 """`rrr-edge doctor` and `rrr-edge targets`."""
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import Annotated
 
 import typer
 
@@ -9,14 +10,12 @@ from rrr_edge.cli.display import Display
 from rrr_edge.cli.options import AsJson, BundleFolder, Quiet, Verbose
 from rrr_edge.errors import RRREdgeError
 
-if TYPE_CHECKING:
-    pass
-
 
 @command
 def targets(as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """Say what can run here, and what to install for what cannot."""
     from rrr_edge.backends import backend_of
+    from rrr_edge.backends.protocols import CrossCompiler
     from rrr_edge.bundle.target import PRECISIONS, Target, target_names
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -27,7 +26,7 @@ def targets(as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = Fa
         except RRREdgeError as error:
             rows.append({"target": name, "here": "no", "otherwise": str(error)})
             continue
-        able, obstacle = [], ""
+        able, builds, obstacle = [], [], ""
         for precision in PRECISIONS:
             try:
                 asked = target.model_copy(update={"precision": precision})
@@ -36,18 +35,32 @@ def targets(as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = Fa
                 able.append(precision)
             except RRREdgeError as error:
                 obstacle = obstacle or " ".join(filter(None, (str(error), error.advice)))
-        rows.append({"target": name, "here": ", ".join(able) or "no", "otherwise": "" if able else obstacle})
+                with suppress(RRREdgeError):
+                    if isinstance(backend := backend_of(asked), CrossCompiler):
+                        backend.check_build(asked)
+                        builds.append(precision)
+        here = ", ".join(able) or (f"compiles {', '.join(builds)}" if builds else "no")
+        rows.append({"target": name, "here": here, "otherwise": "" if able else obstacle})
     display.table("", rows)
     display.result(rows)
 
 
 @command
-def doctor(bundle: BundleFolder, as_json: AsJson = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
+def doctor(
+    bundle: BundleFolder,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Judge engines for this GPU ('RTX 2080 Ti', 7.5), not ours.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
     """Say what will load here, and how to repair what will not. Nothing is run or changed."""
+    from rrr_edge.backends.tensorrt_rtx.gpus import find_gpu
     from rrr_edge.runtime.doctor import examine
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
-    findings = examine(bundle)
+    findings = examine(bundle, find_gpu(gpu) if gpu else None)
     rows = [{"what": f.what, "verdict": f.verdict, "why": f.why, "repair": f.repair} for f in findings]
     display.table("", rows)
     display.result(rows)

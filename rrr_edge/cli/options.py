@@ -68,7 +68,7 @@ TargetName = Annotated[
     str, typer.Option("--target", "-t", help="A target's name (see `rrr-edge targets`), or its TOML file.")
 ]
 PrecisionName = Annotated[
-    str | None, typer.Option("--precision", help="fp32, bf16, fp16 or int8 (default: the target's).")
+    str | None, typer.Option("--precision", help="fp32, bf16, fp16, int8 or fp8 (default: the target's).")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]

@@ -17,6 +17,9 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Image files, or folders of them.")],
     target: TargetName = "openvino",
     precision: PrecisionName = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Verify an engine that has not run on such a GPU yet.")
+    ] = True,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -28,7 +31,9 @@ def predict(
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     rows, unreadable = [], []
     chosen = chosen_target(target, precision)
-    with Classifier.open(bundle, chosen) as classifier:
+    with display.progress() as on_progress:
+        opened = Classifier.open(bundle, chosen, verify=verify, on_progress=on_progress)
+    with opened as classifier:
         files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
         if not files:
             raise UsageError(f"There is no image in {', '.join(map(str, images))}.")

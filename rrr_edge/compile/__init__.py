@@ -3,23 +3,31 @@
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal, NamedTuple
 
-import numpy as np
-
-from rrr_edge.backends import Session, backend_of
-from rrr_edge.backends.build import takes_prepared
+from rrr_edge.backends import Backend, backend_of
+from rrr_edge.backends.build import require_builder, takes_prepared
 from rrr_edge.backends.graph.lowering import lower
+from rrr_edge.backends.protocols import CrossCompiler
 from rrr_edge.bundle.engine import Engine, Prepared
 from rrr_edge.bundle.files import describe_file, write_file
 from rrr_edge.bundle.folder import ENGINE, PREPARED, PREPARED_CARD, Bundle, writing_engine
 from rrr_edge.bundle.measurements import Ratio
-from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.bundle.reference import Images, Reference
 from rrr_edge.bundle.target import LOWERINGS, Lowering, Precision, Target
-from rrr_edge.bundle.verification import MAX_DROP, require_answers, require_precision, require_share, verify_answers
+from rrr_edge.bundle.verification import (
+    MAX_DROP,
+    Verification,
+    require_answers,
+    require_precision,
+    require_share,
+    verify_answers,
+)
 from rrr_edge.compile.fastest import fastest as race
 from rrr_edge.compile.prepared import BuildRequest, keep_prepared, write_prepared
-from rrr_edge.errors import BadInput, RRREdgeError, UsageError
+from rrr_edge.errors import BadInput, CannotRunHere, RRREdgeError, UsageError
 from rrr_edge.images.dataset import calibration_folder, read_folder
+from rrr_edge.runtime.verify import answer
 from rrr_edge.timing.machine import cpu_info
 from rrr_edge.timing.progress import OnProgress, Step, silent
 
@@ -40,7 +48,8 @@ def compile_bundle(
 
     `precision` replaces the target's own; `calib_data` (a folder, or the name of a packaged set) replaces the bundle's
     calibration images for int8; `max_drop` is the accuracy (absolute) that the reference images may lose. Where the
-    backend takes a prepared graph, that is made and kept before anything is asked of this machine.
+    backend takes a prepared graph, that is made and kept before anything is asked of this machine. A backend that
+    builds without the device may do so here: the graph then answers for the engine, on the CPU.
 
     Raises UsageError (no such target, no share, images that nothing reads), MissingLibrary, CannotRunHere (this machine
     cannot run it), GateFailed (it answers differently, or runs in another precision: nothing is kept), BadInput
@@ -54,34 +63,28 @@ def compile_bundle(
     if kept:
         keep_prepared(order, lowerings[0])
     try:
-        backend = backend_of(target)
-        backend.check(target)
+        require_builder(target, runs=len(lowerings) > 1)  # the fastest is found by running them
     except RRREdgeError as error:
         if kept:
             error.args = (f"{error} The prepared graph is kept in {bundle.engine_folder(target.engine_name)}.",)
         raise
-    name, reference = target.engine_name, bundle.reference
+    name, reference = target.engine_name, bundle.reference  # which is whole, or nothing is built
     with writing_engine(bundle, name) as folder:
         on_progress(Step("build", 0, 1, name))
         lowering, ratios = _build_fastest(order, lowerings, folder)
-        session = backend.open(folder, target)
-        try:
-            found = session.precision_found()
-            outputs = _answer(session, reference.images, on_progress)
-        finally:
-            session.close()
-        verification = verify_answers(reference, outputs, precision=target.precision, max_drop=max_drop)
-        require_precision(target.precision, found, what="the engine", so="it was not kept")
-        require_answers(verification, target.precision, what="engine")
+        proof = _prove(order, reference, folder)
+        require_precision(target.precision, proof.precision_found, what="the engine", so="it was not kept")
+        require_answers(proof.verification, target.precision, what="engine")
         own = [file for file in sorted(folder.iterdir()) if file.name not in (PREPARED, PREPARED_CARD)]
         engine = Engine(
             target=target,
             model_sha256=bundle.model_sha256,
             files=tuple(describe_file(file) for file in own),
-            versions=backend.versions(),
-            verification=verification,
-            precision_found=found,
-            calibration=order.calibration_digest if target.precision == "int8" else "",
+            versions=proof.versions,
+            verification=proof.verification,
+            precision_found=proof.precision_found,
+            verified_by=proof.by,
+            calibration=order.calibration_digest if target.precision in ("int8", "fp8") else "",
             lowering=lowering,
             lowering_ratios=ratios,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -150,6 +153,36 @@ def require_sense(
         )
 
 
+class _Proof(NamedTuple):
+    by: Literal["engine", "graph"]
+    verification: Verification
+    precision_found: dict[str, float]
+    versions: dict[str, str]
+
+
+def _prove(order: BuildRequest, reference: Reference, folder: Path) -> _Proof:
+    """How the engine in `folder` answers, or, where its device is elsewhere, how its prepared graph answered."""
+    target, backend = order.target, backend_of(order.target)
+    if isinstance(backend, CrossCompiler) and not _runs_here(backend, target):
+        card = Prepared.from_json_file(folder / PREPARED_CARD)
+        return _Proof("graph", card.verification, backend.precision_built(folder), backend.builder_versions())
+    session = backend.open(folder, target)
+    try:
+        found, outputs = session.precision_found(), answer(session, reference.images, order.on_progress)
+    finally:
+        session.close()
+    verification = verify_answers(reference, outputs, precision=target.precision, max_drop=order.max_drop)
+    return _Proof("engine", verification, found, backend.versions())
+
+
+def _runs_here(backend: Backend, target: Target) -> bool:
+    try:
+        backend.check(target)
+    except CannotRunHere:
+        return False
+    return True
+
+
 def _lowerings(bundle: Bundle, target: Target) -> tuple[Lowering, ...]:
     """What is to be tried; without branches there is nothing to choose from."""
     if bundle.manifest.spec.branches == 1:
@@ -177,7 +210,7 @@ def _build_fastest(
 
 def _build(order: BuildRequest, lowering: Lowering, out: Path) -> None:
     target, backend = order.target, backend_of(order.target)
-    calibration = order.calibration if target.precision == "int8" else order.calibration[:0]
+    calibration = order.calibration if target.precision in ("int8", "fp8") else order.calibration[:0]
     if takes_prepared(target):
         backend.compile(write_prepared(order, lowering, out), target, calibration, out, order.on_progress)
     elif lowering == "grouped":
@@ -195,8 +228,8 @@ def _resolve(target: Target | str, precision: Precision | None) -> Target:
 
 
 def _reads_images(target: Target) -> bool:
-    """Typical images tell int8 its ranges, and fp16 where it is written into the graph."""
-    return target.precision == "int8" or (target.precision == "fp16" and takes_prepared(target))
+    """Typical images tell int8 and fp8 their ranges, and fp16 where it is written into the graph."""
+    return target.precision in ("int8", "fp8") or (target.precision == "fp16" and takes_prepared(target))
 
 
 def _calibration(bundle: Bundle, target: Target, calib_data: str | Path | None) -> Images:
@@ -215,11 +248,3 @@ def _calibration(bundle: Bundle, target: Target, calib_data: str | Path | None) 
             advice="Repair or remove them.",
         )
     return pictures.images
-
-
-def _answer(session: Session, images: Images, on_progress: OnProgress) -> Outputs:
-    parts = []
-    for start in range(0, len(images), 16):
-        parts.append([part.copy() for part in session.run(images[start : start + 16])])
-        on_progress(Step("verify", min(start + 16, len(images)), len(images)))
-    return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rrr_edge.backends import backend_of
 from rrr_edge.backends.graph.lowering import lower
 from rrr_edge.backends.graph.rewrite import Graph
+from rrr_edge.backends.protocols import Preparation
 from rrr_edge.backends.tensorrt.prepare import PREPARATION, modelopt_version, prepare, run_prepared
 from rrr_edge.bundle.engine import Origin, Prepared
 from rrr_edge.bundle.files import describe_file, staged_folder, write_file
@@ -30,6 +32,13 @@ class BuildRequest:
     calibration: Images
     max_drop: float
     on_progress: OnProgress
+
+    @property
+    def preparation(self) -> Preparation:
+        """What the backend asks of the graph, of a target whose backend builds from prepared ones."""
+        asked = backend_of(self.target).preparation(self.target)
+        assert asked is not None
+        return asked
 
     @property
     def calibration_digest(self) -> str:
@@ -75,7 +84,7 @@ def _still_right(order: BuildRequest, lowering: Lowering) -> Prepared | None:
 
 
 def _origin(order: BuildRequest, lowering: Lowering) -> Origin:
-    precision = order.target.precision
+    precision, turing = order.preparation
     return Origin(
         model_sha256=order.bundle.model_sha256,
         precision=precision,
@@ -83,15 +92,16 @@ def _origin(order: BuildRequest, lowering: Lowering) -> Origin:
         calibration=order.calibration_digest,
         preparation=PREPARATION,
         modelopt=None if precision == "fp32" else modelopt_version(),
+        turing=turing,
     )
 
 
 def _make(order: BuildRequest, lowering: Lowering, out: Path) -> Prepared:
-    precision, reference, graph = order.target.precision, order.bundle.reference, out / PREPARED
+    (precision, turing), reference, graph = order.preparation, order.bundle.reference, out / PREPARED
     with TemporaryDirectory(dir=out) as scratch:
         lowered = Path(scratch) / "lowered.onnx"
         lower(order.bundle.model, lowering, lowered)
-        prepare(lowered, precision, order.calibration, graph, order.on_progress)
+        prepare(lowered, precision, order.calibration, graph, order.on_progress, turing=turing)
     shares = Graph.load(graph).precision_shares()
     order.on_progress(Step("verify", 0, len(reference.images)))
     answers = run_prepared(graph, reference.images)

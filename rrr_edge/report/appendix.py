@@ -47,7 +47,12 @@ def verifications(bundles: Sequence[Bundle]) -> Table:
                 rows.append((what, f"refused: {why}", *[""] * 7))
                 continue
             shares = ", ".join(f"{share:.1%} {precision}" for precision, share in engine.precision_found.items())
-            rows.append(_verified(what, engine.verification, shares))
+            record = bundle.verified(engine)
+            if record is not None:
+                what = f"{what}, on {record.versions.get('gpu', record.machine)}"
+            elif engine.verified_by == "graph":
+                what = f"{what}: its graph, on the CPU; it has not run on a GPU"
+            rows.append(_verified(what, (record or engine).verification, shares))
     header = (
         "what",
         "verdict",

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from rrr_edge.backends import Session, backend_of
-from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.reference import Floats, Images
 from rrr_edge.bundle.target import Precision, Target
-from rrr_edge.errors import UsageError
+from rrr_edge.errors import RRREdgeError, UsageError
 from rrr_edge.images.picture import fit, load
+from rrr_edge.runtime.verify import is_verified_here, open_engine, verify_session
+from rrr_edge.timing.progress import OnProgress, silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,15 @@ class Classifier:
         *,
         precision: Precision | None = None,
         threads: int = 0,
+        verify: bool = True,
+        on_progress: OnProgress = silent,
     ) -> "Classifier":
         """Load the engine of the bundle `path` for `target`, at the target's own precision unless another is given.
 
         `threads` 0 uses the target's number, or else all cores that affinity and the container's quota allow.
-        Raises UsageError (not compiled), CorruptArtifact, CannotRunHere, MissingLibrary.
+        An engine that has not run on such a GPU yet is verified first, unless `verify` is false.
+        Raises UsageError (not compiled), CorruptArtifact, CannotRunHere, MissingLibrary, GateFailed (it answers
+        differently here).
         """
         bundle = Bundle.open(path)
         chosen = Target.load(target) if isinstance(target, str) else target
@@ -70,11 +75,14 @@ class Classifier:
         # What an engine may do here is for the caller's target to say, not for the bundle's.
         asked = {"threads": threads or engine.target.threads, "portability": chosen.portability}
         stored = engine.target.model_copy(update=asked)
-        stored.require_device()
-        backend = backend_of(stored)
-        backend.check(stored)
-        backend.require_fit(engine, repair=compiling(bundle.path, stored))
-        return cls(backend.open(bundle.engine_folder(engine.name), stored), bundle.manifest, batch=stored.batch)
+        session = open_engine(bundle, engine, stored, on_progress)
+        try:
+            if verify and not is_verified_here(bundle, engine, backend_of(stored)):
+                verify_session(bundle, engine, session, on_progress=on_progress)
+        except RRREdgeError:
+            session.close()
+            raise
+        return cls(session, bundle.manifest, batch=stored.batch)
 
     def predict(self, frame: Any) -> Prediction:
         """Classify a uint8 RGB array [H, W, 3], a path, the bytes of an image file, or a PIL image."""

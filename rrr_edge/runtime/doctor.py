@@ -6,10 +6,12 @@ from shlex import quote
 from typing import Literal
 
 from rrr_edge.backends import backend_of
-from rrr_edge.bundle.commands import command_line, compiling
+from rrr_edge.backends.protocols import GPUBackend, GPUModel
+from rrr_edge.bundle.commands import command_line, compiling, verifying
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.target import PRECISIONS, Target
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, RRREdgeError, UsageError
+from rrr_edge.runtime.verify import is_verified_here
 
 LoadVerdict = Literal["load", "prepared", "rebuild", "refuse"]
 
@@ -28,19 +30,22 @@ class Finding:
     exit_code: int = 0
 
 
-def examine(path: str | Path) -> list[Finding]:
-    """One finding for the bundle and one for each of its engines. Raises BadInput where `path` is no bundle."""
+def examine(path: str | Path, gpu: GPUModel | None = None) -> list[Finding]:
+    """One finding for the bundle and one for each of its engines. Raises BadInput where `path` is no bundle.
+
+    Engines for GPUs are judged for `gpu`, where it is given, instead of for this machine's.
+    """
     bundle = Bundle.open(path)
     try:
         bundle.check()
     except CorruptArtifact as error:
         return [_finding(str(bundle.path), "refuse", error)]
-    engines = [_engine(bundle, name) for name in bundle.engine_folders()]
+    engines = [_engine(bundle, name, gpu) for name in bundle.engine_folders()]
     why, repair = ("", "") if engines else ("It has no engine yet.", command_line("compile", path, target="NAME"))
     return [Finding(str(bundle.path), "load", why, repair), *engines]
 
 
-def _engine(bundle: Bundle, name: str) -> Finding:
+def _engine(bundle: Bundle, name: str, gpu: GPUModel | None) -> Finding:
     target, _, precision = name.rpartition("-")
     try:
         asked = Target.parse({"name": target, "backend": "", "precision": precision}, name)
@@ -53,7 +58,9 @@ def _engine(bundle: Bundle, name: str) -> Finding:
         engine = bundle.engine(asked)
         engine.target.require_device()
         backend = backend_of(engine.target)
-        backend.check(engine.target)
+        described = gpu if isinstance(backend, GPUBackend) else None
+        if described is None:
+            backend.check(engine.target)
     except UsageError as error:
         if bundle.is_prepared(name):
             return Finding(name, "prepared", "No engine has been built of it yet.", error.advice.removeprefix("Run: "))
@@ -62,11 +69,19 @@ def _engine(bundle: Bundle, name: str) -> Finding:
         return _finding(name, "rebuild", error)
     except RRREdgeError as error:
         return _finding(name, "refuse", error)
+    repair = compiling(bundle.path, engine.target)
     try:
-        backend.require_fit(engine, repair=compiling(bundle.path, engine.target))
-    except CannotRunHere as error:
+        if isinstance(backend, GPUBackend) and described is not None:
+            backend.require_gpu(engine, described, repair=repair)
+            verified = engine.verified_by == "engine" or bundle.verified(engine) is not None
+        else:
+            backend.require_fit(engine, repair=repair)
+            verified = is_verified_here(bundle, engine, backend)
+    except (CannotRunHere, CorruptArtifact) as error:
         return _finding(name, "rebuild", error)
-    return Finding(name, "load")
+    if verified:
+        return Finding(name, "load")
+    return Finding(name, "load", "It has not been verified on such a GPU yet.", verifying(bundle.path, engine.target))
 
 
 def _finding(what: str, verdict: LoadVerdict, error: RRREdgeError) -> Finding:

@@ -13,8 +13,9 @@ from conftest import write_target
 
 import rrr_edge.backends.openvino as backend_module
 from rrr_edge.backends import BACKENDS, Session
+from rrr_edge.backends.cache import cache_folder
 from rrr_edge.backends.onnxruntime import run_model
-from rrr_edge.backends.openvino import OpenVINO, cache_folder
+from rrr_edge.backends.openvino import OpenVINO
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
@@ -201,10 +202,10 @@ def test_a_graph_that_is_none_is_a_corrupt_artifact(tmp_path: Path) -> None:
 
 def test_the_cache_is_in_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "rrr-edge" / "openvino"
+    assert cache_folder("openvino") == tmp_path / "rrr-edge" / "openvino"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder() == tmp_path / "home" / ".cache" / "rrr-edge" / "openvino"
+    assert cache_folder("openvino") == tmp_path / "home" / ".cache" / "rrr-edge" / "openvino"
 
 
 def test_the_compiled_model_is_cached_there(compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +258,7 @@ def test_an_engine_runs_without_a_cache_where_none_can_be_written(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert cache_folder() is None
+    assert cache_folder("openvino") is None
     session = OpenVINO().open(compiled.engine_folder("openvino-fp32"), TARGET)
     assert session.run(compiled.reference.images[:1]).probabilities.shape == (1, 3)
     session.close()

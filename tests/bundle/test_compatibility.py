@@ -45,6 +45,12 @@ def test_its_engines_give_the_answers_that_torch_gave(old: Bundle, target: str) 
         np.testing.assert_allclose(answer.branch_probabilities, branches, atol=1e-4)
 
 
+def test_its_graph_whose_bytes_are_reshaped_first_is_built_for_rtx_gpus(old: Bundle) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    engine = compile_bundle(old, "rtx-turing", precision="fp32")
+    assert (engine.verified_by, engine.verification.passed) == ("graph", True)
+
+
 def test_it_compiles_and_profiles(old: Bundle) -> None:
     engine = compile_bundle(old, "openvino", precision="fp32")
     assert engine.verification.passed

@@ -14,6 +14,7 @@ from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import Fake
 from rrr_edge.backends.graph.rewrite import Graph
 from rrr_edge.backends.onnxruntime import ONNXRuntime, run_model
+from rrr_edge.backends.protocols import Preparation
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import ENGINE, PREPARED, PREPARED_CARD, Bundle
 from rrr_edge.bundle.reference import Outputs
@@ -26,6 +27,9 @@ TARGET = Target(name="rtx", backend="tensorrt")
 
 
 class Absent(Fake):
+    def preparation(self, target: Target) -> Preparation:
+        return Preparation(target.precision)
+
     def check(self, target: Target) -> None:
         raise MissingLibrary("tensorrt", extra="tensorrt", purpose="The tensorrt backend")
 
@@ -35,6 +39,9 @@ class Builder(ONNXRuntime):
 
     graph: Graph
     calibration: np.ndarray
+
+    def preparation(self, target: Target) -> Preparation:
+        return Preparation(target.precision)
 
     def compile(self, model, target, calibration, out, report) -> None:
         type(self).graph, type(self).calibration = Graph.load(model), calibration
@@ -56,9 +63,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The precisions of the graphs that are really made from now on."""
     precisions, prepare = [], module.prepare
 
-    def counted(model, precision, *rest) -> None:
+    def counted(model, precision, *rest, **options) -> None:
         precisions.append(precision)
-        prepare(model, precision, *rest)
+        prepare(model, precision, *rest, **options)
 
     monkeypatch.setattr(module, "prepare", counted)
     return precisions
@@ -222,7 +229,9 @@ def test_a_graph_that_loses_more_than_is_allowed_now_is_judged_anew(
     answers[0] = np.roll(answers[0], 1)
     monkeypatch.setattr(module, "run_prepared", lambda *_: Outputs(answers, reference.branch_probabilities))
     target = TARGET.model_copy(update={"precision": "int8"})
-    monkeypatch.setattr(module, "prepare", lambda *a: made.append("int8") or Path(a[3]).write_bytes(a[0].read_bytes()))
+    monkeypatch.setattr(
+        module, "prepare", lambda *a, **_: made.append("int8") or Path(a[3]).write_bytes(a[0].read_bytes())
+    )
     monkeypatch.setattr(module.Graph, "precision_shares", lambda self: {"int8": 1.0})
     monkeypatch.setattr("rrr_edge.bundle.verification.LIMITS", {"int8": (0.9, 1.0, -1.0)})
     assert prepare_bundle(bundle, target, max_drop=0.05).verification.passed

@@ -15,7 +15,14 @@ from rrr_edge.errors import CorruptArtifact, MissingLibrary
 Weights = NDArray[Any]
 
 LAYERS_WITH_MACS = ("Conv", "Gemm", "MatMul")
-_FLOATS: dict[str, Precision] = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16"}
+_PRECISIONS: dict[str, Precision] = {
+    "FLOAT": "fp32",
+    "FLOAT16": "fp16",
+    "BFLOAT16": "bf16",
+    "INT8": "int8",
+    "UINT8": "int8",
+    "FLOAT8E4M3FN": "fp8",
+}
 
 
 class Tensor(NamedTuple):
@@ -104,13 +111,14 @@ class Graph:
         return macs
 
     def products(self) -> list[Product]:
-        """The convolutions and matrix products: int8 where data and weights both come out of a DequantizeLinear."""
+        """The convolutions and matrix products: in 8 bits where DequantizeLinears write both data and weights."""
         tensors, found = self.tensors(), []
         for node in self.nodes:
             if node.op_type in LAYERS_WITH_MACS:
                 data, kernel = (tensors[name] for name in node.input[:2])
                 sources = [self.writer(name) for name in node.input[:2]]
                 quantised = all(source is not None and source.op_type == "DequantizeLinear" for source in sources)
+                kind = tensors[sources[0].input[0]].type if quantised and sources[0] else data.type
                 output = tensors[node.output[0]].shape
                 found.append(
                     Product(
@@ -118,7 +126,7 @@ class Graph:
                         macs=convolution_macs(output, kernel.shape)
                         if node.op_type == "Conv"
                         else product_macs(output, data.shape),
-                        precision="int8" if quantised else _FLOATS[data.type],
+                        precision=_PRECISIONS[kind],
                     )
                 )
         return found

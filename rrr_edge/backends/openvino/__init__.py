@@ -1,16 +1,15 @@
 """OpenVINO: engines for CPUs. INT8 by NNCF; the precision that runs is read from the compiled graph."""
 
 import logging
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rrr_edge.backends.cache import cache_folder, forget_oldest
 from rrr_edge.backends.graph.parts import convolution_macs, part_of_node, product_macs
 from rrr_edge.backends.openvino.rewrites import (
     CONVOLUTIONS,
@@ -32,7 +31,6 @@ from rrr_edge.timing.progress import OnProgress, Step, quiet
 
 GRAPH = "model.xml"
 WEIGHTS = "model.bin"
-_CACHED_BLOBS = 16
 # What the layers that are not quantised run in; unset, OpenVINO chooses bf16 by itself where the CPU has it.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
@@ -43,6 +41,9 @@ _CUT_MS = 0.001
 
 
 class OpenVINO:
+    def preparation(self, target: Target) -> None:
+        """It takes the bundle's own graph."""
+
     def versions(self) -> dict[str, str]:
         return {"openvino": _openvino().__version__}
 
@@ -54,7 +55,7 @@ class OpenVINO:
                 advice=f"Change `device` in the target {target.name!r}.",
             )
         able = core.get_property(target.device, "OPTIMIZATION_CAPABILITIES")
-        if _CAPABILITIES[target.precision] not in able:
+        if _CAPABILITIES.get(target.precision) not in able:
             have = [name for name, word in _CAPABILITIES.items() if word in able]
             raise CannotRunHere(
                 f"This {target.device} ({cpu_info()[0]}) has no {target.precision} arithmetic.",
@@ -110,7 +111,7 @@ class OpenVINOSession:
             "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
             "PERF_COUNT": profiled,
         }
-        cache = cache_folder()
+        cache = cache_folder("openvino")
         try:
             if cache is not None:
                 # OpenVINO's own key says nothing of the weights, so that others would hit the old ones' blob.
@@ -123,7 +124,7 @@ class OpenVINOSession:
                 advice="Compile the engine again with this OpenVINO.",
             ) from error
         if cache is not None:
-            _forget_oldest(cache)
+            forget_oldest(cache.glob("*/*.blob"))
         self._request = self._compiled.create_infer_request()
         self._images = self._request.get_input_tensor(0).data
         self._answers = tuple(self._request.get_output_tensor(i).data for i in range(2))
@@ -166,26 +167,6 @@ class OpenVINOSession:
         self._images[:] = images
         self._request.infer()
         return self._answers
-
-
-def cache_folder() -> Path | None:
-    """OpenVINO's compiled-model cache, in the user's cache folder (XDG_CACHE_HOME); None where none can be written."""
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrr-edge" / "openvino"
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # no right to make it, or a user without a home
-        return None
-    return folder if os.access(folder, os.W_OK) else None
-
-
-def _forget_oldest(cache: Path) -> None:
-    """Keep the newest compiled models; one that is in use elsewhere stays mapped there until it is closed."""
-    with suppress(OSError):  # another process may forget the same ones
-        blobs = sorted(cache.glob("*/*.blob"), key=lambda blob: blob.stat().st_mtime_ns)
-        for blob in blobs[:-_CACHED_BLOBS]:
-            blob.unlink()
-            if not any(blob.parent.iterdir()):
-                blob.parent.rmdir()
 
 
 def _quantise(graph: Any, calibration: Images, batch: int, on_progress: OnProgress) -> Any:

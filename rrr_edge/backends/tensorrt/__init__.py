@@ -1,4 +1,4 @@
-"""TensorRT 11: engines for NVIDIA's GPUs, from graphs that prescribe their own precision."""
+"""TensorRT 11: engines for the NVIDIA GPU at hand, from graphs that prescribe their own precision."""
 
 import re
 from collections.abc import Callable
@@ -8,11 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rrr_edge.backends.graph.rewrite import Graph
+from rrr_edge.backends.protocols import GPUModel, Preparation
 from rrr_edge.backends.tensorrt.build import build
+from rrr_edge.backends.tensorrt.configure import Configuration, TensorRTLoading
 from rrr_edge.backends.tensorrt.cuda import cuda, this_gpu
-from rrr_edge.backends.tensorrt.fit import require_fit
+from rrr_edge.backends.tensorrt.fit import require_fit, require_gpu
 from rrr_edge.backends.tensorrt.layers import Products
-from rrr_edge.backends.tensorrt.run import ENGINE_FILE, PRODUCTS_FILE, Libraries, TensorRTSession
+from rrr_edge.backends.tensorrt.libraries import Libraries
+from rrr_edge.backends.tensorrt.run import ENGINE_FILE, PRODUCTS_FILE, TensorRTSession
 from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.files import write_file
@@ -24,7 +27,7 @@ from rrr_edge.timing.progress import OnProgress
 
 _OLDEST = 11
 # The oldest compute capability that TensorRT 11 knows, and those that the smaller types need.
-_NEEDED: dict[Precision, float] = {"fp32": 7.5, "fp16": 7.5, "int8": 7.5, "bf16": 8.0}
+_NEEDED: dict[Precision, float] = {"fp32": 7.5, "fp16": 7.5, "int8": 7.5, "bf16": 8.0, "fp8": 8.9}
 
 
 def find_libraries() -> Libraries:
@@ -40,12 +43,15 @@ def find_libraries() -> Libraries:
 class TensorRT:
     libraries: Callable[[], Libraries] = find_libraries
 
+    def preparation(self, target: Target) -> Preparation:
+        return Preparation(target.precision)
+
     def versions(self) -> dict[str, str]:
         """Also of the GPU, its driver and the system: an engine is made for all of them."""
-        trt, cudart = self.libraries()
-        gpu = this_gpu(cudart)
+        libraries = self.libraries()
+        gpu = this_gpu(libraries.cudart)
         return {
-            "tensorrt": trt.__version__,
+            "tensorrt": libraries.trt.__version__,
             "cuda-bindings": metadata.version("cuda-bindings"),
             "gpu": gpu.name,
             "compute capability": gpu.compute_capability,
@@ -54,7 +60,7 @@ class TensorRT:
         }
 
     def check(self, target: Target) -> None:
-        trt, cudart = self.libraries()
+        trt, cudart, _ = self.libraries()
         if int(trt.__version__.split(".")[0]) < _OLDEST:
             raise CannotRunHere(
                 f"The tensorrt backend needs TensorRT {_OLDEST} or newer; this is {trt.__version__}.",
@@ -79,10 +85,13 @@ class TensorRT:
     def require_fit(self, engine: Engine, *, repair: str) -> None:
         require_fit(engine, self.versions(), repair=repair)
 
+    def require_gpu(self, engine: Engine, gpu: GPUModel, *, repair: str) -> None:
+        require_gpu(engine, gpu, repair=repair)
+
     def compile(self, model: Path, target: Target, calibration: Images, out: Path, on_progress: OnProgress) -> None:
         """Build from the prepared graph in `out`, or from one made of `model` for this once."""
-        trt, cudart = self.libraries()
-        gpu = this_gpu(cudart)
+        libraries = self.libraries()
+        trt, gpu = libraries.trt, this_gpu(libraries.cudart)
         key = re.sub(r"[^\w.]+", "-", f"{gpu.name} {gpu.compute_capability} tensorrt {trt.__version__}")
         with TemporaryDirectory() as scratch:
             prepared = out / PREPARED
@@ -92,7 +101,9 @@ class TensorRT:
                 prepared = Path(scratch) / PREPARED
                 prepare(model, target.precision, calibration, prepared, on_progress)
             write_file(out / PRODUCTS_FILE, Products(products=tuple(Graph.load(prepared).products())).to_json())
-            write_file(out / ENGINE_FILE, build(trt, prepared, target, timing_cache(out, key), on_progress))
+            configuration = Configuration(trt, target, timing_cache(out, key))
+            write_file(out / ENGINE_FILE, build(libraries, prepared, target, configuration, on_progress).plan)
+            configuration.remember()
 
     def open(self, folder: Path, target: Target) -> TensorRTSession:
         return self._session(folder, target, profiled=False)
@@ -102,4 +113,6 @@ class TensorRT:
 
     def _session(self, folder: Path, target: Target, *, profiled: bool) -> TensorRTSession:
         repair = compiling(folder.parent.parent, target)
-        return TensorRTSession(self.libraries(), folder, target, repair=repair, profiled=profiled)
+        libraries = self.libraries()
+        loading = TensorRTLoading(libraries.trt, target, repair)
+        return TensorRTSession(libraries, folder, loading, repair=repair, profiled=profiled)

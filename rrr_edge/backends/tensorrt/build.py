@@ -5,36 +5,46 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rrr_edge.backends.tensorrt.log import Log, log_to
-from rrr_edge.bundle.files import write_file
+from rrr_edge.backends.tensorrt.libraries import Libraries
+from rrr_edge.backends.tensorrt.log import Log, log_to, without_driver
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.timing.progress import OnProgress, Step
 
 
-def build(trt: Any, model: Path, target: Target, timing_cache: Path, on_progress: OnProgress) -> bytes:
-    """Build the engine of the ONNX file `model`; kernels that were timed before are not timed again.
+class Built(NamedTuple):
+    """A serialised engine, and its layers as the builder lists them where its log is that detailed."""
+
+    plan: bytes
+    layers: str
+
+
+def build(
+    libraries: Libraries, model: Path, target: Target, configure: Callable[[Any], None], on_progress: OnProgress
+) -> Built:
+    """Build the engine of the ONNX file `model`; `configure` sets up the IBuilderConfig, and outlives the build.
 
     The batch ranges from 1 to the target's largest. Float means float: TensorFloat-32 is off.
-    Raises CannotRunHere with every node that TensorRT cannot take, or with what it said last.
+    Raises CannotRunHere with every node that the parser cannot take, or with what the builder said last.
     """
-    # What TensorRT only points at must live until the engine is built: logger, parser, timings, monitor.
-    log = Log()
+    # What TensorRT only points at must live until the engine is built: logger, parser, monitor.
+    trt, log = libraries.trt, Log()
     logger = log_to(trt, log)
     builder = trt.Builder(logger)
     network = builder.create_network()
     parser = trt.OnnxParser(network, logger)
-    _parse(trt, parser, model, log)
+    _parse(libraries, parser, model, log)
     config = builder.create_builder_config()
-    _configure(trt, config, target)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.clear_flag(trt.BuilderFlag.TF32)
+    configure(config)
     profile = builder.create_optimization_profile()
     image = network.get_input(0)
     side = tuple(image.shape)[1:]
     profile.set_shape(image.name, min=(1, *side), opt=(target.batch, *side), max=(target.largest_batch, *side))
     config.add_optimization_profile(profile)
-    timings = _timings(config, timing_cache)
     progress = BuildProgress(on_progress)
     monitor = _monitor(trt, progress)
     config.progress_monitor = monitor
@@ -44,51 +54,22 @@ def build(trt: Any, model: Path, target: Target, timing_cache: Path, on_progress
     if progress.interruption is not None:
         raise progress.interruption
     if plan is None:
-        raise CannotRunHere(
-            f"TensorRT {trt.__version__} built no engine from {model}: {log.cause}.", advice=_advice(log)
-        )
-    write_file(timing_cache, bytes(timings.serialize()))
-    return bytes(plan)
+        raise CannotRunHere(f"{libraries.compiler} built no engine from {model}: {log.cause}.", advice=_advice(log))
+    return Built(bytes(plan), log.layers)
 
 
-def _parse(trt: Any, parser: Any, model: Path, log: Log) -> None:
+def _parse(libraries: Libraries, parser: Any, model: Path, log: Log) -> None:
     if parser.parse_from_file(str(model)):
         return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     told = "; ".join(
-        f"{error.node_name() or f'node {error.node()}'} ({error.node_operator()}): {error.desc()}" for error in errors
+        f"{error.node_name() or f'node {error.node()}'} ({error.node_operator()}): {without_driver(error.desc())}"
+        for error in errors
     )
     raise CannotRunHere(
-        f"TensorRT {trt.__version__} cannot take {len(errors)} of the nodes in {model}: {told or log.cause}.",
-        advice="Report this with the version of TensorRT; the other backends can run the bundle.",
+        f"{libraries.compiler} cannot take {len(errors)} of the nodes in {model}: {told or log.cause}.",
+        advice="Report this with the version of the compiler; the other backends can run the bundle.",
     )
-
-
-def _configure(trt: Any, config: Any, target: Target) -> None:
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.builder_optimization_level = target.optimization_level
-    config.hardware_compatibility_level = hardware_compatibility(trt, target)
-    config.clear_flag(trt.BuilderFlag.TF32)
-    if target.portability == "version":
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if target.workspace_mb:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace_mb * 2**20)
-
-
-def hardware_compatibility(trt: Any, target: Target) -> Any:
-    levels = trt.HardwareCompatibilityLevel
-    return {"same-cc": levels.SAME_COMPUTE_CAPABILITY, "ampere+": levels.AMPERE_PLUS}.get(
-        target.portability, levels.NONE
-    )
-
-
-def _timings(config: Any, file: Path) -> Any:
-    """What `file` remembers, or nothing where that is of another GPU or version."""
-    timings = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
-    if timings is None or not config.set_timing_cache(timings, False):
-        timings = config.create_timing_cache(b"")
-        config.set_timing_cache(timings, False)
-    return timings
 
 
 def _advice(log: Log) -> str:

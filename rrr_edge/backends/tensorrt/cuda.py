@@ -10,6 +10,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from rrr_edge.errors import CannotRunHere, MissingLibrary
 
+_MEANING = {
+    "cudaErrorNoDevice": "this machine shows no NVIDIA GPU",
+    "cudaErrorInsufficientDriver": "this machine has no NVIDIA driver, or one that is too old",
+}
 _ADVICE = {
     "cudaErrorNoDevice": "An NVIDIA GPU is needed; nvidia-smi lists those that the driver sees.",
     "cudaErrorInsufficientDriver": "Install or update the NVIDIA driver: CUDA 13 needs 580 or newer.",
@@ -26,12 +30,12 @@ class GPU(NamedTuple):
     os: str
 
 
-def cuda() -> Any:
-    """NVIDIA's Python bindings of the CUDA runtime. Raises MissingLibrary."""
+def cuda(extra: str = "tensorrt") -> Any:
+    """NVIDIA's Python bindings of the CUDA runtime. Raises MissingLibrary, which names the `extra` to install."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
-        raise MissingLibrary("cuda-bindings", extra="tensorrt", purpose="The tensorrt backend") from error
+        raise MissingLibrary("cuda-bindings", extra=extra, purpose=f"The {extra} backend") from error
     return runtime
 
 
@@ -39,7 +43,8 @@ def done(answer: tuple[Any, ...]) -> Any:
     """What a call answered beside its status. Raises CannotRunHere, with CUDA's own name of the failure."""
     status, *values = answer
     if status.value:
-        raise CannotRunHere(f"CUDA failed: {status.name}.", advice=_ADVICE.get(status.name, ""))
+        meaning = f" ({_MEANING[status.name]})" if status.name in _MEANING else ""
+        raise CannotRunHere(f"CUDA failed: {status.name}{meaning}.", advice=_ADVICE.get(status.name, ""))
     return values[0] if values else None
 
 

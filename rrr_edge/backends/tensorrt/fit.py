@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from rrr_edge.backends.protocols import GPUModel
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.target import Portability
 from rrr_edge.errors import CannotRunHere
@@ -21,6 +22,19 @@ def require_fit(engine: Engine, here: Mapping[str, str], *, repair: str) -> None
         raise CannotRunHere(
             f"The engine {engine.name} was built for another machine: {', '.join(differences)}.",
             advice=f"Run: {repair}",
+        )
+
+
+def require_gpu(engine: Engine, gpu: GPUModel, *, repair: str) -> None:
+    """Raise CannotRunHere where `engine` was built for another GPU than the described one."""
+    built, capability = engine.versions.get("gpu", "unknown"), engine.versions.get("compute capability", "0.0")
+    rules = _BY_PORTABILITY[engine.target.portability]
+    same_model = "gpu" not in rules or gpu.name.lower() in built.lower()
+    if not (same_model and rules["compute capability"](capability, gpu.compute_capability)):
+        raise CannotRunHere(
+            f"The engine {engine.name} was built for {built} (compute capability {capability}), not for {gpu.name} "
+            f"({gpu.compute_capability}).",
+            advice=f"On the machine that has it, run: {repair}",
         )
 
 

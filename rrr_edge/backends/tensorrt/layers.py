@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from rrr_edge.backends.graph.rewrite import Product
@@ -19,11 +20,17 @@ _PRECISIONS = {
     "half": "fp16",
     "fp16": "fp16",
     "int8": "int8",
+    "fp8": "fp8",
 }
 _UNKNOWN = "unknown"
 # Layers that move or hold numbers but compute nothing; they may name the node that they do it for.
 _IDLE = ("reformat", "constant", "shuffle", "noop", "signal", "wait")
-_BUSY = re.compile("conv|gemm|matrix|matmul", re.IGNORECASE)
+_BUSY = re.compile("conv|correlation|fusion|gemm|matrix|matmul", re.IGNORECASE)
+# A line of the builder's list of layers, and a tensor in it.
+_LISTED = re.compile(
+    "Name: (.*?), LayerType: (.*?), Inputs: (.*), Constants: (.*), Outputs: .*, TacticName: .*, Metadata: (.*)"
+)
+_TENSOR = re.compile(r"Dimensions: \[([^]]*)\].*?Datatype: (\w+)")
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
@@ -61,6 +68,11 @@ def read_layers(information: str) -> list[Layer]:
     return [_layer(layer) for layer in json.loads(information)["Layers"]]
 
 
+def read_list(text: str) -> list[Layer]:
+    """The layers as the builder of TensorRT for RTX lists them in its log."""
+    return [_layer(_listed(line)) for line in map(_LISTED.match, text.splitlines()) if line]
+
+
 def share_out(products: Sequence[Product], layers: Sequence[Layer]) -> list[Work]:
     """Give each product to the layer that computes it; those that no layer names end up in a nameless one.
 
@@ -96,7 +108,7 @@ def _likely(layer: Layer) -> int:
 def _work(layer: Layer, products: Sequence[Product]) -> Work:
     # Some kinds of layers never tell their weights. In a strongly typed network floats are multiplied by their own type
     # only, but int8 may be widened inside the layer.
-    weights = layer.weights or (_UNKNOWN if products and layer.data == "int8" else layer.data)
+    weights = layer.weights or (_UNKNOWN if products and layer.data in ("int8", "fp8") else layer.data)
     return Work(layer, layer.data if weights == layer.data else _UNKNOWN, sum(p.macs for p in products))
 
 
@@ -104,13 +116,36 @@ def _layer(told: Any) -> Layer:
     if isinstance(told, str):
         return Layer(told, "", _UNKNOWN, "", tuple(told.split(" + ")))
     inputs, weights = told.get("Inputs"), told.get("Weights")
+    kind = f"{told.get('LayerType', '')} {told.get('ParameterType', '')}".strip()
     return Layer(
         name=told["Name"],
-        kind=f"{told.get('LayerType', '')} {told.get('ParameterType', '')}".strip(),
+        kind=kind,
         data=_type(inputs[0]) if inputs else _UNKNOWN,
-        weights=_precision(weights.get("Type", "")) if isinstance(weights, dict) else "",
+        weights=_precision(weights.get("Type", "")) if isinstance(weights, dict) else _largest_type(told, kind),
         nodes=tuple(_ONNX_LAYER.findall(told.get("Metadata", "")) or told["Name"].split(" + ")),
     )
+
+
+def _listed(line: re.Match[str]) -> dict[str, Any]:
+    """A line of the builder's list in the inspector's words."""
+    name, kind, inputs, constants, metadata = line.groups()
+    tensors = [
+        [
+            {"Dimensions": [int(side) if side.isdigit() else 1 for side in sides.split(",")], "Datatype": word}
+            for sides, word in _TENSOR.findall(text)
+        ]
+        for text in (inputs, constants)
+    ]
+    return {"Name": name, "LayerType": kind, "Inputs": tensors[0], "Constants": tensors[1], "Metadata": metadata}
+
+
+def _largest_type(told: Mapping[str, Any], kind: str) -> str:
+    """The weights' type where they are not named: they are the largest of constants and inputs behind the first."""
+    others = [*(told.get("Inputs") or [])[1:], *(told.get("Constants") or [])]
+    sized = [tensor for tensor in others if isinstance(tensor, dict) and tensor.get("Dimensions")]
+    if not sized or not _BUSY.search(kind):
+        return ""
+    return _type(max(sized, key=lambda tensor: prod(tensor["Dimensions"])))
 
 
 def _type(tensor: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@
     fp16   by ModelOpt's AutoCast; what the calibration images drive towards fp16's largest number stays fp32
     bf16   by ModelOpt's AutoCast
     int8   by ModelOpt's quantisation: signed, zero point 0, a scale for each row of weights; the rest stays fp32
+    fp8    the same with e4m3 floats; the first convolution, which has three channels, stays fp32
 
 The normalisation of the pixels, the logits, the softmax and the vote stay fp32. ModelOpt needs PyTorch; whoever builds
 from the prepared graph needs neither.
@@ -24,6 +25,7 @@ import numpy as np
 from rrr_edge.backends.graph.lowering import pad_groups
 from rrr_edge.backends.graph.rewrite import LAYERS_WITH_MACS, Graph, make_node, node_like, onnx
 from rrr_edge.backends.onnxruntime import run_model
+from rrr_edge.backends.tensorrt.turing import suit_turing
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Precision
 from rrr_edge.errors import MissingLibrary
@@ -39,10 +41,19 @@ FP16_SAFE = 8192.0
 _RANGE_IMAGES = 16
 
 
-def prepare(model: Path, precision: Precision, calibration: Images, out: Path, on_progress: OnProgress) -> None:
+def prepare(
+    model: Path,
+    precision: Precision,
+    calibration: Images,
+    out: Path,
+    on_progress: OnProgress,
+    *,
+    turing: bool = False,
+) -> None:
     """Write the graph in the file `model` to `out` with `precision` in its types; inputs and outputs stay the same.
 
-    `calibration` is read for int8, and for fp16 if there is any. Raises MissingLibrary and CorruptArtifact (`model` is
+    `calibration` is read for int8 and fp8, and for fp16 if there is any; `turing` suits GPUs of compute capability 7.5.
+    Raises MissingLibrary and CorruptArtifact (`model` is
     no graph).
     """
     on_progress(Step("prepare", 0, 1, precision))
@@ -51,6 +62,10 @@ def prepare(model: Path, precision: Precision, calibration: Images, out: Path, o
     with TemporaryDirectory(dir=out.parent) as scratch:
         source = Path(scratch) / "source.onnx"
         _PRECISIONS[precision](graph, calibration, source, out)
+    if turing:
+        graph = Graph.load(out)
+        suit_turing(graph)
+        graph.save(out)
     on_progress(Step("prepare", 1, 1, precision))
 
 
@@ -136,6 +151,14 @@ def _autocast(graph: Graph, source: Path, out: Path, **settings: Any) -> None:
 
 
 def _int8(graph: Graph, calibration: Images, source: Path, out: Path) -> None:
+    _quantise(graph, calibration, source, out, mode="int8")
+
+
+def _fp8(graph: Graph, calibration: Images, source: Path, out: Path) -> None:
+    _quantise(graph, calibration, source, out, mode="fp8")
+
+
+def _quantise(graph: Graph, calibration: Images, source: Path, out: Path, *, mode: str) -> None:
     pad_groups(graph, INT8_GROUP)
     graph.save(source)
     with _modelopt():
@@ -143,6 +166,7 @@ def _int8(graph: Graph, calibration: Images, source: Path, out: Path) -> None:
 
         quantize(
             str(source),
+            quantize_mode=mode,
             calibration_data=calibration,
             calibration_eps=["cpu"],
             calibration_method="max",  # closer than entropy on the digits, in half the time
@@ -158,6 +182,7 @@ _PRECISIONS: dict[Precision, Callable[[Graph, Images, Path, Path], None]] = {
     "fp16": _fp16,
     "bf16": _bf16,
     "int8": _int8,
+    "fp8": _fp8,
 }
 
 

@@ -3,29 +3,37 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 
 from rrr_edge.backends.graph.parts import part_of_node
-from rrr_edge.backends.tensorrt.build import hardware_compatibility
 from rrr_edge.backends.tensorrt.cuda import Buffer, Stream
-from rrr_edge.backends.tensorrt.layers import Products, Work, precision_shares, read_layers, share_out
+from rrr_edge.backends.tensorrt.layers import Layer, Products, Work, precision_shares, share_out
+from rrr_edge.backends.tensorrt.libraries import Libraries
 from rrr_edge.backends.tensorrt.log import Log, log_to
 from rrr_edge.bundle.measurements import LayerTime
 from rrr_edge.bundle.reference import Images, Outputs
-from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, CorruptArtifact
 
 ENGINE_FILE = "model.engine"
 PRODUCTS_FILE = "products.json"
 
 
-class Libraries(NamedTuple):
-    """The modules `tensorrt` and `cuda.bindings.runtime`."""
+class Loading(Protocol):
+    """What is particular to one of the compilers when an engine of its is loaded."""
 
-    trt: Any
-    cudart: Any
+    def load(self, runtime: Any, plan: bytes) -> Any:
+        """The engine `plan`, or None where `runtime` cannot load it. Raises CannotRunHere: another one was asked."""
+
+    def context(self, engine: Any) -> Any:
+        """An execution context, or None where there is no room for it."""
+
+    def ready(self) -> None:
+        """Told after the first run for each number of images, whose kernels are compiled by then."""
+
+    def layers(self, information: str) -> list[Layer]:
+        """The engine's layers in the inspector's JSON."""
 
 
 class TensorRTSession:
@@ -37,19 +45,17 @@ class TensorRTSession:
 
     images_computed = 1
 
-    def __init__(self, libraries: Libraries, folder: Path, target: Target, *, repair: str, profiled: bool) -> None:
+    def __init__(self, libraries: Libraries, folder: Path, loading: Loading, *, repair: str, profiled: bool) -> None:
         self.device_ms = 0.0
-        self._trt, self._cudart = libraries
-        trt = self._trt
+        self._libraries, self._loading = libraries, loading
+        self._trt = trt = libraries.trt
         self._plan, self._repair = folder / ENGINE_FILE, repair
         self._products = Products.from_json_file(folder / PRODUCTS_FILE).products
         self._log = Log()
         self._logger = log_to(trt, self._log)
         self._clock = _LayerClock(trt) if profiled else None
         self._runtime = trt.Runtime(self._logger)
-        # An engine for later versions carries a runtime of its own; only a target that asks for one lets it run.
-        self._runtime.engine_host_code_allowed = target.portability == "version"
-        self._engine = self._load(target)
+        self._engine = self._load()
         self._names = self._tensor_names()
         _, _, largest = self._engine.get_tensor_profile_shape(self._names[0], 0)
         self._shape = tuple(largest)
@@ -57,7 +63,7 @@ class TensorRTSession:
         self._work: dict[int, Callable[[], None]] = {}
         self._graphs: list[Any] = []
         self._buffers: dict[str, Buffer] = {}
-        self._stream = Stream(self._cudart)
+        self._stream = Stream(libraries.cudart)
         try:
             self._allocate()
         except CannotRunHere:
@@ -102,18 +108,11 @@ class TensorRTSession:
             self._stream.free()
             self.__dict__.clear()
 
-    def _load(self, target: Target) -> Any:
-        engine = self._runtime.deserialize_cuda_engine(self._plan.read_bytes())
+    def _load(self) -> Any:
+        engine = self._loading.load(self._runtime, self._plan.read_bytes())
         if engine is None:
             raise CannotRunHere(
-                f"TensorRT {self._trt.__version__} cannot load {self._plan}: {self._log.cause}.",
-                advice=f"Run: {self._repair}",
-            )
-        asked, found = hardware_compatibility(self._trt, target), engine.hardware_compatibility_level
-        if found != asked:
-            raise CannotRunHere(
-                f"{self._plan} has the hardware compatibility {found.name}, but portability {target.portability!r} "
-                "was asked.",
+                f"{self._libraries.compiler} cannot load {self._plan}: {self._log.cause}.",
                 advice=f"Run: {self._repair}",
             )
         return engine
@@ -136,10 +135,10 @@ class TensorRTSession:
 
     def _context_for(self, count: int) -> Any:
         """A context with the shapes of `count` images."""
-        context = self._engine.create_execution_context()
+        context = self._loading.context(self._engine)
         if context is None:
             raise CannotRunHere(
-                f"TensorRT cannot make room to run {self._plan}: {self._log.cause}.",
+                f"{self._libraries.compiler} cannot make room to run {self._plan}: {self._log.cause}.",
                 advice="Free memory on the GPU: nvidia-smi shows who holds it.",
             )
         if self._clock is not None:
@@ -151,7 +150,9 @@ class TensorRTSession:
     def _allocate(self) -> None:
         for name in self._names:
             shape = tuple(self._contexts[self._shape[0]].get_tensor_shape(name))
-            self._buffers[name] = Buffer(self._cudart, shape, np.uint8 if name == self._names[0] else np.float32)
+            self._buffers[name] = Buffer(
+                self._libraries.cudart, shape, np.uint8 if name == self._names[0] else np.float32
+            )
 
     def _answer(self, images: Images) -> Outputs:
         count = len(images)
@@ -174,7 +175,7 @@ class TensorRTSession:
 
         def enqueue() -> None:
             if not context.execute_async_v3(int(stream.handle)):
-                raise CannotRunHere(f"TensorRT cannot run {self._plan}: {self._log.cause}.")
+                raise CannotRunHere(f"{self._libraries.compiler} cannot run {self._plan}: {self._log.cause}.")
 
         def work() -> None:
             image.upload(count, stream.handle)
@@ -187,6 +188,7 @@ class TensorRTSession:
         # The first run for a shape still makes room, which no graph can hold.
         enqueue()
         stream.wait()
+        self._loading.ready()
         graph = stream.capture(work)
         self._graphs.append(graph)
         return lambda: stream.launch(graph)
@@ -195,7 +197,7 @@ class TensorRTSession:
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._contexts[self._shape[0]]  # types are told for a shape only
         information = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        return share_out(self._products, read_layers(information))
+        return share_out(self._products, self._loading.layers(information))
 
 
 class _LayerClock:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rrr_edge.bundle.baseline import BaselineCard
-from rrr_edge.bundle.engine import Engine, Prepared
+from rrr_edge.bundle.engine import DeviceVerification, Engine, Prepared
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import Recipe
@@ -17,6 +17,7 @@ PUBLISHED: dict[str, Any] = {
     "manifest": Manifest,
     "engine": Engine,
     "prepared": Prepared,
+    "verified": DeviceVerification,
     "profile": Profile,
     "baseline": BaselineCard,
     "target": Target,

@@ -1,7 +1,8 @@
-"""NVIDIA's own Python bindings of TensorRT as data, read without TensorRT and without a GPU.
+"""NVIDIA's own Python bindings of TensorRT and TensorRT for RTX as data, read without a GPU.
 
-The bindings' wheel is a few lines of glue that needs three shared libraries. Stubs of these, which only have the names
-that the glue looks for, are enough to import it and to read its classes, signatures and enumerations.
+Those for RTX can be imported. TensorRT's are a few lines of glue that needs three shared libraries, which only NVIDIA's
+own package index has. Stubs of these, which only have the names that the glue looks for, are enough to import it and to
+read its classes, signatures and enumerations.
 """
 
 import json
@@ -33,7 +34,8 @@ FUNCTIONS = (
 
 # Runs in a process of its own, whose library path leads to the stubs.
 READ = """
-import json, tensorrt_bindings as trt
+import importlib, json, sys
+trt = importlib.import_module(sys.argv[1])
 
 def describe(thing):
     members = {}
@@ -137,9 +139,19 @@ def read_bindings(folder: Path) -> Bindings:
         file = f"lib{library}.so.11"
         command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{file}", "-o", str(folder / file), str(source)]
         subprocess.run(command, check=True)
+    return _read("tensorrt_bindings", {"LD_LIBRARY_PATH": str(folder)})
+
+
+def read_rtx_bindings() -> Bindings:
+    if find_spec("tensorrt_rtx") is None:
+        pytest.skip("tensorrt-rtx-cu13 is not installed")
+    return _read("tensorrt_rtx", {})
+
+
+def _read(module: str, environment: dict[str, str]) -> Bindings:
     done = subprocess.run(
-        [sys.executable, "-c", READ],
-        env={**os.environ, "LD_LIBRARY_PATH": str(folder)},
+        [sys.executable, "-c", READ, module],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -33,6 +33,7 @@ class Script:
     build_fails: str = ""
     load_fails: str = ""
     context_fails: str = ""
+    invalid: int = 0
     cuda_fails: dict[str, str] = field(default_factory=dict)
     on_step: Callable[[], None] = lambda: None
     asked: list[tuple[Any, ...]] = field(default_factory=list)

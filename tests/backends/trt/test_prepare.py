@@ -17,7 +17,7 @@ from rrr_edge.backends.onnxruntime import run_model
 from rrr_edge.backends.tensorrt.prepare import prepare, run_prepared
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.reference import Outputs
-from rrr_edge.bundle.target import PRECISIONS, Precision
+from rrr_edge.bundle.target import Precision
 from rrr_edge.bundle.verification import verify
 from rrr_edge.errors import MissingLibrary
 from rrr_edge.timing.progress import Step, silent
@@ -25,6 +25,7 @@ from rrr_edge.timing.progress import Step, silent
 pytest.importorskip("modelopt")
 SUPPORT = json.loads((Path(__file__).parent / "tensorrt_operators.json").read_text())
 WORDS = {"fp32": "FLOAT", "fp16": "FLOAT16", "bf16": "BFLOAT16", "int8": "FLOAT"}
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "int8")
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,19 @@ def test_all_of_int8_is_signed_with_zero_point_0_and_a_scale_for_each_row(prepar
         if kernel is not None and groups > 1:
             rows, columns, *_ = tensors[kernel.output[0]].shape
             assert columns % 4 == rows // groups % 4 == 0
+
+
+def test_fp8_is_e4m3_in_all_but_the_first_convolution_and_the_heads(shared_bundle: Bundle, tmp_path: Path) -> None:
+    prepare(shared_bundle.model, "fp8", shared_bundle.calibration[:4], tmp_path / "fp8.onnx", silent)
+    graph = Graph.load(tmp_path / "fp8.onnx")
+    left = [product.name.rpartition("/")[0] for product in graph.products() if product.precision != "fp8"]
+    assert left == ["stump/conv1", "heads/fc"]
+    assert graph.precision_shares()["fp8"] > 0.9
+    assert {graph.weights[n.input[2]].dtype.name for n in graph.nodes if n.op_type == "QuantizeLinear"} == {
+        "float8_e4m3fn"
+    }
+    found = run_prepared(tmp_path / "fp8.onnx", shared_bundle.reference.images).probabilities
+    assert (found.argmax(1) == shared_bundle.reference.probabilities.argmax(1)).mean() > 0.7  # rounded to 3 bits
 
 
 def _two_products(kind: int, factor: float) -> Graph:

@@ -1,0 +1,62 @@
+"""Loading an engine of TensorRT for RTX: its kernels are compiled for the GPU at hand, and kept for the next time."""
+
+from pathlib import Path
+from typing import Any
+
+from rrr_edge.backends.tensorrt.layers import Layer, read_layers, read_list
+from rrr_edge.backends.tensorrt.libraries import Libraries
+from rrr_edge.bundle.files import write_file
+from rrr_edge.errors import CannotRunHere
+
+
+class CompilingLoading:
+    """`cache` is the file of the compiled kernels, or None where there is no place for it.
+
+    `listed` are the engine's layers as the builder listed them, for an inspector that tells no types.
+    """
+
+    def __init__(self, libraries: Libraries, cache: Path | None, listed: str, repair: str) -> None:
+        self._libraries, self._file, self._listed, self._repair = libraries, cache, listed, repair
+        self._kernels: Any = None
+        self._kept = 0
+
+    def load(self, runtime: Any, plan: bytes) -> Any:
+        """What is wrong is told by the plan's header alone."""
+        trt = self._libraries.trt
+        validity, found = runtime.get_engine_validity(plan[: runtime.engine_header_size])
+        if validity == trt.EngineValidity.INVALID:
+            reasons = trt.EngineInvalidityDiagnostics.__members__
+            named = [name.lower().replace("_", " ") for name, reason in reasons.items() if int(reason) & int(found)]
+            raise CannotRunHere(
+                f"{self._libraries.compiler} finds the engine invalid on this machine: "
+                f"{', '.join(named) or 'it gave no reason'}.",
+                advice=f"Run: {self._repair}",
+            )
+        return runtime.deserialize_cuda_engine(plan)
+
+    def context(self, engine: Any) -> Any:
+        """Kernels are compiled for the shapes at hand before they run, never beside it: a CUDA graph keeps them."""
+        trt, runtime_config = self._libraries.trt, engine.create_runtime_config()
+        if self._kernels is None:
+            self._kernels = runtime_config.create_runtime_cache()
+            if self._file is not None and self._file.is_file():
+                kept = self._file.read_bytes()
+                if self._kernels.deserialize(kept):  # else they are another machine's, and compiled anew
+                    self._kept = len(kept)
+        runtime_config.set_runtime_cache(self._kernels)
+        eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
+        return engine.create_execution_context(runtime_config=runtime_config)
+
+    def ready(self) -> None:
+        """Keep the kernels, if there are more than were kept."""
+        if self._file is None:
+            return
+        kernels = bytes(self._kernels.serialize())
+        if len(kernels) > self._kept:
+            write_file(self._file, kernels)
+            self._kept = len(kernels)
+
+    def layers(self, information: str) -> list[Layer]:
+        inspected = read_layers(information)
+        return inspected if any(layer.data != "unknown" for layer in inspected) else read_list(self._listed)

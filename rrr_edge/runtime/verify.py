@@ -1,0 +1,111 @@
+"""Whether an engine answers like its network on the device at hand: its reference images, run there."""
+
+import time
+
+import numpy as np
+
+from rrr_edge.backends import Backend, Session, backend_of
+from rrr_edge.backends.protocols import CrossCompiler, GPUBackend
+from rrr_edge.bundle.commands import compiling
+from rrr_edge.bundle.engine import DeviceVerification, Engine
+from rrr_edge.bundle.files import sha256, write_file
+from rrr_edge.bundle.folder import ENGINE, VERIFIED, Bundle
+from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.bundle.target import Target
+from rrr_edge.bundle.verification import MAX_DROP, require_precision, verify_answers
+from rrr_edge.errors import CannotRunHere, GateFailed
+from rrr_edge.timing.machine import cpu_info
+from rrr_edge.timing.progress import OnProgress, Step, silent
+
+# What an engine of a GPU was verified on is another device when one of these differs.
+_DEVICE = ("gpu", "cuda driver")
+
+
+def verify_engine(
+    bundle: Bundle, target: Target, *, max_drop: float | None = None, on_progress: OnProgress = silent
+) -> DeviceVerification:
+    """Run the reference images through the engine of `bundle` for `target`, and store what came of it beside it.
+
+    `max_drop` is the accuracy (absolute) that may be lost; unless it is given, 0.01 more than when it was compiled.
+    Raises what opening an engine raises, and GateFailed, when the record is written, where it answers differently.
+    """
+    engine = bundle.engine(target)
+    session = open_engine(bundle, engine, engine.target, on_progress)
+    try:
+        return verify_session(bundle, engine, session, max_drop=max_drop, on_progress=on_progress)
+    finally:
+        session.close()
+
+
+def open_engine(bundle: Bundle, engine: Engine, target: Target, on_progress: OnProgress) -> Session:
+    """Load `engine` as `target` asks, if this machine can. Raises CannotRunHere, CorruptArtifact, MissingLibrary."""
+    target.require_device()
+    backend, folder = backend_of(target), bundle.engine_folder(engine.name)
+    backend.check(target)
+    backend.require_fit(engine, repair=compiling(bundle.path, target))
+    note = backend.first_load(folder) if isinstance(backend, CrossCompiler) else ""
+    if not note:
+        return backend.open(folder, target)
+    on_progress(Step("load", 0, 1, note))
+    session = backend.open(folder, target)
+    session.run(bundle.reference.images[:1])  # what is compiled then is kept
+    on_progress(Step("load", 1, 1, note))
+    return session
+
+
+def verify_session(
+    bundle: Bundle,
+    engine: Engine,
+    session: Session,
+    *,
+    max_drop: float | None = None,
+    on_progress: OnProgress = silent,
+) -> DeviceVerification:
+    """`verify_engine` for a `session` of `engine` that is open already."""
+    target, before = engine.target, engine.verification
+    accepted = before.accuracy_reference - before.accuracy + MAX_DROP
+    outputs = answer(session, bundle.reference.images, on_progress)
+    allowed = accepted if max_drop is None else max_drop
+    verification = verify_answers(bundle.reference, outputs, precision=target.precision, max_drop=allowed)
+    folder = bundle.engine_folder(engine.name)
+    record = DeviceVerification(
+        engine_sha256=sha256(folder / ENGINE),
+        versions=backend_of(target).versions(),
+        verification=verification,
+        precision_found=session.precision_found(),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        machine=cpu_info()[0],
+    )
+    try:
+        write_file(folder / VERIFIED, record.to_json())
+    except CannotRunHere:
+        on_progress(Step("verify", len(outputs.probabilities), len(outputs.probabilities), "it cannot be stored"))
+    if not verification.passed:
+        raise GateFailed(
+            f"The engine {engine.name} does not answer like the network on this device: "
+            f"{'; '.join(verification.failures)}.",
+            advice=f"Compile it here: {compiling(bundle.path, target)}",
+        )
+    require_precision(target.precision, record.precision_found, what="the engine", so="it is not what was asked")
+    return record
+
+
+def is_verified_here(bundle: Bundle, engine: Engine, backend: Backend) -> bool:
+    """Whether the engine has answered rightly on such a device: on a CPU it did when it was compiled."""
+    if not isinstance(backend, GPUBackend):
+        return True
+    runs = [engine.versions] if engine.verified_by == "engine" else []
+    record = bundle.verified(engine)
+    if record is not None and record.verification.passed:
+        runs.append(record.versions)
+    here = backend.versions()
+    return any(all(run.get(name) == here[name] for name in _DEVICE) for run in runs)
+
+
+def answer(session: Session, images: Images, on_progress: OnProgress) -> Outputs:
+    """What `session` answers to `images`, in batches of 16."""
+    parts = []
+    for start in range(0, len(images), 16):
+        parts.append([part.copy() for part in session.run(images[start : start + 16])])
+        on_progress(Step("verify", min(start + 16, len(images)), len(images)))
+    return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
