@@ -20,7 +20,7 @@ from runs import CONDITIONS, Place, Results, Settings, places, run_study
 from rrr_edge.bundle.files import write_file
 from rrr_edge.errors import RRREdgeError, UsageError, choose
 from rrr_edge.timing.progress import OnProgress, Step
-from rrr_edge.training.loop import STUMP_PASSES
+from rrr_edge.training.branches import STUMP_PASSES
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "runs.jsonl"

@@ -9,7 +9,8 @@ from rrr_edge.bundle.spec import ADDITIONS, RESNET152_DEPTHS, Depths, DropoutKin
 
 Split = Literal["paper", "coherent"]
 Ensemble = Literal["naive", "bagging", "snapshot", "fge"]
-Shape = Literal["constant", "cosine", "triangular"]
+Shape = Literal["constant", "cosine", "triangular", "step"]
+OptimizerName = Literal["adamw", "sgd"]
 Order = Literal["algorithm", "cyclic"]
 Criterion = Literal["random", "magnitude"]
 BlockOrder = Literal["reverse", "forward"]
@@ -20,9 +21,11 @@ _CRITERION = "Random ones go, or the smallest (magnitude)"
 
 
 class Schedule(Record):
-    """How the learning rate moves: not at all, by half cosines down to 0, or by triangles down to a half and back.
+    """How the learning rate moves: not at all, by half cosines down to 0, by triangles down to a half and back, or by
+    steps to a tenth.
 
     The cosine cycles fill the training (Huang et al. 2017); the triangular ones its last fifth (Garipov et al. 2018).
+    The steps are after 40 % and 80 % of it (Morgado and Vasconcelos 2019: epochs 8 and 16 of 20, or 20 and 40 of 50).
     """
 
     shape: Shape = "constant"
@@ -35,12 +38,15 @@ class Training(Record):
     `shared_batches`: all branches see the same augmented batch; otherwise each has its own shuffling and its own
     augmentation, as in the paper. `augment` draws two of the twelve transforms for every image. `feature_views` > 0
     augments every image that many times, once for all, and keeps the frozen stump's features of these views.
+    `momentum` is SGD's.
     """
 
     epochs: int = Field(default=300, ge=0, description="Passes over the training images")
     batch_size: int = Field(default=32, ge=2, description="Images of a training step")
-    learning_rate: float = Field(default=1e-3, gt=0, description="AdamW's learning rate")
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's weight decay")
+    optimizer: OptimizerName = Field(default="adamw", description="adamw or sgd")
+    learning_rate: float = Field(default=1e-3, gt=0, description="The optimiser's learning rate")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD's momentum")
+    weight_decay: float = Field(default=0.01, ge=0, description="The optimiser's weight decay")
     ema_fraction: float = Field(default=0.2, ge=0, le=1, description="Last share of the training that is averaged")
     shared_batches: bool = Field(default=False, description="One batch for all branches: faster")
     augment: bool = Field(default=True, description="Draw two of twelve transforms for every image")

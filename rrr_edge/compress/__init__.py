@@ -1,4 +1,4 @@
-"""VERB 1: photos -> bundle. The recipe's type picks the method; everything around it is the same for all."""
+"""Compression, from photos to a bundle; the recipe's type picks the method."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -26,9 +26,8 @@ from rrr_edge.images.dataset import Dataset, scan
 from rrr_edge.images.layouts import require_folder
 from rrr_edge.networks import Network, build
 from rrr_edge.timing.progress import OnProgress, silent
-from rrr_edge.training import Device, Examples, require_device, require_training
+from rrr_edge.training import Device, Examples, open_fabric, require_branches, require_device
 from rrr_edge.training import Run as TrainingRun
-from rrr_edge.training.loop import open_fabric
 from rrr_edge.training.share import first_does
 
 METHODS: dict[type[Recipe], Method[Any]] = {
@@ -153,7 +152,7 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
     with torch.device("meta"):
         network = build(method.spec(recipe, len(dataset.labels)))
     method.freeze(recipe, network)
-    require_training(network, method.training(recipe), images=len(dataset.train.labels))
+    require_branches(network, method.training(recipe), images=len(dataset.train.labels))
     return _Prepared(recipe, dataset, network)
 
 

@@ -1,4 +1,4 @@
-"""Networks to compare times with: ResNet152, whole or pruned, true in structure, with random but sane weights."""
+"""Baseline networks that are only timed: ResNet152, whole or pruned, with random weights of usual scale."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a method of compression is given, what it gives back, and how its network begins."""
+"""The types of a method of compression, and the steps that methods share."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -18,6 +18,8 @@ from rrr_edge.networks import Network, build, cost
 from rrr_edge.training import Examples, Run, Trained, train
 
 R = TypeVar("R", bound=Recipe)
+
+FROM_SCRATCH = "The weights are random, so the whole network was trained from scratch."
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,15 @@ def begin(
     weights, info = load_weights(recipe.weights, depths=spec.depths, on_progress=inputs.run.on_progress)
     network.load_state_dict(fill(weights))
     return network, info
+
+
+def as_it_is(recipe: R) -> R:
+    """A recipe in which nothing is left open."""
+    return recipe
+
+
+def freeze_nothing(recipe: Recipe, network: Network) -> None:
+    """Everything learns."""
 
 
 def learn(network: Network, recipe: Recipe, inputs: Inputs) -> Trained:

@@ -13,7 +13,16 @@ from torch.nn.utils import prune
 
 from rrr_edge.bundle.recipe import RANDOM, Block, BlockOrder, Channel, Criterion, Element
 from rrr_edge.bundle.spec import ChannelSpec, Depths, NetworkSpec, PhaseWidths, ResNetSpec, resnet152
-from rrr_edge.compress.method import CompressedNetwork, Inputs, Method, begin, learn
+from rrr_edge.compress.method import (
+    FROM_SCRATCH,
+    CompressedNetwork,
+    Inputs,
+    Method,
+    as_it_is,
+    begin,
+    freeze_nothing,
+    learn,
+)
 from rrr_edge.compress.rrr.slicing import reuse
 from rrr_edge.errors import MissingLibrary, UsageError
 from rrr_edge.networks import Network, build, cost
@@ -23,7 +32,6 @@ R = TypeVar("R", Element, Channel, Block)
 
 # Half of the last digit in which sparsities are said.
 _TOLERANCE = 0.0005
-_FROM_SCRATCH = "The weights are random, so the whole network was trained from scratch."
 
 
 def sparsity_of(spec: NetworkSpec) -> float:
@@ -223,7 +231,7 @@ def _refill(recipe: R, spec: ResNetSpec) -> Callable[[Any], dict[str, Tensor]]:
 
 
 def _notes(recipe: R, note: str) -> tuple[str, ...]:
-    return (note, _FROM_SCRATCH) if recipe.weights == RANDOM else (note,)
+    return (note, FROM_SCRATCH) if recipe.weights == RANDOM else (note,)
 
 
 def _element_spec(recipe: Element, num_classes: int) -> ResNetSpec:
@@ -238,10 +246,6 @@ def _block_spec(recipe: Block, num_classes: int) -> ResNetSpec:
     return without_blocks(recipe.sparsity, num_classes, recipe.order)
 
 
-def _as_it_is(recipe: R) -> R:
-    return recipe
-
-
 def _with_torch_pruning(recipe: Channel) -> Channel:
     """Raises MissingLibrary."""
     try:
@@ -251,13 +255,9 @@ def _with_torch_pruning(recipe: Channel) -> Channel:
     return recipe
 
 
-def _freeze_nothing(recipe: R, network: Network) -> None:
-    """Everything that is left learns."""
-
-
-ELEMENT: Method[Element] = Method(_as_it_is, _element_spec, _freeze_nothing, _make_element)
-CHANNEL: Method[Channel] = Method(_with_torch_pruning, _channel_spec, _freeze_nothing, _make_channel)
-BLOCK: Method[Block] = Method(_as_it_is, _block_spec, _freeze_nothing, _make_block)
+ELEMENT: Method[Element] = Method(as_it_is, _element_spec, freeze_nothing, _make_element)
+CHANNEL: Method[Channel] = Method(_with_torch_pruning, _channel_spec, freeze_nothing, _make_channel)
+BLOCK: Method[Block] = Method(as_it_is, _block_spec, freeze_nothing, _make_block)
 
 
 def _demand(sparsity: float, most: float, by: str) -> None:

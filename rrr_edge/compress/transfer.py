@@ -7,22 +7,28 @@ not quite the frozen feature extractor that the paper's words suggest.
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rrr_edge.bundle.recipe import RANDOM, FineTune, LinearProbe
 from rrr_edge.bundle.spec import ResNetSpec
-from rrr_edge.compress.method import CompressedNetwork, Inputs, Method, begin, learn
+from rrr_edge.compress.method import (
+    FROM_SCRATCH,
+    CompressedNetwork,
+    Inputs,
+    Method,
+    as_it_is,
+    begin,
+    freeze_nothing,
+    learn,
+)
 from rrr_edge.compress.rrr.slicing import reuse
 from rrr_edge.networks import Network
 
 R = TypeVar("R", LinearProbe, FineTune)
 
-_CHANCE = "The weights are random, so the classifier reads features of chance. With --weights imagenet it means more."
-_FROM_SCRATCH = "The weights are random, so the whole network was trained from scratch."
-
-
-def _as_it_is(recipe: R) -> R:
-    return recipe
+_RANDOM_FEATURES = (
+    "The weights are random, so the classifier reads random features. With --weights imagenet it means more."
+)
 
 
 def _spec_of(recipe: R, num_classes: int) -> ResNetSpec:
@@ -34,11 +40,7 @@ def _freeze_all_but_the_head(recipe: LinearProbe, network: Network) -> None:
     network.fc.requires_grad_(True)
 
 
-def _freeze_nothing(recipe: FineTune, network: Network) -> None:
-    """Everything learns."""
-
-
-def _make(freeze: Callable[[R, Network], None], if_random: str, recipe: R, inputs: Inputs) -> CompressedNetwork:
+def _make(freeze: Callable[[Any, Network], None], if_random: str, recipe: R, inputs: Inputs) -> CompressedNetwork:
     spec = _spec_of(recipe, len(inputs.dataset.labels))
     network, info = begin(recipe, spec, inputs, fill=partial(reuse, spec=spec, seed=recipe.seed))
     freeze(recipe, network)
@@ -48,8 +50,6 @@ def _make(freeze: Callable[[R, Network], None], if_random: str, recipe: R, input
 
 
 LINEAR_PROBE: Method[LinearProbe] = Method(
-    _as_it_is, _spec_of, _freeze_all_but_the_head, partial(_make, _freeze_all_but_the_head, _CHANCE)
+    as_it_is, _spec_of, _freeze_all_but_the_head, partial(_make, _freeze_all_but_the_head, _RANDOM_FEATURES)
 )
-FINE_TUNE: Method[FineTune] = Method(
-    _as_it_is, _spec_of, _freeze_nothing, partial(_make, _freeze_nothing, _FROM_SCRATCH)
-)
+FINE_TUNE: Method[FineTune] = Method(as_it_is, _spec_of, freeze_nothing, partial(_make, freeze_nothing, FROM_SCRATCH))

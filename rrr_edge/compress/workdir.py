@@ -1,4 +1,4 @@
-"""Where a compression works: a hidden folder beside the bundle, one process at a time, kept for going on."""
+"""The working folder of a compression: hidden beside the bundle, locked, kept for resuming."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Networks from their specs: `build(spec)` makes the module, `cost(spec, image_size)` says what it takes."""
+"""Networks: PyTorch modules built from specs, and their cost."""
 
 from rrr_edge.bundle.manifest import Cost
 from rrr_edge.bundle.spec import ChannelSpec, NetworkSpec, ResNetSpec
@@ -6,7 +6,7 @@ from rrr_edge.bundle.structure import cost as resnet_cost
 from rrr_edge.bundle.structure import part_of_layer
 from rrr_edge.networks.resnet import ResNet
 
-__all__ = ["ChannelSpec", "Network", "ResNetSpec", "build", "cost", "part_of_layer"]
+__all__ = ["ChannelSpec", "Network", "ResNet", "ResNetSpec", "build", "cost", "part_of_layer"]
 
 # The union of all modules, as NetworkSpec is of all specs.
 Network = ResNet

@@ -1,4 +1,4 @@
-"""A network run by PyTorch on an NVIDIA GPU, the three ways that its users run it, behind the protocol of an engine."""
+"""PyTorch sessions on NVIDIA GPUs: eager mode, a CUDA graph, or torch.compile."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -54,7 +54,8 @@ class CudaSession:
         return {"fp32": 1.0}
 
     def close(self) -> None:
-        self.__dict__.clear()
+        self._ready.clear()
+        del self._deployed
 
 
 class _Ready:

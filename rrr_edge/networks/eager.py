@@ -1,4 +1,4 @@
-"""A network run by PyTorch as its users run it, behind the same protocol as an engine."""
+"""The PyTorch session in eager mode."""
 
 import numpy as np
 import torch
@@ -29,4 +29,4 @@ class EagerSession:
         return {"fp32": 1.0}
 
     def close(self) -> None:
-        self.__dict__.clear()
+        del self._deployed

@@ -1,4 +1,4 @@
-"""nn.Module -> model.onnx: preprocessing, softmax and vote inside, checked against torch before it is kept."""
+"""Export to ONNX with preprocessing, softmax and vote in the graph, and its check against PyTorch."""
 
 import ast
 from collections.abc import Callable

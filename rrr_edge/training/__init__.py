@@ -1,8 +1,10 @@
-"""The one training loop and the judge of what it made."""
+"""The training loop, its objectives, and the evaluation of networks."""
 
 from rrr_edge.training.batches import Examples
+from rrr_edge.training.branches import reestimate_stump, require_branches
 from rrr_edge.training.evaluate import accuracy, predict
-from rrr_edge.training.loop import Device, Run, Trained, reestimate_stump, require_device, require_training, train
+from rrr_edge.training.loop import minimise, train
+from rrr_edge.training.run import Device, Run, Trained, open_fabric, require_device
 
 __all__ = [
     "Device",
@@ -10,9 +12,11 @@ __all__ = [
     "Run",
     "Trained",
     "accuracy",
+    "minimise",
+    "open_fabric",
     "predict",
     "reestimate_stump",
+    "require_branches",
     "require_device",
-    "require_training",
     "train",
 ]

@@ -1,4 +1,4 @@
-"""What each step of a training sees: a function of the seed, the purpose, the step and the branch, and of nothing else.
+"""Shuffled, augmented batches: a function of the seed, the purpose, the step and the branch alone.
 
 So a training that was stopped anywhere goes on exactly as if it had not been, and no global random state is read.
 """

@@ -1,4 +1,4 @@
-"""What a training must remember to go on bit for bit: one safetensors file, with the rest as JSON in its header."""
+"""Training checkpoints: one safetensors file, with the progress as JSON in its header."""
 
 import json
 from pathlib import Path

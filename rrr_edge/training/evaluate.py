@@ -1,4 +1,4 @@
-"""What a network answers and how often that is right."""
+"""A network's answers to images, and its accuracy."""
 
 import numpy as np
 import torch

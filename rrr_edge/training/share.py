@@ -1,4 +1,4 @@
-"""Several processes, each with its share of the branches: what one would learn, only sooner.
+"""Training in several processes, each with its share of the branches.
 
 Branches share no trainable parameter but the stump's. So each process trains some of them, on just the batches that
 they see in one process: nothing needs to be exchanged, and batch normalisation sees whole batches. To split the batches

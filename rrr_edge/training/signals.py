@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next good place."""
+"""SIGINT and SIGTERM as requests to stop after the current step."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""State dicts that a long training keeps on the way, so that going on does not repeat what was finished."""
+"""State dicts of finished stages of a training, on disk."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The frozen stump's answers to a few augmented views of every image, computed once and kept in memory.
+"""Features of the frozen stump for a few augmented views of every image, computed once and kept in memory.
 
 Deviation from Sun et al. 2023, Appendix C: a step draws one of K augmentations of an image instead of a new one. In
 return no step runs the stump, and batches of each branch's own cost no more than shared ones.

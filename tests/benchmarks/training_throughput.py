@@ -18,7 +18,6 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,11 +39,13 @@ from rrr_edge.compress.rrr.slicing import branch_widths
 from rrr_edge.networks import Network, build, cost
 from rrr_edge.timing import machine
 from rrr_edge.timing.interleave import TimingSettings, interleave
-from rrr_edge.timing.progress import Step
+from rrr_edge.timing.progress import Step, silent
 from rrr_edge.training import Examples, Run, predict, reestimate_stump, train
 from rrr_edge.training.batches import Batches, normalise
-from rrr_edge.training.checkpoint import Identity, Progress
-from rrr_edge.training.loop import keep_views, open_fabric, precision_of
+from rrr_edge.training.branches import BranchCrossEntropy
+from rrr_edge.training.checkpoint import Identity, TrainingProgress
+from rrr_edge.training.objective import Computation
+from rrr_edge.training.run import open_fabric, precision_of
 from rrr_edge.training.share import Share
 from rrr_edge.training.state import State
 
@@ -222,11 +223,13 @@ class Ours:
         streams = range(1 if training.shared_batches else spec.branches)
         self._batches = Batches(examples, 0, BATCH, streams=streams)
         identity = Identity(training=training, seed=0, precision=self.precision, data_sha256="", network_sha256="")
-        progress = Progress(identity=identity, steps_per_epoch=self._batches.steps)
-        self._state = State(Share(fabric, network), training, preprocess=preprocess, progress=progress)
+        progress = TrainingProgress(identity=identity, steps_per_epoch=self._batches.steps)
+        at = Computation(fabric, self.precision, preprocess)
+        objective = BranchCrossEntropy(network)
+        self._state = State(objective, Share(fabric, network), at, training=training, progress=progress)
         if training.feature_views:
             start = time.perf_counter()
-            self._batches = replace(self._batches, views=keep_views(self._state, self._batches, Run()))
+            self._batches = self._state.objective.prepare(self._batches, training, at, silent)
             self.seconds_a_view = (time.perf_counter() - start) / (training.feature_views * len(examples))
 
     def __call__(self, run: int) -> None:

@@ -22,10 +22,12 @@ from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed
 from rrr_edge.networks import Network, build
 from rrr_edge.timing.progress import Step
 from rrr_edge.training.batches import Batches, Examples, normalise
+from rrr_edge.training.branches import features_of, folded_stump, reestimate_stump
 from rrr_edge.training.checkpoint import CHECKPOINT
 from rrr_edge.training.evaluate import predict
-from rrr_edge.training.loop import Run, Trained, reestimate_stump, train
-from rrr_edge.training.state import ema_decay, ema_epochs, features_of, folded_stump
+from rrr_edge.training.loop import train
+from rrr_edge.training.run import Run, Trained
+from rrr_edge.training.state import ema_decay, ema_epochs
 
 FP32 = Run(precision="32-true")
 SHORT = Training(epochs=2, batch_size=8, ema_fraction=0)
@@ -98,6 +100,28 @@ def test_the_fused_training_is_one_adamw_a_branch(
         # AdamW divides by a gradient's own size: one that is all rounding noise moves by a share of the learning rate.
         assert (differences > 1e-5).float().mean() < 1e-4
         assert differences.max() < 1e-3 / 10
+
+
+def test_sgd_with_momentum_follows_its_formula_in_steps_of_the_rate(fit: Fit) -> None:
+    network = small_network(frozen=False)
+    raw = [weights(network)]
+    gradients: list[dict[str, Tensor]] = []
+
+    def watch(step: Step) -> None:
+        raw.append(weights(network))
+        gradients.append({name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
+
+    sgd = {"optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 0.1, "schedule": {"shape": "step"}}
+    fit(network, replace_training(epochs=2, shared_batches=True, **sgd), replace(FP32, on_progress=watch))
+    velocity: dict[str, Tensor] = {}
+    # Six steps: a tenth of the rate from step 0.4 * 6 on, a hundredth from 0.8 * 6.
+    for step, rate in enumerate([0.01, 0.01, 0.01, 0.001, 0.001, 0.0001]):
+        for name, gradient in gradients[step].items():
+            before = raw[step][name].double()
+            decayed = gradient.double() + 0.1 * before
+            velocity[name] = decayed + 0.9 * velocity[name] if name in velocity else decayed
+            expected = before - rate * velocity[name]
+            torch.testing.assert_close(raw[step + 1][name].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_each_branch_may_read_its_own_images(preprocess: Preprocess) -> None:
@@ -223,12 +247,13 @@ class Crash(Exception):
     pass
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(("dropout", "optimizer"), [(0.0, "adamw"), (0.3, "sgd")])
 def test_a_training_that_crashes_again_and_again_ends_with_the_same_bits(
-    fit: Fit, examples: Examples, tmp_path: Path, dropout: float
+    fit: Fit, examples: Examples, tmp_path: Path, dropout: float, optimizer: str
 ) -> None:
+    training = RESUMED.model_copy(update={"optimizer": optimizer})
     straight = small_network(dropout=dropout)
-    whole = fit(straight, RESUMED, Run(validation=examples, validate_every=2))
+    whole = fit(straight, training, Run(validation=examples, validate_every=2))
     dice = random.Random(int(10 * dropout))
     crashes = 0
     while True:
@@ -245,7 +270,7 @@ def test_a_training_that_crashes_again_and_again_ends_with_the_same_bits(
 
         run = Run(checkpoints=tmp_path, resume=True, validation=examples, validate_every=2, on_progress=report)
         try:
-            resumed = fit(network, RESUMED, run)
+            resumed = fit(network, training, run)
             break
         except Crash:
             crashes += 1
@@ -305,7 +330,7 @@ KILLED = """
     from rrr_edge.bundle.manifest import Preprocess
     from rrr_edge.bundle.recipe import Training
     from rrr_edge.training.batches import Examples
-    from rrr_edge.training.loop import Run, train
+    from rrr_edge.training import Run, train
 
     torch.set_num_threads(1)
     folder, deadly = Path(sys.argv[1]), sys.argv[2]
@@ -490,7 +515,7 @@ def test_labels_beyond_the_classes_are_refused(fit: Fit, examples: Examples) -> 
 def test_bf16_is_used_where_the_cpu_has_it(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], precision: str
 ) -> None:
-    monkeypatch.setattr("rrr_edge.training.loop.cpu_info", lambda: ("some CPU", flags))
+    monkeypatch.setattr("rrr_edge.training.run.cpu_info", lambda: ("some CPU", flags))
     assert fit(small_network(), replace_training(epochs=1), Run(device="cpu")).precision == precision
 
 

@@ -15,8 +15,8 @@ from small_network import small_network, weights
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import Training
 from rrr_edge.errors import UsageError
+from rrr_edge.training import Run, train
 from rrr_edge.training.batches import Examples
-from rrr_edge.training.loop import Run, train
 from rrr_edge.training.share import Share
 
 TRAININGS = {
@@ -33,7 +33,7 @@ TWO_PROCESSES = """
     from rrr_edge.bundle.manifest import Preprocess
     from rrr_edge.bundle.recipe import Training
     from rrr_edge.training.batches import Examples
-    from rrr_edge.training.loop import Run, train
+    from rrr_edge.training import Run, train
 
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])

@@ -15,7 +15,8 @@ from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.timing.progress import Step
 from rrr_edge.training import views as module
 from rrr_edge.training.batches import Batches, Examples, normalise
-from rrr_edge.training.loop import Run, train
+from rrr_edge.training.loop import train
+from rrr_edge.training.run import Run
 from rrr_edge.training.views import make_views
 
 VIEWS = Training(epochs=4, batch_size=8, ema_fraction=0.5, feature_views=3)
@@ -97,7 +98,7 @@ def test_the_stump_runs_for_the_views_only(
         seen.append(len(images))
         return normalise(images, preprocess)
 
-    monkeypatch.setattr("rrr_edge.training.state.normalise", counted)
+    monkeypatch.setattr("rrr_edge.training.branches.normalise", counted)
     train(small_network(), examples, training=VIEWS, preprocess=preprocess)
     assert sum(seen) == 3 * 22 + 1
 

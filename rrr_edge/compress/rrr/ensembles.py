@@ -1,4 +1,4 @@
-"""How the branches come to differ (Sun et al. 2023, Appendix C): four strategies, one kind of network in the end.
+"""Four strategies that make branches differ (Sun et al. 2023, Appendix C).
 
 "naive" and "bagging" train all branches side by side. "snapshot" (Huang et al. 2017) and "fge" (Garipov et al. 2018)
 train a single branch, whose states at the lowest learning rates become the branches: so a training costs the time of
