@@ -213,5 +213,5 @@ def store(bundle: Bundle, profile: Profile) -> Candidate:
         write_engine(bundle, profile.target, ("model.xml", b"x"))
     folder = bundle.profile_folder(profile.target.engine_name)
     folder.mkdir(parents=True)
-    profile.write(folder)
+    profile = profile.write(folder)
     return Candidate(bundle, profile)

@@ -1,11 +1,11 @@
 """Building an engine that nobody has verified yet."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rrr_edge.backends import backend_of
 from rrr_edge.backends.graph.lowering import lower
 from rrr_edge.backends.protocols import CrossCompiler
+from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Lowering, Target
 from rrr_edge.timing.progress import OnProgress, silent
@@ -24,9 +24,9 @@ def build_unproven(
 
     Raises MissingLibrary where the precision has to be written into the graph and nothing here can do so.
     """
-    with TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         if lowering != "grouped":
-            lowered = Path(scratch) / "lowered.onnx"
+            lowered = scratch / "lowered.onnx"
             lower(model, lowering, lowered)
             model = lowered
         backend_of(target).compile(model, target, calibration, out, on_progress)

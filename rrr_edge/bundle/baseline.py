@@ -2,14 +2,14 @@
 
 from pathlib import Path
 from shlex import quote
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from rrr_edge.bundle.files import FileEntry, require_file
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.measurements import Granularity
-from rrr_edge.bundle.record import SCHEMA, Record
+from rrr_edge.bundle.record import SCHEMA, SchemaVersion, Sealed
 from rrr_edge.bundle.spec import NetworkSpec
 from rrr_edge.errors import CannotRunHere
 
@@ -41,13 +41,14 @@ def percent(sparsity: float) -> str:
     return f"{100 * sparsity:g}"
 
 
-class BaselineCard(Record):
+class BaselineCard(Sealed):
     """The card beside `baselines/NAME.onnx`, a network for latency only; `macs` are those of one image.
 
     `sparsity` is the share of ResNet152's parameters that is gone, `sparsity_asked` the one that was asked.
     """
 
-    schema_version: int = Field(default=SCHEMA, alias="schema")
+    unsealed_before: ClassVar[str | None] = "seal"
+    schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge baseline"] = "rrr-edge baseline"
     name: str
     spec: NetworkSpec

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from rrr_edge.bundle.files import FileEntry
 from rrr_edge.bundle.measurements import Ratio
-from rrr_edge.bundle.record import SCHEMA, Record, Sealed
+from rrr_edge.bundle.record import SCHEMA, Record, SchemaVersion, Sealed
 from rrr_edge.bundle.target import Lowering, Precision, Target
 from rrr_edge.bundle.verification import Verification
 
@@ -32,7 +32,7 @@ class Prepared(Sealed):
     `precision_found` are the shares of the MACs, counted on the graph.
     """
 
-    schema_version: int = Field(default=SCHEMA, alias="schema")
+    schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge prepared graph"] = "rrr-edge prepared graph"
     origin: Origin
     file: FileEntry
@@ -54,7 +54,7 @@ class Engine(Sealed):
     graph that it was built from, on the CPU. `precision_found` then is what the compiler says of the engine's layers.
     """
 
-    schema_version: int = Field(default=SCHEMA, alias="schema")
+    schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge engine"] = "rrr-edge engine"
     target: Target
     model_sha256: str
@@ -84,7 +84,7 @@ class DeviceVerification(Sealed):
     `engine_sha256` is of the engine's card, `versions` are those of the device and of the libraries that ran there.
     """
 
-    schema_version: int = Field(default=SCHEMA, alias="schema")
+    schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge verification"] = "rrr-edge verification"
     engine_sha256: str
     versions: dict[str, str]

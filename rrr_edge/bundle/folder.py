@@ -12,8 +12,8 @@
 Only this file knows the names on disk. A verb adds files and replaces its own; everything is renamed into place.
 """
 
-import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from rrr_edge.bundle.commands import compiling, compressing, verifying
 from rrr_edge.bundle.engine import DeviceVerification, Engine, Prepared
-from rrr_edge.bundle.files import FileEntry, require_file, sha256, staged_folder
+from rrr_edge.bundle.files import FileEntry, require_file, require_no_links, sha256, staged_folder
 from rrr_edge.bundle.manifest import Manifest
-from rrr_edge.bundle.record import SCHEMA, UNSEALED, Sealed, is_sealed
+from rrr_edge.bundle.record import Sealed
 from rrr_edge.bundle.reference import Reference
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
@@ -68,7 +68,14 @@ class Bundle:
                 f"{path} is not a bundle: it has no {MANIFEST}.",
                 advice="Give the folder that `rrr-edge compress` wrote.",
             )
-        return cls(path, _read(path / MANIFEST, Manifest, compressing(path, anew=True)))
+        manifest = _read(require_no_links(path, path / MANIFEST), Manifest, compressing(path, anew=True))
+        lacking = {WEIGHTS, MODEL, REFERENCE, CALIBRATION}.difference(entry.name for entry in manifest.files)
+        if lacking:
+            raise CorruptArtifact(
+                f"{path / MANIFEST} does not list {', '.join(sorted(lacking))}.",
+                advice=f"Run: {compressing(path, anew=True)}",
+            )
+        return cls(path, manifest)
 
     @property
     def weights(self) -> Path:
@@ -85,18 +92,43 @@ class Bundle:
 
     def alternative(self, stem: str) -> Path:
         """Where the workshop puts a network to compare with; may not exist."""
-        return self.path / "baselines" / f"{stem}.onnx"
+        return self._inside("baselines", f"{stem}.onnx")
 
     @cached_property
     def reference(self) -> Reference:
+        """Raises CorruptArtifact, also where its arrays do not fit each other or the manifest."""
         with _arrays(self._checked(REFERENCE)) as arrays:
-            return Reference(**{name: arrays[name] for name in Reference.__dataclass_fields__})
+            found = Reference(**{name: arrays[name] for name in Reference.__dataclass_fields__})
+        count, classes = len(found.images), len(self.manifest.labels)
+        expected = {
+            "images": ("uint8", self._shape_of_images(count)),
+            "labels": ("int64", (count,)),
+            "probabilities": ("float32", (count, classes)),
+            "branch_probabilities": ("float32", (count, self.manifest.spec.branches, classes)),
+        }
+        for name, (kind, shape) in expected.items():
+            self._require_shape(REFERENCE, name, getattr(found, name), kind, shape)
+        return found
 
     @cached_property
     def calibration(self) -> NDArray[np.uint8]:
+        """Raises CorruptArtifact, also where the images are not of the manifest's size."""
         with _arrays(self._checked(CALIBRATION)) as arrays:
             images: NDArray[np.uint8] = arrays["images"]
-            return images
+        self._require_shape(CALIBRATION, "images", images, "uint8", self._shape_of_images(len(images)))
+        return images
+
+    def _shape_of_images(self, count: int) -> tuple[int, ...]:
+        size = self.manifest.preprocess.image_size
+        return (count, size, size, 3)
+
+    def _require_shape(self, file: str, name: str, array: NDArray[Any], kind: str, shape: tuple[int, ...]) -> None:
+        if array.dtype != kind or array.shape != shape:
+            raise CorruptArtifact(
+                f"{self.path / file} and {MANIFEST} contradict each other: {name} is {array.dtype} "
+                f"{list(array.shape)} instead of {kind} {list(shape)}.",
+                advice=f"Run: {compressing(self.path, anew=True)}",
+            )
 
     @property
     def model_sha256(self) -> str:
@@ -120,17 +152,17 @@ class Bundle:
         return (self.engine_folder(name) / PREPARED_CARD).is_file()
 
     def engine_folder(self, name: str) -> Path:
-        return self.path / "engines" / name
+        return self._inside("engines", name)
 
     def profile_names(self) -> list[str]:
         return sorted(file.parent.name for file in (self.path / "profiles").glob(f"[!.]*/{PROFILE}"))
 
     def profile_folder(self, name: str) -> Path:
-        return self.path / "profiles" / name
+        return self._inside("profiles", name)
 
     def rounds_folder(self, name: str) -> Path:
         """What an interrupted profile has measured so far; may not exist."""
-        return self.path / "profiles" / f".{name}.rounds"
+        return self._inside("profiles", f".{name}.rounds")
 
     def engine(self, target: Target) -> Engine:
         """The engine compiled for `target` at its precision, its files checked.
@@ -180,6 +212,10 @@ class Bundle:
         record = _read(file, DeviceVerification, verifying(self.path, engine.target))
         return record if record.engine_sha256 == sha256(file.with_name(ENGINE)) else None
 
+    def _inside(self, *parts: str) -> Path:
+        """A path in the bundle. Raises CorruptArtifact where it leads out of it by a link."""
+        return require_no_links(self.path, self.path.joinpath(*parts))
+
     def _entry(self, name: str) -> FileEntry:
         for entry in self.manifest.files:
             if entry.name == name:
@@ -207,23 +243,9 @@ def writing_engine(bundle: Bundle, name: str) -> Iterator[Path]:
 
 def _read(path: Path, record: type[R], repair: str) -> R:
     try:
-        text = path.read_text("utf-8")
-        data: Any = json.loads(text)
-    except (ValueError, OSError) as error:
-        raise CorruptArtifact(f"{path} cannot be read: {error}.", advice=f"Run: {repair}") from error
-    version = data.get("schema") if isinstance(data, dict) else None
-    if isinstance(version, int) and version > SCHEMA:
-        raise CorruptArtifact(
-            f"{path} has schema {version}; this rrr-edge reads up to {SCHEMA}.",
-            advice="Update with: pip install --upgrade rrr-edge",
-        )
-    try:
-        found = record.parse(data, str(path))
+        return record.from_json_file(path)
     except BadInput as error:
-        raise CorruptArtifact(str(error), advice=f"Run: {repair}") from error
-    if not is_sealed(text, data.get("seal", UNSEALED)):
-        raise CorruptArtifact(f"{path} has changed since it was written (its seal differs).", advice=f"Run: {repair}")
-    return found
+        raise CorruptArtifact(str(error), advice=error.advice or f"Run: {repair}") from error
 
 
 @contextmanager
@@ -231,5 +253,5 @@ def _arrays(path: Path) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             yield arrays
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise CorruptArtifact(f"{path} cannot be read: {error}.") from error

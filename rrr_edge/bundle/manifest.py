@@ -1,20 +1,24 @@
 """The manifest of a bundle."""
 
+from collections import Counter
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from rrr_edge.bundle.files import FileEntry
 from rrr_edge.bundle.recipe import Recipe
-from rrr_edge.bundle.record import SCHEMA, Record, Sealed
+from rrr_edge.bundle.record import SCHEMA, Record, SchemaVersion, Sealed
 from rrr_edge.bundle.spec import NetworkSpec
 from rrr_edge.bundle.verification import Accuracy, Verification
+
+# Beyond any picture that a network of these was made for.
+LARGEST_SIDE = 4096
 
 
 class Preprocess(Record):
     """What turns any picture into the network's input; all but the crop and the resize happens in the graph."""
 
-    image_size: int
+    image_size: int = Field(ge=1, le=LARGEST_SIDE)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     fit: Literal["centre-crop"] = "centre-crop"
@@ -43,7 +47,7 @@ class Provenance(Record):
 
 
 class Manifest(Sealed):
-    schema_version: int = Field(default=SCHEMA, alias="schema")
+    schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge bundle"] = "rrr-edge bundle"
     name: str
     spec: NetworkSpec
@@ -61,4 +65,8 @@ class Manifest(Sealed):
     def _one_label_a_class(self) -> Self:
         if len(self.labels) != self.spec.num_classes:
             raise ValueError(f"{len(self.labels)} labels for {self.spec.num_classes} classes")
+        for what, names in (("label", self.labels), ("file", tuple(file.name for file in self.files))):
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise ValueError(f"the {what} {twice[0]!r} is there more than once")
         return self

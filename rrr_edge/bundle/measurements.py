@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import Field, computed_field
+from pydantic import Field, computed_field, model_validator
 
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.spec import PARTS, Part
@@ -200,6 +200,13 @@ class Ratio(Record):
     value: float
     interval: Interval
 
+    @model_validator(mode="after")
+    def _lies_in_its_interval(self) -> Self:
+        low, high = self.interval
+        if not low * (1 - 1e-9) <= self.value <= high * (1 + 1e-9):
+            raise ValueError(f"the ratio {self.value:g} of {self.of!r} lies outside its interval {low:g} to {high:g}")
+        return self
+
 
 class Alternative(Record):
     """A network of one granularity and sparsity in one runtime, and its time over the unpruned baseline's there.
@@ -230,4 +237,5 @@ def ratio(a: Measurement, b: Measurement) -> Ratio:
         over, under = np.median(drawn, axis=-1)
         return np.asarray(over / under)
 
-    return Ratio(of=a.name, to=b.name, value=float(of_medians(rounds)), interval=bootstrap_medians(rounds, of_medians))
+    value, (low, high) = float(of_medians(rounds)), bootstrap_medians(rounds, of_medians)
+    return Ratio(of=a.name, to=b.name, value=value, interval=(min(low, value), max(high, value)))

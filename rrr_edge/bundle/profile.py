@@ -1,14 +1,15 @@
 """The record of a profile, and its files: profile.json has the summaries, samples.csv every run."""
 
 import csv
-import json
+import math
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
 from rrr_edge.bundle.commands import profiling
 from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import PROFILE
 from rrr_edge.bundle.measurements import (
     Alternative,
@@ -21,7 +22,7 @@ from rrr_edge.bundle.measurements import (
     Summary,
     sum_up,
 )
-from rrr_edge.bundle.record import SCHEMA, Record
+from rrr_edge.bundle.record import SCHEMA, SchemaVersion, Sealed, read_json
 from rrr_edge.bundle.target import Target
 from rrr_edge.bundle.verification import Accuracy, Verification
 from rrr_edge.errors import BadInput, CorruptArtifact
@@ -35,7 +36,7 @@ PHOTO = "photo to answer"
 PARTS = ("decode", "resize", "inference", "post")
 
 
-class Profile(Record):
+class Profile(Sealed):
     """How long an engine takes on one machine, and beside what; `ratios` are of each baseline to the engine.
 
     The measurement "engine" is `Session.run` of one image, and "engine: on the device" the same runs by the device's
@@ -43,9 +44,11 @@ class Profile(Record):
     JPEG of 1280x720, and its parts are those of the very same runs. `layers` have the shares that the backend clocked
     of the engine's median; `profiling_overhead` (in JSON `clocking`) is how many times as long a run takes meanwhile,
     and `images_computed` how many images a run computes, the given one and those that fill up its batch.
+    `samples_sha256` is of samples.csv as it is stored.
     """
 
-    schema_version: int = Field(default=SCHEMA, alias="schema")
+    unsealed_before: ClassVar[str | None] = "samples_sha256"
+    schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge profile"] = "rrr-edge profile"
     bundle: str
     manifest_sha256: str
@@ -64,6 +67,7 @@ class Profile(Record):
     ceiling: Ceiling | None = None
     notes: tuple[str, ...]
     created: str
+    samples_sha256: str = ""
 
     @property
     def engine(self) -> Measurement:
@@ -105,7 +109,8 @@ class Profile(Record):
         """Load what `write` wrote, samples included. Raises BadInput or CorruptArtifact."""
         samples = _read_samples(folder / SAMPLES)
         try:
-            data = json.loads((folder / PROFILE).read_text("utf-8"))
+            data, text = read_json(folder / PROFILE)
+            cls.require_sound(data, text, folder / PROFILE)
             nested = [m["measurement"] for part in ("alternatives", "loads") for m in data.get(part, ())]
             stored = [*data["measurements"], *nested]
             summaries = {m["name"]: m.pop("summary") for m in stored}
@@ -114,6 +119,12 @@ class Profile(Record):
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{folder / PROFILE} cannot be read: {error}.") from error
         profile = cls.parse(data, str(folder / PROFILE))
+        if profile.samples_sha256 and profile.samples_sha256 != sha256(folder / SAMPLES):
+            raise CorruptArtifact(
+                f"{folder / SAMPLES} has changed since it was written (its SHA-256 differs).",
+                advice="Run rrr-edge profile again.",
+            )
+        profile._require_ratios(folder / PROFILE)
         for measurement in profile.everything:
             # Not the bootstrap: another NumPy may draw differently.
             where = f"The summary of {measurement.name!r} in {folder / PROFILE}"
@@ -125,14 +136,29 @@ class Profile(Record):
                 )
         return profile
 
-    def write(self, folder: Path) -> None:
-        """What `read` reads."""
+    def write(self, folder: Path) -> Self:
+        """Store what `read` reads; returns the profile as it is stored."""
         with (folder / SAMPLES).open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(("candidate", "round", "ms"))
             for m in self.everything:
                 rows.writerows((m.name, round_, repr(ms)) for round_, ms in enumerate(m.samples_ms))
-        (folder / PROFILE).write_text(self.to_json(), "utf-8")
+        stored = self.model_copy(update={"samples_sha256": sha256(folder / SAMPLES)})
+        (folder / PROFILE).write_text(stored.to_json(), "utf-8")
+        return stored
+
+    def _require_ratios(self, where: Path) -> None:
+        """Raise CorruptArtifact where a ratio is not that of the medians which it names."""
+        medians = {m.name: m.summary.median_ms for m in self.everything}
+        for found in (*self.ratios, *(alternative.ratio for alternative in self.alternatives)):
+            if {found.of, found.to} <= medians.keys():
+                expected = medians[found.of] / medians[found.to]
+                if not math.isclose(found.value, expected, rel_tol=1e-6):
+                    raise CorruptArtifact(
+                        f"{where} says that {found.of!r} takes {found.value:g} times as long as {found.to!r}; "
+                        f"the samples say {expected:g}.",
+                        advice="Run rrr-edge profile again.",
+                    )
 
 
 def part_name(part: str) -> str:

@@ -5,11 +5,11 @@ import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from rrr_edge.errors import BadInput
+from rrr_edge.errors import BadInput, CorruptArtifact
 
 
 class Record(BaseModel):
@@ -33,19 +33,37 @@ class Record(BaseModel):
 
     @classmethod
     def from_json_file(cls, path: Path) -> Self:
-        try:
-            data = json.loads(path.read_text("utf-8"))
-        except (ValueError, OSError) as error:
-            raise BadInput(f"{path} cannot be read as JSON: {error}.") from error
-        return cls.parse(data, str(path))
+        """Raises BadInput."""
+        return cls.parse(read_json(path)[0], str(path))
 
     @classmethod
     def from_toml_file(cls, path: Path) -> Self:
-        try:
-            data = tomllib.loads(path.read_text("utf-8"))
-        except (ValueError, OSError) as error:
-            raise BadInput(f"{path} cannot be read as TOML: {error}.") from error
-        return cls.parse(data, str(path))
+        """Raises BadInput."""
+        return cls.parse(read_toml(path), str(path))
+
+
+def read_json(path: Path) -> tuple[Any, str]:
+    """What the file says, and its text. Raises BadInput where it cannot be read, nor written again as UTF-8."""
+    try:
+        text = path.read_text("utf-8")
+        data = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(data, ensure_ascii=False).encode()  # half a pair of surrogates is JSON, but no text
+    except (ValueError, OSError, RecursionError) as error:
+        raise BadInput(f"{path} cannot be read as JSON: {_why(error)}.") from error
+    return data, text
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What the file says. Raises BadInput where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text("utf-8-sig"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise BadInput(f"{path} cannot be read as TOML: {_why(error)}.") from error
+
+
+def _why(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 UNSEALED = 64 * "0"
@@ -59,6 +77,7 @@ class Sealed(Record):
     """
 
     seal: str = Field(default=UNSEALED, pattern="^[0-9a-f]{64}$")
+    unsealed_before: ClassVar[str | None] = None
 
     @field_validator("seal")
     @classmethod
@@ -67,6 +86,32 @@ class Sealed(Record):
 
     def to_json(self) -> str:
         return sealed(super().to_json())
+
+    @classmethod
+    def from_json_file(cls, path: Path) -> Self:
+        """Raises BadInput, and CorruptArtifact (a newer schema; changed since it was written)."""
+        data, text = read_json(path)
+        cls.require_sound(data, text, path)
+        return cls.parse(data, str(path))
+
+    @classmethod
+    def require_sound(cls, data: Any, text: str, path: Path) -> None:
+        """Raise CorruptArtifact unless the JSON `data`, read from `text`, is of a known schema and as it was sealed.
+
+        Where `unsealed_before` names a key that came together with the seal, older files have neither.
+        """
+        if not isinstance(data, dict):
+            raise CorruptArtifact(f"{path} is not a valid {cls.__name__}: it is no JSON object.")
+        version = data.get("schema")
+        if type(version) is int and version > SCHEMA:
+            raise CorruptArtifact(
+                f"{path} has schema {version}; this rrr-edge reads up to {SCHEMA}.",
+                advice="Update with: pip install --upgrade rrr-edge",
+            )
+        if cls.unsealed_before is not None and not {"seal", cls.unsealed_before} & data.keys():
+            return
+        if not is_sealed(text, str(data.get("seal", UNSEALED))):
+            raise CorruptArtifact(f"{path} has changed since it was written (its seal differs).")
 
 
 def sealed(text: str) -> str:
@@ -97,3 +142,5 @@ def _clause(message: str) -> str:
 
 
 SCHEMA = 1
+# A number, never what Python would take for one, such as true or "1".
+SchemaVersion = Annotated[int, Field(strict=True, ge=1, le=SCHEMA)]

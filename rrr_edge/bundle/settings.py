@@ -1,6 +1,5 @@
 """Settings of a recipe from options and TOML files."""
 
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -9,8 +8,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from rrr_edge.bundle.recipe import METHODS, Recipe, Selection, Training
-from rrr_edge.bundle.record import Record, faults
-from rrr_edge.errors import BadInput, UsageError, choose
+from rrr_edge.bundle.record import Record, faults, read_toml
+from rrr_edge.errors import UsageError, choose
 
 # Parts of a recipe whose settings are given as options like the recipe's own.
 _PARTS: dict[str, type[Record]] = {"training": Training, "selection": Selection}
@@ -68,10 +67,7 @@ def read_recipe(path: Path | None, **options: Any) -> Recipe:
 
 def _read(path: Path) -> dict[str, Any]:
     """The file's settings, valid on their own."""
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
-        raise BadInput(f"{path} cannot be read as TOML: {error}.") from error
+    data = read_toml(path)
     METHODS[choose(str(data.get("method", "rrr")), METHODS, "method")].parse(data, str(path))
     return data
 

@@ -34,8 +34,9 @@ def gate(
     verbose: Verbose = False,
 ) -> None:
     """Say if a candidate may replace a baseline. The exit code is 0 if so, and 3 if not or undecided."""
-    from rrr_edge.bundle.files import write_file
+    from rrr_edge.bundle.files import require_output, write_output
     from rrr_edge.profile import gate as gates
+    from rrr_edge.profile.gate_result import MARK
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     if self_test == (candidate is not None):
@@ -54,6 +55,8 @@ def gate(
         document = {"baseline": baseline, "candidate": candidate, "target": chosen.name, "threads": threads}
         display.result(document, f"would time {against} beside {baseline}, on {threads} threads")
         return
+    if markdown:
+        require_output(markdown, MARK)
     found: Gate | SelfTest
     with display.progress() as on_progress:
         if candidate is None:
@@ -61,7 +64,7 @@ def gate(
         else:
             found = gates.compare(shipped, other, chosen, limits, on_progress)
     if markdown:
-        write_file(markdown, found.to_markdown())
+        write_output(markdown, found.to_markdown(), MARK)
     display.result(found.model_dump(mode="json", by_alias=True), "\n".join(found.sentences))
     if not found.passed:
         raise typer.Exit(3)

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rrr_edge.bundle.commands import command_line, compressing
 from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.files import require_output
 from rrr_edge.bundle.folder import MANIFEST, Bundle
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import RRR, Training
@@ -20,7 +21,8 @@ from rrr_edge.compress import Run, compress
 from rrr_edge.errors import BadInput, CannotRunHere, UsageError
 from rrr_edge.images.digits import write_digits
 from rrr_edge.profile import profile_bundle
-from rrr_edge.report import REPORT, require_own, write_report
+from rrr_edge.report import REPORT, write_report
+from rrr_edge.report.page import GENERATOR
 from rrr_edge.runtime.classifier import Classifier, Prediction
 from rrr_edge.timing.machine import usable_cores
 from rrr_edge.timing.progress import OnProgress, Step
@@ -41,7 +43,7 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
         raise UsageError(f"{out} is a bundle, not a folder for a demo.", advice="Choose another folder with --out.")
     if any(made.exists() for made in (photos, path)) and not force:
         raise UsageError(f"{out} has a demo in it.", advice="Choose another folder with --out, or add --force.")
-    require_own(page)
+    require_output(page, GENERATOR)
     for made in (photos, path):
         shutil.rmtree(made, ignore_errors=True)
     display.say(f"1/5  writing 1,797 handwritten digits to {photos}")

@@ -59,6 +59,7 @@ def profile_bundle(
     threads = threads_to_use(asked.threads, engine.target.threads)
     target = engine.target.model_copy(update={"threads": threads, "portability": asked.portability})
     run = ProfileRun(bundle, target, _subject(bundle, engine, target), timing, on_progress)
+    bundle.profile_folder(engine.name)  # refused now, not after the measurement
     here = Environment.here(threads=threads, versions={**_versions(), **run.backend.versions()})
     require_machine(target, here)
     with Classifier.open(bundle.path, target, precision=target.precision, threads=threads) as classifier:
@@ -66,11 +67,10 @@ def profile_bundle(
         swept = measure_sweep(sweep, run, classifier.session, here) if sweep else Swept((), ())
         found = _measure(run, classifier, baselines, anatomy=extras.anatomy)
     profile = _profile(run, engine, here, found, swept)
-    _store(profile, bundle)
+    profile = _store(profile, bundle)
     forget_rounds(bundle, engine.name)
     if loads := measure_loads(run, extras.loads):
-        profile = profile.model_copy(update={"loads": loads})
-        _store(profile, bundle)
+        profile = _store(profile.model_copy(update={"loads": loads}), bundle)
     for name, text in files_of(bundle, profile).items():
         write_file(bundle.profile_folder(engine.name) / name, text)
     return profile
@@ -177,9 +177,9 @@ def _subject(bundle: Bundle, engine: Engine, target: Target) -> Subject:
     )
 
 
-def _store(profile: Profile, bundle: Bundle) -> None:
+def _store(profile: Profile, bundle: Bundle) -> Profile:
     with staged_folder(bundle.profile_folder(profile.target.engine_name)) as stage:
-        profile.write(stage)
+        return profile.write(stage)
 
 
 def _versions() -> dict[str, str]:

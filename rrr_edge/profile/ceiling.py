@@ -1,9 +1,7 @@
 """The machine's best rate, measured on large convolutions."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from rrr_edge.backends import Backend, ProfiledSession
 from rrr_edge.backends.build import build_unproven
 from rrr_edge.backends.graph.writer import FLOAT, UINT8, Node, Port, encode
+from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Target
 from rrr_edge.bundle.verification import require_precision
@@ -27,8 +26,8 @@ _SEED = 0
 def measure_ceiling(backend: Backend, target: Target, on_progress: OnProgress) -> Iterator[ProfiledSession]:
     alone = target.model_copy(update={"batch": 1})
     on_progress(Step("build", 0, 1, f"large convolutions, {target.precision}"))
-    with tempfile.TemporaryDirectory(prefix="rrr-edge-") as work:
-        model, out = Path(work) / "ceiling.onnx", Path(work) / "engine"
+    with scratch_folder() as work:
+        model, out = work / "ceiling.onnx", work / "engine"
         out.mkdir()
         model.write_bytes(large_convolutions(target))
         calibration = np.concatenate([noise_images(target)] * _CEILING_CALIBRATION_IMAGES)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
 
+from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.measurements import Load
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.profile.frames import JPEG_QUALITY, frames_of
@@ -32,14 +33,14 @@ def cold_starts(run: ProfileRun, count: int) -> Iterator[Load]:
             ", filled cache": "process start to first answer, the backend's cache has the compiled model",
         }
     samples: dict[str, list[float]] = {name: [] for name in notes}
-    with tempfile.TemporaryDirectory(prefix="rrr-edge-") as work:
-        photo = Path(work) / "photo.jpg"
+    with scratch_folder() as work:
+        photo = work / "photo.jpg"
         next(frames_of(run.bundle.reference.images)).save(photo, quality=JPEG_QUALITY)
-        filled = Path(work) / "filled"
+        filled = work / "filled"
         _first_answer_ms(run, photo, filled)
         for round_ in range(count):
             for name in sorted(notes, reverse=bool(round_ % 2)):
-                cache = Path(work) / f"empty-{round_}" if "empty" in name else filled
+                cache = work / f"empty-{round_}" if "empty" in name else filled
                 samples[name].append(_first_answer_ms(run, photo, cache))
             run.on_progress(Step("cold start", round_ + 1, count))
     for name, note in notes.items():

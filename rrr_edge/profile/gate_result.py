@@ -6,11 +6,12 @@ from typing import Literal
 from pydantic import Field
 
 from rrr_edge.bundle.environment import Environment
-from rrr_edge.bundle.record import SCHEMA, Record
+from rrr_edge.bundle.record import SCHEMA, Record, SchemaVersion
 from rrr_edge.report.markup import plain_markdown
 from rrr_edge.timing.statistics import Interval
 
 GateVerdict = Literal["pass", "fail", "undecided"]
+MARK = "### rrr-edge gate"
 # What a self-test may count, as a share of its comparisons.
 FALSE_ALARMS, UNDECIDED = 0.02, 0.5
 
@@ -59,7 +60,7 @@ class Drop(Record):
 
 
 class Gate(Record):
-    schema_version: int = Field(default=SCHEMA, alias="schema")
+    schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge gate"] = "rrr-edge gate"
     baseline: str
     candidate: str
@@ -106,7 +107,7 @@ class Gate(Record):
 class SelfTest(Record):
     """An engine against itself: "fail" is wrong, "undecided" wasted; it passes with few of these."""
 
-    schema_version: int = Field(default=SCHEMA, alias="schema")
+    schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge gate self-test"] = "rrr-edge gate self-test"
     engine: str
     max_slowdown: float
@@ -134,4 +135,4 @@ class SelfTest(Record):
 
 def _markdown(verdict: str, *reasons: str) -> str:
     listed = (f"- {plain_markdown(reason)}" for reason in reasons)
-    return "\n".join((f"### rrr-edge gate: {plain_markdown(verdict)}", "", *listed, ""))
+    return "\n".join((f"{MARK}: {plain_markdown(verdict)}", "", *listed, ""))

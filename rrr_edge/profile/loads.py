@@ -1,20 +1,19 @@
 """Loads other than one image after the other: a camera's timing, fresh processes, batches, several streams at once."""
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
 from rrr_edge.backends import Session, backend_of
 from rrr_edge.backends.build import build_unproven
 from rrr_edge.bundle.baseline import BASELINE_CALIBRATION_IMAGES
+from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import Load
 from rrr_edge.bundle.verification import require_precision
@@ -120,10 +119,10 @@ def _batches(run: ProfileRun, sizes: Sequence[int]) -> Iterator[Load]:
 @contextmanager
 def _engine_of(run: ProfileRun, size: int) -> Iterator[Session]:
     target = run.target.model_copy(update={"batch": size})
-    with tempfile.TemporaryDirectory(prefix="rrr-edge-") as work:
+    with scratch_folder() as work:
         folder = run.folder
         if size != run.target.batch:
-            folder = Path(work) / "engine"
+            folder = work / "engine"
             folder.mkdir()
             run.on_progress(Step("build", 0, 1, f"batch of {size}"))
             calibration = run.bundle.calibration[:BASELINE_CALIBRATION_IMAGES]

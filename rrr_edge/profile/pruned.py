@@ -21,7 +21,7 @@ from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.files import sha256, write_file, writing_to
 from rrr_edge.bundle.folder import ENGINE, Bundle
 from rrr_edge.bundle.measurements import Alternative, Granularity, Measurement, Subject, ratio
-from rrr_edge.bundle.record import Record
+from rrr_edge.bundle.record import Record, Sealed
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput
 from rrr_edge.profile.baselines import compile_baseline, compiled, running, shuffled_images, targets_beside
@@ -110,7 +110,7 @@ def delete_pruned(bundle: Bundle) -> int:
     freed = 0
     for path in files:
         freed += sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
@@ -142,7 +142,7 @@ class _Candidate(Record):
     samples_ms: tuple[float, ...]
 
 
-class _Timed(Record):
+class _Timed(Sealed):
     """A finished round, the unpruned network first."""
 
     candidates: tuple[_Candidate, ...]

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rrr_edge.bundle.files import write_file
+from rrr_edge.bundle.files import require_output, write_output
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.profile import Profile
-from rrr_edge.errors import UsageError
 from rrr_edge.report.candidate import Candidate, candidates_of
 from rrr_edge.report.figures import figures_of
 from rrr_edge.report.markdown import MARK, markdown_of
@@ -29,9 +28,9 @@ def write_report(
     if markdown:
         texts[markdown] = MARK, markdown_of(candidates)
     for path, (mark, _) in texts.items():
-        require_own(path, mark)
-    for path, (_, text) in texts.items():
-        write_file(path, text)
+        require_output(path, mark)
+    for path, (mark, text) in texts.items():
+        write_output(path, text, mark)
     return verdict(candidates)
 
 
@@ -40,9 +39,3 @@ def files_of(bundle: Bundle, profile: Profile) -> dict[str, str]:
     own = Candidate(bundle, profile)
     figures = {f"{picture.name}.svg": picture.alone() for picture in figures_of(own)}
     return {**figures, REPORT: page_of([own])}
-
-
-def require_own(path: Path, mark: str = GENERATOR) -> None:
-    """Raise UsageError where there is a file at `path` that no report of ours has written."""
-    if path.exists() and mark not in path.read_text("utf-8", errors="replace")[:4000]:
-        raise UsageError(f"{path} exists and is no report of ours.", advice="Remove it, or choose another name.")

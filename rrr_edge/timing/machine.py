@@ -1,20 +1,21 @@
-"""What this machine is: the cores that may really be used, the instruction sets, the names for the record."""
+"""This machine: usable cores and memory, instruction sets, background load."""
 
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
-
-
+_MEMBERSHIP = Path("/proc/self/cgroup")
 # A clock tick on each of the cores is 1 % of this.
 _TELLING_S = 1.0
 
 
 class BackgroundLoad:
-    """From now on: how much of the cores other programs take, and a hypervisor for its other guests.
+    """The CPU share that other programs, and a hypervisor's other guests, have used since construction.
 
     A program that keeps a core busy slows all runs alike, so their spread need not show it.
     """
@@ -61,22 +62,44 @@ def usable_cores() -> int:
 
 def threads_to_use(*asked: int) -> int:
     """The first of the numbers that is not 0, else all usable cores; never more than these: threads would wait."""
-    return min(next(filter(None, asked), usable_cores()), usable_cores())
+    cores = usable_cores()
+    return min(next(filter(None, asked), cores), cores)
 
 
 def cpu_quota() -> float | None:
-    """The cgroup's CPU quota in cores, or None where there is none."""
+    """The smallest CPU quota of this process's cgroup and of its parents, in cores; None where there is none."""
+    quotas = [quota for folder in _cgroups("cpu") if (quota := _quota_of(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _quota_of(cgroup: Path) -> float | None:
     try:
-        quota, period = (_CGROUP / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        microseconds = int((_CGROUP / "cpu/cpu.cfs_quota_us").read_text())
-        period_us = int((_CGROUP / "cpu/cpu.cfs_period_us").read_text())
-        return microseconds / period_us if microseconds > 0 else None
-    except (OSError, ValueError):
+        if (cgroup / "cpu.max").is_file():
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            quota, period = ((cgroup / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number
         return None
+
+
+def _cgroups(controller: str) -> Iterator[Path]:
+    """The folders of this process's cgroup and of all its parents, of both versions, the innermost first.
+
+    In a container the root of what is mounted is the container's own cgroup, whatever /proc/self/cgroup calls it, so
+    the roots are always among them.
+    """
+    try:
+        rows = [line.split(":", 2) for line in _MEMBERSHIP.read_text("utf-8", "surrogateescape").splitlines()]
+    except OSError:
+        rows = []
+    for row in (*rows, ["0", "", "/"], ["1", controller, "/"]):
+        if len(row) != 3 or (row[1] and controller not in row[1].split(",")):
+            continue
+        names = (controller, row[1]) if row[1] else ("", "unified")
+        for mount in (_CGROUP / name for name in dict.fromkeys(names)):
+            inner = mount / row[2].lstrip("/")
+            yield from (folder for folder in (inner, *inner.parents) if folder.is_relative_to(mount))
 
 
 def _physical_cores(allowed: set[int]) -> int:
@@ -91,14 +114,14 @@ def _physical_cores(allowed: set[int]) -> int:
 
 
 def memory_bytes() -> int:
-    """Memory that may be used: the machine's, or the cgroup's limit where that is less."""
+    """Memory that may be used: the machine's, or the smallest limit of the cgroup and its parents."""
     installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            return min(installed, int((_CGROUP / file).read_text()))
-        except (OSError, ValueError):
-            continue
-    return installed
+    limits = [installed]
+    for folder in _cgroups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # "max" is no number
+                limits.append(int((folder / name).read_text()))
+    return min(limits)
 
 
 @cache

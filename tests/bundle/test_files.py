@@ -1,13 +1,26 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from rrr_edge.bundle import files
-from rrr_edge.bundle.files import replace_folder, sha256, staged_file, staged_folder, write_file
-from rrr_edge.errors import CannotRunHere
+from rrr_edge.bundle.files import (
+    FileEntry,
+    describe_file,
+    replace_folder,
+    require_file,
+    require_no_links,
+    scratch_folder,
+    sha256,
+    staged_file,
+    staged_folder,
+    write_file,
+    write_output,
+)
+from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, UsageError
 
 
 def test_sha256_of_the_empty_file_is_the_standard_one(tmp_path: Path) -> None:
@@ -126,3 +139,100 @@ def test_a_full_disk_is_one_sentence_that_names_the_path() -> None:
     ):
         full.write("x" * 100_000)
         full.flush()
+
+
+def test_data_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, replace, rename = os.fsync, os.replace, os.rename
+
+    def flushing(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flushing)
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("NAMED"), replace(a, b)))
+    monkeypatch.setattr(os, "rename", lambda a, b: (done.append("NAMED"), rename(a, b)))
+    write_file(tmp_path / "file", "data")
+    assert done[0].startswith(".file.")
+    assert done[1:] == ["NAMED", tmp_path.name]
+    done.clear()
+    with staged_folder(tmp_path / "out") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a").touch()
+    assert set(done[: done.index("NAMED")]) >= {"a", "inner"}
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "..", "", "a\\b", "a\nb", "\0"])
+def test_the_files_of_a_card_are_plain_names(name: str) -> None:
+    with pytest.raises(BadInput, match="no plain file name"):
+        FileEntry.parse({"name": name, "bytes": 0, "sha256": 64 * "0"}, "card")
+
+
+def test_a_link_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("x")
+    entry = describe_file(tmp_path / "real").model_copy(update={"name": "link"})
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(CorruptArtifact, match="is a link"):
+        require_file(tmp_path / "link", entry, "repair")
+    inside = tmp_path / "bundle"
+    inside.mkdir()
+    assert require_no_links(inside, inside / "engines" / "x") == inside / "engines" / "x"
+    (inside / "engines").symlink_to(tmp_path)
+    with pytest.raises(CorruptArtifact, match="engines is a link"):
+        require_no_links(inside, inside / "engines" / "x")
+
+
+def test_what_a_killed_process_left_in_the_temporary_files_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import os; from rrr_edge.bundle.files import scratch_folder\n"
+        "with scratch_folder() as folder:\n"
+        "    (folder / 'big').write_text('x'); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
+    (left,) = tmp_path.iterdir()
+    assert (left / "big").exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch_folder() as first, scratch_folder() as second:
+        assert sorted(tmp_path.iterdir()) == sorted((first, second))
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_replace_only_what_is_ours(tmp_path: Path) -> None:
+    notes = tmp_path / "NOTES.md"
+    notes.write_text("my own")
+    with pytest.raises(UsageError, match="no report of ours"):
+        write_output(notes, "### ours: new", "### ours")
+    assert notes.read_text() == "my own"
+    ours = tmp_path / "ours.md"
+    for text in ("### ours: old", "### ours: new"):
+        write_output(ours, text, "### ours")
+    (tmp_path / "link.md").symlink_to(ours)
+    write_output(tmp_path / "link.md", "### ours: through the link", "### ours")
+    assert ours.read_text() == "### ours: through the link"
+    assert (tmp_path / "link.md").is_symlink()
+    (tmp_path / "nowhere.md").symlink_to("absent")
+    for wrong in ("nowhere.md", "."):
+        with pytest.raises(UsageError):
+            write_output(tmp_path / wrong, "### ours", "### ours")
+
+
+def test_streams_are_written_into_and_stay_what_they_are(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(CannotRunHere, match="pipe cannot be written"):  # nobody reads it
+        write_output(pipe, "### ours", "### ours")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_output(pipe, "### ours", "### ours")
+    assert os.read(reader, 100) == b"### ours"
+    os.close(reader)
+    assert pipe.is_fifo()
+    write_output(Path("/dev/null"), "### ours", "### ours")
+    assert Path("/dev/null").is_char_device()
+    code = (
+        "from pathlib import Path; from rrr_edge.bundle.files import write_output\n"
+        "write_output(Path('/dev/stdout'), '### ours', '### ours')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "### ours"

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from rrr_edge.bundle.commands import compiling
+from rrr_edge.bundle.files import describe_file
 from rrr_edge.bundle.folder import Bundle, writing_engine
 from rrr_edge.bundle.record import SCHEMA, UNSEALED
 from rrr_edge.bundle.target import Target
@@ -219,3 +220,71 @@ def test_an_engine_being_written_is_not_there_before_it_is_whole(small: Bundle) 
         (folder / "new").touch()
         assert small.engine(TARGET)
     assert os.listdir(small.engine_folder("test-fp32")) == ["new"]
+
+
+@pytest.mark.parametrize("schema", [True, "1", 1.0, 0, -1, None, [1]])
+def test_a_schema_that_is_no_version_is_refused(small: Bundle, schema: object) -> None:
+    rewrite(small.path / "manifest.json", lambda data: data.update(schema=schema))
+    with pytest.raises(CorruptArtifact, match="schema"):
+        Bundle.open(small.path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[]", "null", '{"name": "\\ud800"}'])
+def test_json_that_is_nested_too_deeply_or_no_record_is_one_sentence(small: Bundle, text: str) -> None:
+    (small.path / "manifest.json").write_text(text)
+    with pytest.raises(CorruptArtifact, match=r"manifest\.json"):
+        Bundle.open(small.path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("preprocess", {"image_size": 0}, "greater than or equal to 1"),
+        ("preprocess", {"image_size": -5}, "greater than or equal to 1"),
+        ("preprocess", {"image_size": 10**12}, "less than or equal to"),
+        ("labels", ["dark", "bright"], "2 labels for 3 classes"),
+        ("labels", ["dark", "dark", "bright"], "'dark' is there more than once"),
+        ("files", [], "does not list calibration.npz, model.onnx"),
+        ("files", [{"name": "../x", "bytes": 1, "sha256": 64 * "a"}], "no plain file name"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused_when_it_is_opened(
+    small: Bundle, key: str, value: object, said: str
+) -> None:
+    rewrite(small.path / "manifest.json", lambda data: data.update({key: value}))
+    with pytest.raises(CorruptArtifact, match=said):
+        Bundle.open(small.path)
+
+
+@pytest.mark.parametrize("name", ["images", "labels", "probabilities", "branch_probabilities"])
+def test_references_of_another_shape_are_refused(small: Bundle, name: str) -> None:
+    path = small.path / "reference.npz"
+    with np.load(path) as arrays:
+        changed = dict(arrays)
+    changed[name] = changed[name][..., :2]
+    np.savez(path, **changed)
+    entry = describe_file(path).model_dump()
+    rewrite(
+        small.path / "manifest.json",
+        lambda data: data.update(files=[f for f in data["files"] if f["name"] != path.name] + [entry]),
+    )
+    with pytest.raises(CorruptArtifact, match=f"contradict each other: {name} is"):
+        _ = Bundle.open(small.path).reference
+
+
+@pytest.mark.parametrize("part", ["engines", "engines/test-fp32", "profiles", "baselines"])
+def test_links_in_a_bundle_are_not_followed(small: Bundle, tmp_path: Path, part: str) -> None:
+    outside, inside = tmp_path / "outside", small.path / part
+    if inside.exists():
+        inside.rename(outside)
+    else:
+        outside.mkdir()
+    inside.symlink_to(outside)
+    place = {
+        "engines": lambda: small.engine(TARGET),
+        "engines/test-fp32": lambda: small.engine(TARGET),
+        "profiles": lambda: small.profile_folder("x"),
+        "baselines": lambda: small.baseline,
+    }[part]
+    with pytest.raises(CorruptArtifact, match="is a link; in a bundle links are not followed"):
+        place()

@@ -25,6 +25,69 @@ def test_an_older_cgroup_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert machine.cpu_quota() == 2.0
 
 
+def test_the_smallest_quota_of_the_cgroup_and_its_parents_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd slices and Kubernetes pods nest them; a neighbour's quota is not ours."""
+    inner = tmp_path / "cgroup" / "pods" / "pod1"
+    inner.mkdir(parents=True)
+    (tmp_path / "membership").write_text("0::/pods/pod1\n")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_MEMBERSHIP", tmp_path / "membership")
+    (inner / "cpu.max").write_text("max 100000\n")
+    assert machine.cpu_quota() is None
+    (inner.parent / "cpu.max").write_text("300000 100000\n")
+    assert machine.cpu_quota() == 3.0
+    (inner / "cpu.max").write_text("50000 100000\n")
+    assert machine.cpu_quota() == 0.5
+    (inner / "cpu.max").write_text("800000 100000\n")
+    assert machine.cpu_quota() == 3.0
+    neighbour = inner.with_name("pod2")
+    neighbour.mkdir()
+    (neighbour / "cpu.max").write_text("10000 100000\n")
+    assert machine.cpu_quota() == 3.0
+
+
+@pytest.mark.parametrize("mount", ["cpu", "cpu,cpuacct"])
+def test_older_cgroups_nest_too(mount: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "cgroup" / mount / "docker" / "abc"
+    inner.mkdir(parents=True)
+    (tmp_path / "membership").write_text("5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/x\n")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_MEMBERSHIP", tmp_path / "membership")
+    (inner / "cpu.cfs_quota_us").write_text("-1\n")
+    (inner / "cpu.cfs_period_us").write_text("100000\n")
+    assert machine.cpu_quota() is None
+    (inner.parent / "cpu.cfs_quota_us").write_text("150000\n")
+    (inner.parent / "cpu.cfs_period_us").write_text("100000\n")
+    assert machine.cpu_quota() == 1.5
+
+
+@pytest.mark.parametrize(
+    ("membership", "file"),
+    [("0::/a/b\n", "a/memory.max"), ("5:memory:/a/b\n", "memory/a/memory.limit_in_bytes"), ("", "memory.max")],
+)
+def test_the_memory_of_a_parent_cgroup_is_a_limit(
+    membership: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "membership").write_text(membership)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_MEMBERSHIP", tmp_path / "membership")
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert machine.memory_bytes() == installed
+    limit = tmp_path / file
+    limit.parent.mkdir(parents=True, exist_ok=True)
+    limit.write_text("max\n")
+    assert machine.memory_bytes() == installed
+    limit.write_text("4096\n")
+    assert machine.memory_bytes() == 4096
+
+
+def test_threads_are_those_asked_but_no_more_than_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: 4)
+    assert [machine.threads_to_use(*asked) for asked in ((3,), (0, 2), (0, 0), (2000,))] == [3, 2, 4, 4]
+
+
 def test_the_share_of_others_is_what_the_cores_did_without_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([(10.0, 100.0, 5.0), (14.0, 107.0, 10.0)])
     monkeypatch.setattr(machine.BackgroundLoad, "_read", staticmethod(lambda: next(readings)))
