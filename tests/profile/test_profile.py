@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from fake_bundle import COST, LABELS, SPEC, write_bundle, write_engine
+from fake_bundle import COST, LABELS, SPEC, rewrite, write_bundle, write_engine
 from PIL import Image
 
 from rrr_edge import profile as profile_module
@@ -20,7 +20,7 @@ from rrr_edge.backends.fake import ENGINE_FILE, Fake
 from rrr_edge.backends.protocols import Baseline
 from rrr_edge.bundle.baseline import BaselineCard, card_of
 from rrr_edge.bundle.environment import GPU, Environment
-from rrr_edge.bundle.files import describe_file
+from rrr_edge.bundle.files import describe_file, sha256
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import LayerTime, Subject
 from rrr_edge.bundle.profile import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, Profile, part_name
@@ -383,6 +383,10 @@ def test_changed_samples_are_noticed(bundle: Bundle, backend: FakeBackend) -> No
     lines = (folder / "samples.csv").read_text().splitlines()
     lines[1:5] = [f"engine,{i},0.001" for i in range(4)]
     (folder / "samples.csv").write_text("\n".join(lines))
+    with pytest.raises(CorruptArtifact, match="its SHA-256 differs"):
+        Profile.read(folder)
+    changed = sha256(folder / "samples.csv")
+    rewrite(folder / "profile.json", lambda data: data.update(samples_sha256=changed))
     with pytest.raises(CorruptArtifact, match="'engine'"):
         Profile.read(folder)
 
@@ -399,7 +403,7 @@ def test_unreadable_samples_are_bad_input(damage: str, bundle: Bundle, backend: 
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda data: [], "profile.json cannot be read"),
+        (lambda data: [], "profile.json is not a valid Profile"),
         (lambda data: data | {"measurements": 3}, "profile.json cannot be read"),
         (lambda data: data["measurements"][0]["summary"].pop("runs") and data, "of 'engine' .* runs: field required"),
     ],
@@ -409,7 +413,10 @@ def test_an_unreadable_profile_is_bad_input(
 ) -> None:
     profile_bundle(bundle, TARGET, timing=TimingSettings(runs=4, warm_up_limit_ms=0))
     file = bundle.profile_folder("test-int8") / "profile.json"
-    file.write_text(json.dumps(damage(json.loads(file.read_text()))))
+    changed = damage(json.loads(file.read_text()))
+    file.write_text(json.dumps(changed))
+    if isinstance(changed, dict):
+        rewrite(file, lambda data: None)
     with pytest.raises(BadInput, match=said):
         Profile.read(file.parent)
 
