@@ -27,7 +27,7 @@ def require_self_contained(model: Path) -> None:
     Those may lie anywhere on the machine, and no hash of ours is over them.
     """
     try:
-        external = _has_external_data(memoryview(np.memmap(model, np.uint8, "r")))
+        external = _has_external_data(np.memmap(model, np.uint8, "r").data)
     except (ValueError, IndexError, OSError) as error:
         raise CorruptArtifact(f"{model} is no ONNX file: {error}.", advice=_ADVICE) from error
     if external:
