@@ -10,6 +10,7 @@ from rrr_edge.bundle.files import FileEntry, require_file
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.measurements import Granularity
 from rrr_edge.bundle.record import SCHEMA, SchemaVersion, Sealed
+from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone
 from rrr_edge.bundle.spec import NetworkSpec
 from rrr_edge.errors import CannotRunHere
 
@@ -19,22 +20,20 @@ BASELINE_CALIBRATION_IMAGES = 32
 
 
 class Point(NamedTuple):
-    """ResNet152 as it is ("baseline"), or with about the share `sparsity` of its parameters gone."""
+    """A source network as it is ("baseline"), or with about the share `sparsity` of its parameters gone."""
 
-    granularity: Granularity
-    sparsity: float
+    granularity: Granularity = "baseline"
+    sparsity: float = 0.0
+    backbone: Backbone = BACKBONE
 
     @property
     def words(self) -> str:
-        return f"{self.granularity} {percent(self.sparsity)} %" if self.sparsity else "ResNet152"
+        return f"{self.granularity} {percent(self.sparsity)} %" if self.sparsity else SOURCES[self.backbone].name
 
     @property
     def stem(self) -> str:
         """Of its file's name."""
-        return f"{self.granularity}-{percent(self.sparsity)}" if self.sparsity else "resnet152"
-
-
-UNPRUNED = Point("baseline", 0.0)
+        return f"{self.granularity}-{percent(self.sparsity)}" if self.sparsity else self.backbone
 
 
 def percent(sparsity: float) -> str:
@@ -44,7 +43,7 @@ def percent(sparsity: float) -> str:
 class BaselineCard(Sealed):
     """The card beside `baselines/NAME.onnx`, a network for latency only; `macs` are those of one image.
 
-    `sparsity` is the share of ResNet152's parameters that is gone, `sparsity_asked` the one that was asked.
+    `sparsity` is the share of the source network's parameters that is gone, `sparsity_asked` the one that was asked.
     """
 
     unsealed_before: ClassVar[str | None] = "seal"

@@ -88,7 +88,7 @@ class Bundle:
     @property
     def baseline(self) -> Path:
         """Where the workshop puts the uncompressed network; may not exist."""
-        return self.alternative("resnet152")
+        return self.alternative(self.manifest.recipe.backbone)
 
     def alternative(self, stem: str) -> Path:
         """Where the workshop puts a network to compare with; may not exist."""

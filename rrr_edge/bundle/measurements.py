@@ -79,8 +79,8 @@ Granularity = Literal["baseline", "element", "channel", "block"]
 class Subject(Record):
     """What was run. `size_mb` counts the files that were loaded; unknown values are None.
 
-    In a comparison of granularities `sparsity` is the share of ResNet152's parameters that is gone, as achieved, and
-    `sparsity_asked` the one that was asked.
+    In a comparison of granularities `sparsity` is the share of the source network's parameters that is gone, as
+    achieved, and `sparsity_asked` the one that was asked.
     """
 
     backend: str

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rrr_edge.bundle.record import Record
-from rrr_edge.bundle.spec import ADDITIONS, RESNET152_DEPTHS, Depths, DropoutKind
+from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone
+from rrr_edge.bundle.spec import ADDITIONS, Depths, DropoutKind
 
 Split = Literal["paper", "coherent"]
 Ensemble = Literal["naive", "bagging", "snapshot", "fge"]
@@ -16,7 +17,7 @@ Criterion = Literal["random", "magnitude"]
 BlockOrder = Literal["reverse", "forward"]
 
 RANDOM = "random"
-_DEPTHS = "Leading blocks kept in conv2_x..conv5_x"
+_DEPTHS = "Leading blocks kept in conv2_x..conv5_x, all of the backbone's unless given"
 _CRITERION = "Random ones go, or the smallest (magnitude)"
 
 
@@ -94,18 +95,30 @@ class Selection(Record):
 
 
 class _Reused(Record):
-    """What all methods have: they begin with the weights of a ResNet152.
+    """What all methods have: they begin with the weights of the source network `backbone`.
 
-    `weights`: "imagenet" (torchvision V1), "imagenet-v2", "timm" (resnet152.a1h_in1k, the paper's authors'), "random",
-    or a file of tensors in torchvision's naming.
+    `weights`: "imagenet" (torchvision V1), "imagenet-v2", "timm" (its default: for ResNet152 resnet152.a1h_in1k, the
+    paper's authors'), "random", or a file with the tensors of that network.
     """
 
+    backbone: Backbone = Field(default=BACKBONE, description="Source network")
     weights: str = Field(
-        default="imagenet", description="imagenet, imagenet-v2, timm, random, or a .pth or .safetensors file"
+        default="imagenet", description="imagenet, imagenet-v2, timm, random, or a file with the backbone's tensors"
     )
     image_size: int = Field(default=128, ge=32, le=1024, description="Side of the network's input in pixels")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything random")
     training: Training = Training()
+
+    @field_validator("depths", check_fields=False)
+    @classmethod
+    def _blocks_exist(cls, depths: Depths | Literal["auto"], info: ValidationInfo) -> Depths | Literal["auto"]:
+        source = SOURCES.get(info.data.get("backbone", ""))
+        if depths == "auto" or source is None:
+            return depths
+        for phase, kept, most in zip(range(2, 6), depths, source.depths, strict=True):
+            if kept > most:
+                raise ValueError(f"conv{phase}_x keeps {kept} blocks, but {source.name} has 1 to {most} there")
+        return depths
 
 
 class RRR(_Reused):
@@ -164,27 +177,37 @@ class RRR(_Reused):
         return self
 
 
-class LinearProbe(_Reused):
-    """Baseline [A] of Sun et al. 2023: of a ResNet152 in one piece only a new classifier learns.
+class _Unsplit(_Reused):
+    """`depths` counts the leading blocks of each phase; all of the backbone's, unless given."""
+
+    depths: Depths = Field(default=SOURCES[BACKBONE].depths, description=_DEPTHS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_blocks(cls, data: Any) -> Any:
+        source = SOURCES.get(str(data.get("backbone"))) if isinstance(data, dict) else None
+        return {"depths": source.depths, **data} if source else data
+
+
+class LinearProbe(_Unsplit):
+    """Baseline [A] of Sun et al. 2023: of a ResNet in one piece only a new classifier learns.
 
     As in the authors' code, and not in what "frozen" suggests, its batch statistics adapt to the photos meanwhile.
     """
 
     method: Literal["linear-probe"] = "linear-probe"
-    depths: Depths = Field(default=RESNET152_DEPTHS, description=_DEPTHS)
 
 
-class FineTune(_Reused):
-    """Baseline [B] of Sun et al. 2023: a ResNet152 in one piece with a new classifier, of which everything learns."""
+class FineTune(_Unsplit):
+    """Baseline [B] of Sun et al. 2023: a ResNet in one piece with a new classifier, of which everything learns."""
 
     method: Literal["finetune"] = "finetune"
-    depths: Depths = Field(default=RESNET152_DEPTHS, description=_DEPTHS)
 
 
 class _Pruned(_Reused):
-    """`sparsity` is the share of all parameters of ResNet152 that goes, before everything that is left learns."""
+    """`sparsity` is the share of all parameters of the backbone that goes, before everything that is left learns."""
 
-    sparsity: float = Field(default=0.5, ge=0, lt=1, description="Share of ResNet152's parameters that goes")
+    sparsity: float = Field(default=0.5, ge=0, lt=1, description="Share of the backbone's parameters that goes")
 
 
 class Element(_Pruned):

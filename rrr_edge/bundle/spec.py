@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args
 from pydantic import AfterValidator, Field, model_validator
 
 from rrr_edge.bundle.record import Record
+from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone
 
 
 def _exist(depths: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
@@ -18,7 +19,7 @@ Depths: TypeAlias = Annotated[tuple[int, int, int, int], AfterValidator(_exist)]
 DropoutKind = Literal["channel", "plain"]
 Vote = Literal["probabilities", "logits"]
 
-RESNET152_DEPTHS: Depths = (3, 8, 36, 3)
+RESNET152_DEPTHS: Depths = SOURCES["resnet152"].depths
 SMALLEST_DEPTHS: Depths = (1, 1, 1, 1)
 # Blocks that the smallest network lacks.
 ADDITIONS = sum(RESNET152_DEPTHS) - sum(SMALLEST_DEPTHS)
@@ -50,9 +51,9 @@ class ResNetSpec(Record):
         return self
 
 
-def resnet152(num_classes: int) -> ResNetSpec:
-    """ResNet_3_8_36_3 in one piece: what is compressed, pruned and compared with."""
-    return ResNetSpec(num_classes=num_classes)
+def source_spec(num_classes: int, backbone: Backbone = BACKBONE) -> ResNetSpec:
+    """A source network in one piece: what is compressed, pruned and compared with."""
+    return ResNetSpec(depths=SOURCES[backbone].depths, num_classes=num_classes)
 
 
 class PhaseWidths(Record):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import cast, get_args
 
+from rrr_edge.bundle.baseline import Point
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import Granularity
 from rrr_edge.bundle.target import Target
@@ -32,7 +33,7 @@ def read_comparison(against: str, sparsity: str | None, *, prepare: bool = False
     if pruned and sparsity is None:
         raise UsageError(
             f"How sparse is {', '.join(pruned)} to be?",
-            advice="Add shares of ResNet152's parameters: --sparsity 0.3,0.6",
+            advice="Add shares of the network's parameters: --sparsity 0.3,0.6",
         )
     if not pruned and (prepare or sparsity is not None):
         raise UsageError(
@@ -79,14 +80,16 @@ def _assemble(bundle: Bundle, target: Target, asked: Asked, display: Display, on
         display.say(f"note: PyTorch is not measured, for {error.name} is missing: pip install 'rrr-edge[compress]'")
         return against
     if asked.baseline:
-        on_progress(Step("baseline", 0, 1, "ResNet152 is built and exported"))
-        against = replace(against_resnet152(bundle, threads=target.threads or usable_cores()), sweep=sweep)
+        on_progress(
+            Step("baseline", 0, 1, f"{Point(backbone=bundle.manifest.recipe.backbone).words} is built and exported")
+        )
+        against = replace(against_source_network(bundle, threads=target.threads or usable_cores()), sweep=sweep)
         on_progress(Step("baseline", 1, 1))
     return replace(against, sweep=replace(sweep, workshop=RandomNetworks(bundle))) if sweep else against
 
 
-def against_resnet152(bundle: Bundle, *, threads: int) -> Baselines:
-    """What `profile` compares with where PyTorch is: ResNet152 as a file for the backend, and in PyTorch."""
+def against_source_network(bundle: Bundle, *, threads: int) -> Baselines:
+    """What `profile` compares with where PyTorch is: the source network as a file for the backend, and in PyTorch."""
     from rrr_edge.compress.baselines import pytorch_baselines, write_baseline
 
     return Baselines(models=(write_baseline(bundle),), ready=pytorch_baselines(bundle, threads=threads))

@@ -30,7 +30,7 @@ def compress(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable images that is skipped.")] = 0.01,
     with_baseline: Annotated[
-        bool, typer.Option("--with-baseline", help="Add ResNet152, to profile torch-free.")
+        bool, typer.Option("--with-baseline", help="Add the source network, to profile torch-free.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle, with its engines.")] = False,
@@ -39,7 +39,7 @@ def compress(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Turn a ResNet152 into a small network for your photos. Needs the `compress` extra."""
+    """Turn a ResNet into a small network for your photos. Needs the `compress` extra."""
     from rrr_edge.bundle.commands import command_line
     from rrr_edge.bundle.settings import read_recipe
 
@@ -50,7 +50,14 @@ def compress(
     display.detail(f"recipe: {resolved.model_dump_json()}")
     workshop = require_compress_extra()
     after_scan = functools.partial(_tell, display)
-    run = workshop.Run(device=device, max_bad=max_bad, resume=resume, force=force, after_scan=after_scan)
+    run = workshop.Run(
+        device=device,
+        max_bad=max_bad,
+        resume=resume,
+        force=force,
+        after_weights=display.say,
+        after_scan=after_scan,
+    )
     if force:
         _warn_of_what_goes(out, display)
     with display.progress() as on_progress:

@@ -31,13 +31,13 @@ def profile(
     against: Annotated[
         str,
         typer.Option(
-            help="Separated by commas: baseline (ResNet152, also in PyTorch where it is), element, channel and block "
-            "(ResNet152 pruned by them), or none."
+            help="Separated by commas: baseline (the source network, also in PyTorch where it is), element, channel "
+            "and block (the same, pruned by them), or none."
         ),
     ] = "baseline",
     sparsity: Annotated[
         str | None,
-        typer.Option(help="Shares of ResNet152's parameters that are pruned, such as 0,0.3,0.6."),
+        typer.Option(help="Shares of its parameters that are pruned, such as 0,0.3,0.6."),
     ] = None,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Only make and compile the pruned networks; measure nothing.")
@@ -60,7 +60,7 @@ def profile(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Time an engine here, beside ResNet152, whole or pruned."""
+    """Time an engine here, beside the source network, whole or pruned."""
     from rrr_edge.backends import backend_of
     from rrr_edge.bundle.folder import Bundle
     from rrr_edge.cli.comparison import assembled, read_comparison

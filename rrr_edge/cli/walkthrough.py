@@ -14,7 +14,7 @@ from rrr_edge.bundle.folder import MANIFEST, Bundle
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import RRR, Training
 from rrr_edge.bundle.target import Precision
-from rrr_edge.cli.comparison import against_resnet152
+from rrr_edge.cli.comparison import against_source_network
 from rrr_edge.cli.display import Display
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress import Run, compress
@@ -114,7 +114,7 @@ def _compile(bundle: Bundle, display: Display, on_progress: OnProgress) -> list[
 
 def _profile(bundle: Bundle, on_progress: OnProgress) -> Profile:
     on_progress(Step("baseline", 0, 1, "ResNet152 is built and exported"))
-    baselines = against_resnet152(bundle, threads=usable_cores())
+    baselines = against_source_network(bundle, threads=usable_cores())
     on_progress(Step("baseline", 1, 1))
     return profile_bundle(bundle, TARGET, baselines=baselines, on_progress=on_progress)
 

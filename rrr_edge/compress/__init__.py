@@ -15,10 +15,9 @@ from rrr_edge.bundle.recipe import RRR, Block, Channel, Element, FineTune, Linea
 from rrr_edge.compress.method import Inputs, Method, cost_of
 from rrr_edge.compress.plan import Plan
 from rrr_edge.compress.prune import BLOCK, CHANNEL, ELEMENT
-from rrr_edge.compress.published import require_download
 from rrr_edge.compress.rrr import RECYCLE
 from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
-from rrr_edge.compress.weights import require_source
+from rrr_edge.compress.weights import check_weights, require_source
 from rrr_edge.compress.workdir import Task, Workdir
 from rrr_edge.compress.write import image_counts, write_bundle
 from rrr_edge.errors import MissingLibrary
@@ -47,14 +46,15 @@ class Run:
     """How a compression is carried out; none of it decides the result.
 
     `max_bad` is the share of unreadable images that is skipped; `resume` goes on with an interrupted run of the same
-    recipe and photos; `force` replaces an existing bundle or an interrupted run. `after_scan` is told what was found in
-    the photos, before anything is trained.
+    recipe and photos; `force` replaces an existing bundle or an interrupted run. Before anything is trained,
+    `after_weights` is told in one sentence what a file of weights holds, and `after_scan` what was found in the photos.
     """
 
     device: Device = "auto"
     max_bad: float = 0.01
     resume: bool = False
     force: bool = False
+    after_weights: Callable[[str], None] | None = None
     after_scan: Callable[[Dataset], None] | None = None
 
     def workdir(self, out: str | Path) -> Workdir:
@@ -69,7 +69,7 @@ def compress(
     run: Run = Run(),
     on_progress: OnProgress = silent,
 ) -> Bundle:
-    """Turn a ResNet152 into the network that `recipe` describes, trained on the photos in `data`, as the bundle `out`.
+    """Turn a ResNet into the network that `recipe` describes, trained on the photos in `data`, as the bundle `out`.
 
     Until the bundle is whole, everything is in a hidden folder beside it, which an interruption leaves for `resume`.
     Where torchrun started several processes, the first one writes, and all train.
@@ -83,7 +83,7 @@ def compress(
     workdir = run.workdir(out)
     fabric = open_fabric(TrainingRun(device=run.device))
     first_does(fabric, workdir.check)
-    recipe, dataset, _ = _prepare(data, recipe=recipe, run=run, on_progress=on_progress)
+    recipe, _, dataset, _ = _prepare(data, recipe=recipe, run=run, on_progress=on_progress)
     task = Task(recipe=recipe, data_sha256=dataset.digest)
     training = TrainingRun(
         device=run.device,
@@ -114,7 +114,7 @@ def plan(
     """What `compress` would do, found out without training or writing. Raises as `compress` does before it trains."""
     workdir = run.workdir(out)
     workdir.check()
-    recipe, dataset, network = _prepare(data, recipe=recipe, run=run, on_progress=on_progress)
+    recipe, found, dataset, network = _prepare(data, recipe=recipe, run=run, on_progress=on_progress)
     workdir.require_task(Task(recipe=recipe, data_sha256=dataset.digest))
     return Plan(
         bundle=str(out),
@@ -123,6 +123,7 @@ def plan(
         photos_per_class=dataset.counts,
         unreadable=tuple(f"{bad.path}: {bad.reason}" for bad in dataset.bad),
         duplicates=tuple(f"{train} = {test}" for train, test in dataset.duplicates),
+        weights=found,
         network=network.spec,
         cost=cost_of(network, recipe.image_size),
         recipe=recipe,
@@ -130,9 +131,10 @@ def plan(
 
 
 class _Prepared(NamedTuple):
-    """The resolved recipe, the photos, and the network as it will learn, on no device."""
+    """The resolved recipe, what a file of weights holds, the photos, and the network as it will learn, on no device."""
 
     recipe: Recipe
+    found: str
     dataset: Dataset
     network: Network
 
@@ -141,11 +143,13 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
     """All that can be refused is refused here, what does not need the photos before they are read."""
     _check_libraries()
     require_device(run.device)
-    require_source(recipe.weights)
+    require_source(recipe.weights, recipe.backbone)
     method = METHODS[type(recipe)]
     recipe = method.resolve(recipe)
     require_folder(Path(data))
-    require_download(recipe.weights)
+    found = check_weights(recipe.weights, recipe.backbone)
+    if found and run.after_weights:
+        run.after_weights(found)
     dataset = scan(data, image_size=recipe.image_size, seed=recipe.seed, max_bad=run.max_bad, on_progress=on_progress)
     if run.after_scan:
         run.after_scan(dataset)
@@ -153,7 +157,7 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
         network = build(method.spec(recipe, len(dataset.labels)))
     method.freeze(recipe, network)
     require_branches(network, method.training(recipe), images=len(dataset.train.labels))
-    return _Prepared(recipe, dataset, network)
+    return _Prepared(recipe, found, dataset, network)
 
 
 def _check_libraries() -> None:

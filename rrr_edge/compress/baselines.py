@@ -1,4 +1,4 @@
-"""Baseline networks that are only timed: ResNet152, whole or pruned, with random weights of usual scale."""
+"""Baseline networks that are only timed: source networks, whole or pruned, random weights of usual scale."""
 
 import os
 from collections.abc import Callable
@@ -17,7 +17,6 @@ from rrr_edge.backends.protocols import Baseline
 from rrr_edge.bundle.baseline import (
     BASELINE_CALIBRATION_IMAGES,
     LATENCY_ONLY,
-    UNPRUNED,
     BaselineCard,
     Point,
     card_of,
@@ -27,7 +26,7 @@ from rrr_edge.bundle.files import describe_file, staged_file, write_file, writin
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.measurements import Granularity, Subject
-from rrr_edge.bundle.spec import NetworkSpec, resnet152
+from rrr_edge.bundle.spec import NetworkSpec, ResNetSpec, source_spec
 from rrr_edge.compress.prune import make_permanent, mask, slimming, sparsity_of, without_blocks
 from rrr_edge.errors import RRREdgeError, UsageError
 from rrr_edge.networks import Network, build, cost, cuda
@@ -39,20 +38,22 @@ _SEED = 0
 
 
 def write_baseline(bundle: Bundle) -> Path:
-    """Put ResNet152 for the bundle's classes and image size at `bundle.baseline`, unless it is there already."""
-    RandomNetworks(bundle).write(UNPRUNED)
+    """Put the source network for its classes and image size at `bundle.baseline`, unless it is there already."""
+    RandomNetworks(bundle).write(Point(backbone=bundle.manifest.recipe.backbone))
     return bundle.baseline
 
 
 def pytorch_baselines(bundle: Bundle, *, threads: int) -> tuple[Baseline, ...]:
     """The same network in each way that PyTorch can run it here."""
-    workshop = RandomNetworks(bundle)
-    return tuple(workshop.open(UNPRUNED, runtime, threads=threads) for runtime in workshop.runtimes)
+    workshop, whole = RandomNetworks(bundle), Point(backbone=bundle.manifest.recipe.backbone)
+    return tuple(workshop.open(whole, runtime, threads=threads) for runtime in workshop.runtimes)
 
 
 @dataclass(frozen=True)
 class RandomNetworks:
-    """The workshop of a bundle's comparisons: ResNet152 for its classes and image size, whole or pruned at random.
+    """The workshop of a bundle's comparisons: its source network for its classes and image size, whole or pruned.
+
+    What is pruned is random.
 
     Widths are those that Torch-Pruning leaves; which of the random channels they are makes no difference.
     """
@@ -94,7 +95,7 @@ class RandomNetworks:
             macs=expense.macs,
             note=f"{how}; {LATENCY_ONLY}",
             granularity=point.granularity,
-            sparsity=_gone(network, point),
+            sparsity=self._gone(network, point),
             sparsity_asked=point.sparsity,
         )
         return Baseline(f"{point.words}, {words}", session(network, preprocess, threads), subject)
@@ -115,22 +116,34 @@ class RandomNetworks:
             params=expense.params,
             macs=expense.macs,
             granularity=point.granularity,
-            sparsity=_gone(network, point),
+            sparsity=self._gone(network, point),
             sparsity_asked=point.sparsity,
             model=describe_file(path),
         )
         write_file(card_of(path), card.to_json())
 
     def _spec(self, point: Point) -> NetworkSpec:
-        return _SPECS[point.granularity](point.sparsity, self.bundle.manifest.spec.num_classes)
+        return _SPECS[point.granularity](point.sparsity, self._whole)
 
     def _network(self, point: Point) -> Network:
-        return self._unpruned if point == UNPRUNED else self._make(point)
+        return self._make(point) if point.sparsity else self._unpruned
 
     @cached_property
     def _unpruned(self) -> Network:
         # Every round of a sweep opens it.
-        return self._make(UNPRUNED)
+        return self._make(Point(backbone=self.bundle.manifest.recipe.backbone))
+
+    @property
+    def _whole(self) -> ResNetSpec:
+        manifest = self.bundle.manifest
+        return source_spec(manifest.spec.num_classes, manifest.recipe.backbone)
+
+    def _gone(self, network: Network, point: Point) -> float:
+        """The share of the source network's parameters that is not there, or masked."""
+        if point.granularity != "element":
+            return sparsity_of(network.spec, self._whole)
+        zeros = sum(kernel.numel() - int(kernel.count_nonzero()) for kernel in network.parameters() if kernel.ndim > 1)
+        return zeros / sum(parameter.numel() for parameter in network.parameters())
 
     def _make(self, point: Point) -> Network:
         zeroed = point.sparsity if point.granularity == "element" else 0.0
@@ -138,10 +151,10 @@ class RandomNetworks:
         return random_network(self._spec(point), preprocess, images, zeroed=zeroed)
 
 
-_SPECS: dict[Granularity, Callable[[float, int], NetworkSpec]] = {
-    "baseline": lambda sparsity, num_classes: resnet152(num_classes),
-    "element": lambda sparsity, num_classes: resnet152(num_classes),
-    "channel": lambda sparsity, num_classes: slimming(sparsity, num_classes).spec,
+_SPECS: dict[Granularity, Callable[[float, ResNetSpec], NetworkSpec]] = {
+    "baseline": lambda sparsity, whole: whole,
+    "element": lambda sparsity, whole: whole,
+    "channel": lambda sparsity, whole: slimming(sparsity, whole).spec,
     "block": without_blocks,
 }
 
@@ -197,17 +210,10 @@ def random_network(
     return network.eval()
 
 
-def _gone(network: Network, point: Point) -> float:
-    """The share of ResNet152's parameters that is not there, or masked."""
-    if point.granularity != "element":
-        return sparsity_of(network.spec)
-    zeros = sum(kernel.numel() - int(kernel.count_nonzero()) for kernel in network.parameters() if kernel.ndim > 1)
-    return zeros / sum(parameter.numel() for parameter in network.parameters())
-
-
 def _is_there(path: Path, point: Point, spec: NetworkSpec, preprocess: Preprocess) -> bool:
     try:
         card = BaselineCard.read(path)
     except RRREdgeError:
         return False
-    return (card.granularity, card.sparsity_asked, card.spec, card.preprocess) == (*point, spec, preprocess)
+    asked = (point.granularity, point.sparsity, spec, preprocess)
+    return (card.granularity, card.sparsity_asked, card.spec, card.preprocess) == asked

@@ -75,7 +75,9 @@ def begin(
         network = build(spec)
     if recipe.weights == RANDOM:
         return network, WeightsInfo(RANDOM, _digest(network))
-    weights, info = load_weights(recipe.weights, depths=spec.depths, on_progress=inputs.run.on_progress)
+    weights, info = load_weights(
+        recipe.weights, backbone=recipe.backbone, depths=spec.depths, on_progress=inputs.run.on_progress
+    )
     network.load_state_dict(fill(weights))
     return network, info
 

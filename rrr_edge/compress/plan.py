@@ -3,14 +3,16 @@
 from rrr_edge.bundle.manifest import Cost
 from rrr_edge.bundle.recipe import RRR, Recipe
 from rrr_edge.bundle.record import Record
-from rrr_edge.bundle.spec import NetworkSpec
+from rrr_edge.bundle.sources import SOURCES
+from rrr_edge.bundle.spec import SMALLEST_DEPTHS, NetworkSpec
 
 
 class Plan(Record):
     """What `compress` would do. Where a block selection finds the depths, it begins with `network` and its `cost`.
 
     `photos` counts the readable ones of each split, `photos_per_class` those of each class in it; `unreadable` names
-    files with the reason, `duplicates` pairs of a training photo and the same test photo.
+    files with the reason, `duplicates` pairs of a training photo and the same test photo. `weights` says what a user's
+    own file of weights holds.
     """
 
     bundle: str
@@ -19,6 +21,7 @@ class Plan(Record):
     photos_per_class: dict[str, dict[str, int]]
     unreadable: tuple[str, ...]
     duplicates: tuple[str, ...]
+    weights: str
     network: NetworkSpec
     cost: Cost
     recipe: Recipe
@@ -31,7 +34,8 @@ class Plan(Record):
         if isinstance(recipe, RRR) and (selection := recipe.selection):
             begin = " to begin with"
             each = _epochs(selection.epochs_per_step or recipe.training.epochs)
-            epochs = f"{each} for each of up to {1 + selection.max_additions} steps"
+            additions = sum(SOURCES[recipe.backbone].depths) - sum(SMALLEST_DEPTHS)
+            epochs = f"{each} for each of up to {1 + min(selection.max_additions, additions)} steps"
         return (
             f"{self.bundle} would have {self.cost.params:,} parameters and {self.cost.macs / 1e6:,.0f} million "
             f"MACs{begin}; {epochs} on {self.photos['train']} photos. --json tells all of it"

@@ -1,4 +1,4 @@
-"""The granularities of pruning that Sun et al. 2023 compare (figure 3): elements, channels or blocks of a ResNet152.
+"""The granularities of pruning that Sun et al. 2023 compare (figure 3): elements, channels or blocks of a ResNet.
 
 Sparsity is always the share of all of its parameters that goes. Afterwards what is left learns as in fine-tuning.
 """
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from rrr_edge.bundle.recipe import RANDOM, Block, BlockOrder, Channel, Criterion, Element
-from rrr_edge.bundle.spec import ChannelSpec, Depths, NetworkSpec, PhaseWidths, ResNetSpec, resnet152
+from rrr_edge.bundle.sources import SOURCES
+from rrr_edge.bundle.spec import ChannelSpec, Depths, NetworkSpec, PhaseWidths, ResNetSpec, source_spec
 from rrr_edge.compress.method import (
     FROM_SCRATCH,
     CompressedNetwork,
@@ -34,23 +35,22 @@ R = TypeVar("R", Element, Channel, Block)
 _TOLERANCE = 0.0005
 
 
-def sparsity_of(spec: NetworkSpec) -> float:
-    """The share of ResNet152's parameters that a network for the same classes does without."""
-    return 1 - _params(spec) / _params(resnet152(spec.num_classes))
+def sparsity_of(spec: NetworkSpec, whole: ResNetSpec) -> float:
+    """The share of `whole`'s parameters that a network for the same classes does without."""
+    return 1 - _params(spec) / _params(whole)
 
 
 # Blocks
 
 
-def without_blocks(sparsity: float, num_classes: int, order: BlockOrder = "reverse") -> ResNetSpec:
-    """ResNet152 without as many blocks as come nearest to `sparsity`, removed in that order.
+def without_blocks(sparsity: float, whole: ResNetSpec, order: BlockOrder = "reverse") -> ResNetSpec:
+    """`whole` without as many blocks as come nearest to `sparsity`, removed in that order.
 
-    Raises UsageError for more than there is in them: 83.3 % with 1,000 classes, 86.2 % with 20.
+    Raises UsageError for more than there is in them: of ResNet152 83.3 % with 1,000 classes, 86.2 % with 20.
     """
-    whole = resnet152(num_classes)
     specs = [whole.model_copy(update={"depths": depths}) for depths in depths_by_removal(whole.depths, order)]
-    _demand(sparsity, sparsity_of(specs[-1]), "block-wise pruning, which keeps the first block of each phase,")
-    return min(specs, key=lambda spec: abs(sparsity_of(spec) - sparsity))
+    _demand(sparsity, sparsity_of(specs[-1], whole), "block-wise pruning, which keeps the first block of each phase,")
+    return min(specs, key=lambda spec: abs(sparsity_of(spec, whole) - sparsity))
 
 
 def depths_by_removal(depths: Depths, order: BlockOrder) -> Iterator[Depths]:
@@ -74,24 +74,23 @@ class Slimming(NamedTuple):
     spec: ChannelSpec
 
 
-def slimming(sparsity: float, num_classes: int, round_to: int = 1) -> Slimming:
-    """The ratio of channels whose removal from ResNet152 comes nearest to `sparsity`, found by bisection.
+def slimming(sparsity: float, whole: ResNetSpec, round_to: int = 1) -> Slimming:
+    """The ratio of channels whose removal from `whole` comes nearest to `sparsity`, found by bisection.
 
     Raises UsageError where widths that are multiples of `round_to` leave too much.
     """
-    whole = resnet152(num_classes)
     # At the end the narrowest layers, of 64 channels, have the least that may be left of them.
     low, high = 0.0, max(0.0, 1 - round_to / 64)
     by = f"channel-wise pruning to multiples of {round_to}" if round_to > 1 else "channel-wise pruning"
-    _demand(sparsity, sparsity_of(_slimmed(whole, high, round_to)), by)
+    _demand(sparsity, sparsity_of(_slimmed(whole, high, round_to), whole), by)
     for _ in range(30):
         middle = (low + high) / 2
-        if sparsity_of(_slimmed(whole, middle, round_to)) < sparsity:
+        if sparsity_of(_slimmed(whole, middle, round_to), whole) < sparsity:
             low = middle
         else:
             high = middle
     found = [Slimming(ratio, _slimmed(whole, ratio, round_to)) for ratio in (low, high)]
-    return min(found, key=lambda one: abs(sparsity_of(one.spec) - sparsity))
+    return min(found, key=lambda one: abs(sparsity_of(one.spec, whole) - sparsity))
 
 
 def _slimmed(whole: ResNetSpec, ratio: float, round_to: int) -> ChannelSpec:
@@ -198,29 +197,31 @@ def _make_element(recipe: Element, inputs: Inputs) -> CompressedNetwork:
     params = _params(spec)
     note = (
         f"{zeros / params:.1%} of the parameters are held at zero, {recipe.criterion} ones of each layer, and "
-        f"{params - zeros:,} of {params:,} are not. The shapes, and so the MACs that are computed, are ResNet152's."
+        f"{params - zeros:,} of {params:,} are not. The shapes, and so the MACs that are computed, are "
+        f"{SOURCES[recipe.backbone].name}'s."
     )
     return CompressedNetwork(network, info, trained, _notes(recipe, note))
 
 
 def _make_channel(recipe: Channel, inputs: Inputs) -> CompressedNetwork:
-    classes = len(inputs.dataset.labels)
-    whole = resnet152(classes)
+    whole = source_spec(len(inputs.dataset.labels), recipe.backbone)
     network, info = begin(recipe, whole, inputs, fill=_refill(recipe, whole))
-    ratio = slimming(recipe.sparsity, classes, recipe.round_to).ratio
+    ratio = slimming(recipe.sparsity, whole, recipe.round_to).ratio
     network = slim(network, ratio, criterion=recipe.criterion, round_to=recipe.round_to, seed=recipe.seed)
     note = (
-        f"{sparsity_of(network.spec):.1%} of ResNet152's parameters are gone, with {ratio:.1%} of the channels of "
-        f"each layer, {recipe.criterion} ones."
+        f"{sparsity_of(network.spec, whole):.1%} of {SOURCES[recipe.backbone].name}'s parameters are gone, with "
+        f"{ratio:.1%} of the channels of each layer, {recipe.criterion} ones."
     )
     return CompressedNetwork(network, info, learn(network, recipe, inputs), _notes(recipe, note))
 
 
 def _make_block(recipe: Block, inputs: Inputs) -> CompressedNetwork:
-    spec = _block_spec(recipe, len(inputs.dataset.labels))
+    classes = len(inputs.dataset.labels)
+    spec, whole = _block_spec(recipe, classes), source_spec(classes, recipe.backbone)
     network, info = begin(recipe, spec, inputs, fill=_refill(recipe, spec))
     note = (
-        f"{sparsity_of(spec):.1%} of ResNet152's parameters are gone, with {recipe.order} blocks: "
+        f"{sparsity_of(spec, whole):.1%} of {SOURCES[recipe.backbone].name}'s parameters are gone, with {recipe.order} "
+        f"blocks: "
         f"ResNet_{'_'.join(map(str, spec.depths))} is left."
     )
     return CompressedNetwork(network, info, learn(network, recipe, inputs), _notes(recipe, note))
@@ -235,15 +236,15 @@ def _notes(recipe: R, note: str) -> tuple[str, ...]:
 
 
 def _element_spec(recipe: Element, num_classes: int) -> ResNetSpec:
-    return resnet152(num_classes)
+    return source_spec(num_classes, recipe.backbone)
 
 
 def _channel_spec(recipe: Channel, num_classes: int) -> ChannelSpec:
-    return slimming(recipe.sparsity, num_classes, recipe.round_to).spec
+    return slimming(recipe.sparsity, source_spec(num_classes, recipe.backbone), recipe.round_to).spec
 
 
 def _block_spec(recipe: Block, num_classes: int) -> ResNetSpec:
-    return without_blocks(recipe.sparsity, num_classes, recipe.order)
+    return without_blocks(recipe.sparsity, source_spec(num_classes, recipe.backbone), recipe.order)
 
 
 def _with_torch_pruning(recipe: Channel) -> Channel:

@@ -1,12 +1,12 @@
-"""Published ImageNet weights: names, hashes, downloads."""
+"""Published weights of the source networks: addresses, hashes, caches, downloads."""
 
 import hashlib
-import os
 import queue
 import re
 import socket
 import ssl
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,18 +23,47 @@ class Published(NamedTuple):
     """A checkpoint on the net, with the first digits of its SHA-256 in its name."""
 
     url: str
-    file: str
     hugging_face: str = ""  # the repository whose copy in Hugging Face's cache serves as well
 
+    @property
+    def file(self) -> str:
+        return self.url.rpartition("/")[2]
 
-PUBLISHED = {
-    "imagenet": Published("https://download.pytorch.org/models/resnet152-394f9c45.pth", "resnet152-394f9c45.pth"),
-    "imagenet-v2": Published("https://download.pytorch.org/models/resnet152-f82ba261.pth", "resnet152-f82ba261.pth"),
-    "timm": Published(
-        "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-rsb-weights/resnet152_a1h-dc400468.pth",
-        "resnet152_a1h-dc400468.pth",
-        "timm/resnet152.a1h_in1k",
-    ),
+
+def _torchvisions(name: str) -> Published:
+    return Published(f"https://download.pytorch.org/models/{name}.pth")
+
+
+def _timms(name: str, hugging_face: str) -> Published:
+    releases = "https://github.com/huggingface/pytorch-image-models/releases/download"
+    return Published(f"{releases}/v0.1-rsb-weights/{name}.pth", f"timm/{hugging_face}")
+
+
+# By the network's key in SOURCES: torchvision's first and second recipes, and timm's default.
+PUBLISHED: dict[str, dict[str, Published]] = {
+    "resnet18": {
+        "imagenet": _torchvisions("resnet18-f37072fd"),
+        "timm": _timms("resnet18_a1_0-d63eafa0", "resnet18.a1_in1k"),
+    },
+    "resnet34": {
+        "imagenet": _torchvisions("resnet34-b627a593"),
+        "timm": _timms("resnet34_a1_0-46f8f793", "resnet34.a1_in1k"),
+    },
+    "resnet50": {
+        "imagenet": _torchvisions("resnet50-0676ba61"),
+        "imagenet-v2": _torchvisions("resnet50-11ad3fa6"),
+        "timm": _timms("resnet50_a1_0-14fe96d1", "resnet50.a1_in1k"),
+    },
+    "resnet101": {
+        "imagenet": _torchvisions("resnet101-63fe2227"),
+        "imagenet-v2": _torchvisions("resnet101-cd907fc2"),
+        "timm": _timms("resnet101_a1h-36d3f2aa", "resnet101.a1h_in1k"),
+    },
+    "resnet152": {
+        "imagenet": _torchvisions("resnet152-394f9c45"),
+        "imagenet-v2": _torchvisions("resnet152-f82ba261"),
+        "timm": _timms("resnet152_a1h-dc400468", "resnet152.a1h_in1k"),
+    },
 }
 
 FIRST_ANSWER_S = 12.0
@@ -42,10 +71,9 @@ _STALLED_S = 10.0
 _CHUNK_BYTES = 1 << 20
 
 
-def require_download(source: str | os.PathLike[str]) -> None:
-    """Raise BadInput, within seconds, where published weights are in no cache and cannot be downloaded either."""
-    published = PUBLISHED.get(str(source))
-    if published and not _cached(published):
+def require_download(published: Published) -> None:
+    """Raise BadInput, within seconds, where the file is in no cache and cannot be downloaded either."""
+    if not _cached(published):
         _answer(published).close()
 
 

@@ -1,4 +1,4 @@
-"""Baselines [A] and [B] of Sun et al. 2023: ResNet152 in one piece, of which the classifier or everything learns.
+"""Baselines [A] and [B] of Sun et al. 2023: a ResNet in one piece, of which the classifier or everything learns.
 
 As in the authors' code, and unlike in the branches of `rrr`, normalisation keeps ImageNet's scales and shifts. All of
 it runs in training mode, also where only the classifier learns: the batch statistics follow the photos, so that [A] is

@@ -7,14 +7,14 @@ from rrr_edge.bundle.baseline import BaselineCard, Point
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.profile import ENGINE, PHOTO, PREDICT
 from rrr_edge.bundle.record import Record
+from rrr_edge.bundle.spec import source_spec
+from rrr_edge.bundle.structure import cost
 from rrr_edge.bundle.target import Target
 from rrr_edge.profile.baselines import running, targets_beside
 from rrr_edge.profile.request import Asked, Extras
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import TimingSettings, turn_ms
 
-# MACs of torchvision's ResNet152 for one image of 224x224.
-_WHOLE_MACS, _WHOLE_SIDE = 11.5e9, 224
 _LOOKS = 10
 
 
@@ -51,18 +51,19 @@ def plan_profile(bundle: Bundle, target: Target, asked: Asked, *, timing: Timing
         run = running(classifier.session, bundle.reference.images)
         own_ms = statistics.median(turn_ms(run, look, timing) for look in range(_LOOKS))
     manifest, loads = bundle.manifest, extras.loads
-    whole_macs = _WHOLE_MACS * (manifest.preprocess.image_size / _WHOLE_SIDE) ** 2
-    whole_ms = own_ms * whole_macs / manifest.cost.macs
+    whole = Point(backbone=manifest.recipe.backbone)
+    spec = source_spec(manifest.spec.num_classes, whole.backbone)
+    whole_ms = own_ms * cost(spec, manifest.preprocess.image_size).macs / manifest.cost.macs
     runtimes = [f"{beside.backend} {beside.precision}" for beside in targets_beside(target)]
     runtimes += ["PyTorch"] if torch else []
     ms = dict.fromkeys((ENGINE, PREDICT, PHOTO), own_ms)
     if asked.baseline:
-        ms |= {f"ResNet152, {runtime}": whole_ms for runtime in runtimes}
+        ms |= {f"{whole.words}, {runtime}": whole_ms for runtime in runtimes}
     if extras.anatomy:
         ms |= {"the engine's layers, clocked": own_ms, "large convolutions": own_ms}
     ms |= {f"batch of {size}": size * own_ms for size in loads.batches}
     for sparsity in asked.sparsities:
-        points = [Point("baseline", 0.0), *(Point(name, sparsity) for name in asked.granularities if sparsity)]
+        points = [whole, *(Point(name, sparsity) for name in asked.granularities if sparsity)]
         beside = f"beside {sparsity:g}"
         ms |= {f"{p.words}, {r}, {beside}": whole_ms * (1 - p.sparsity) for r in runtimes for p in points}
     others = [f"{loads.fps:g} frames a second"] if loads.fps else []

@@ -1,4 +1,4 @@
-"""Times of ResNet152 pruned by each granularity to several sparsities, beside the unpruned network.
+"""Times of a source network pruned by each granularity to several sparsities, beside the unpruned network.
 
 A round is one sparsity in one runtime: there the unpruned network, every granularity and, where it is its own runtime,
 the engine take turns. So only a handful of networks are open at a time, and what is finished is kept: an interrupted
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from rrr_edge.backends import Backend, Session
 from rrr_edge.backends.protocols import Baseline
-from rrr_edge.bundle.baseline import UNPRUNED, Point, obstacle_of, percent
+from rrr_edge.bundle.baseline import Point, obstacle_of, percent
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.files import sha256, write_file, writing_to
 from rrr_edge.bundle.folder import ENGINE, Bundle
@@ -79,9 +79,10 @@ def prepare_sweep(
 
     At sparsity 0 every granularity is the unpruned network. Raises as `measure_sweep`.
     """
-    asked = [Point(granularity, s) for s in sweep.sparsities if s for granularity in sweep.granularities]
+    backbone = bundle.manifest.recipe.backbone
+    asked = [Point(granularity, s, backbone) for s in sweep.sparsities if s for granularity in sweep.granularities]
     ready, obstacles = [], []
-    for done, point in enumerate((UNPRUNED, *asked)):
+    for done, point in enumerate((Point(backbone=backbone), *asked)):
         told = _Whole(on_progress, done, len(asked) + 1, point.words, stage="prepare")
         told(Step("prepare", 0, 1))
         model = bundle.alternative(point.stem)
@@ -162,9 +163,9 @@ def _measure(round_: _Round, sweep: Sweep, run: ProfileRun, engine: Session) -> 
     subjects: dict[str, Subject] = {}
     candidates = {}
     with ExitStack() as stack:
-        for point in (UNPRUNED, *round_.points):
+        for point in (Point(backbone=run.bundle.manifest.recipe.backbone), *round_.points):
             baseline = _open(point, round_.runtime, sweep, run, stack)
-            name = round_.name("baseline") if point == UNPRUNED else f"{point.words}, {round_.runtime}"
+            name = f"{point.words}, {round_.runtime}" if point.sparsity else round_.name("baseline")
             subjects[name], candidates[name] = baseline.subject, running(baseline.session, images)
         if round_.runtime == run.subject.runtime:
             name, whole = round_.name("engine"), next(iter(subjects.values())).params

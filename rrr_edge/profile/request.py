@@ -11,7 +11,7 @@ from rrr_edge.profile.loads import Loads
 
 @dataclass(frozen=True)
 class Sweep:
-    """ResNet152 pruned by each of `granularities` to each of `sparsities`, measured beside the unpruned one.
+    """The source network pruned by each of `granularities` to each of `sparsities`, measured beside the unpruned one.
 
     Without a `workshop` the files must be there already, and PyTorch is not measured.
     """
@@ -31,7 +31,7 @@ class Baselines:
 
 
 class Asked(NamedTuple):
-    """Whether the engine is compared with ResNet152, and with what pruning makes of it, how sparse."""
+    """Whether the engine is compared with its source network, and with what pruning makes of it, how sparse."""
 
     baseline: bool
     granularities: tuple[Granularity, ...] = ()

@@ -10,7 +10,8 @@ from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import MANIFEST, Bundle
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import FineTune, LinearProbe
-from rrr_edge.bundle.spec import resnet152
+from rrr_edge.bundle.sources import Backbone
+from rrr_edge.bundle.spec import source_spec
 from rrr_edge.errors import CorruptArtifact, UsageError
 
 
@@ -28,10 +29,15 @@ class Candidate:
         return self.profile.engine.summary.median_ms
 
     @property
+    def task(self) -> tuple[tuple[str, ...], Backbone]:
+        """The classes, and the source network that was to learn them."""
+        return self.bundle.manifest.labels, self.bundle.manifest.recipe.backbone
+
+    @property
     def is_whole(self) -> bool:
-        """Whether it is the ResNet152 of the paper's baselines, from which nothing was taken."""
+        """Whether it is the source network of the paper's baselines, from which nothing was taken."""
         manifest = self.bundle.manifest
-        whole = manifest.spec == resnet152(len(manifest.labels))
+        whole = manifest.spec == source_spec(len(manifest.labels), manifest.recipe.backbone)
         return whole and isinstance(manifest.recipe, FineTune | LinearProbe)
 
 

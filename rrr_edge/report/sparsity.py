@@ -53,7 +53,7 @@ def _panel(runtime: str, alternatives: Sequence[Alternative], profile: Profile) 
     shown = [m for curve in curves.values() for m in curve] + [m for _, m in unpruned] + ([own] if own else [])
     x = Axis(0, 100, LEFT, _WIDTH - 12, 20)
     y = Axis.straight((0, *(m.summary.mean_interval_ms[1] for m in shown)), TOP + PLOT, TOP)
-    drawn = [frame(x, y, x_label="% of ResNet152's parameters removed", y_label="mean ms for one image")]
+    drawn = [frame(x, y, x_label="% of parameters removed", y_label="mean ms for one image")]
     entries: list[tuple[Look, str]] = []
     said = []
     if unpruned:

@@ -81,7 +81,7 @@ def _sweep(profile: Profile) -> Table:
         (name, gone, *(found.get(runtime, "") for runtime in runtimes))
         for (name, gone), found in sorted(cells.items(), key=lambda row: order.index(row[0][0]))
     ]
-    return Table("ResNet152 pruned, times the unpruned network's", ("", "parameters gone", *runtimes), rows)
+    return Table("Pruned networks, times the unpruned one's", ("", "parameters gone", *runtimes), rows)
 
 
 def measured(profile: Profile) -> list[Table]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from rrr_edge.bundle.measurements import Measurement
 from rrr_edge.bundle.profile import Profile
+from rrr_edge.bundle.sources import SOURCES
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.markup import Markup, element, together
 from rrr_edge.report.plots import (
@@ -88,14 +89,14 @@ class Criterion(NamedTuple):
 
 
 def criteria(own: Candidate, candidates: Sequence[Candidate]) -> list[Criterion]:
-    """The five of figure 9, of `own` and of the ResNet152 beside it.
+    """The five of figure 9, of `own` and of the source network beside it.
 
-    The baseline's error is known where one of `candidates` is the whole ResNet152, trained for as many classes.
+    The baseline's error is known where one of `candidates` is the whole network, trained for as many classes.
     """
     baseline = _baseline(own.profile)
     subject, theirs = own.profile.engine.subject, baseline.subject if baseline else None
-    same = (c for c in candidates if c is not own and c.bundle.manifest.labels == own.bundle.manifest.labels)
-    whole = next((c.profile for c in same if c.is_whole), None)
+    others = (c for c in candidates if c is not own and c.is_whole and c.task == own.task)
+    whole = next((c.profile for c in others), None)
     found = [
         Criterion("error", _error(own.profile), _error(whole) if whole else None, "{:.1%}".format),
         Criterion("parameters", subject.params, theirs.params if theirs else None, count),
@@ -153,7 +154,7 @@ def draw_spider(own: Candidate, candidates: Sequence[Candidate]) -> Picture | No
         drawn.append(text(c.name, x, y + lift, look="strong", anchor=anchor))
         drawn.append(text(said, x, y + lift + 15, look="soft", anchor=anchor))
     absent = [c.name for c in every if c not in known]
-    entries = [(OWN, title_of(own.profile)), (LOOKS[1], "ResNet152")]
+    entries = [(OWN, title_of(own.profile)), (LOOKS[1], SOURCES[own.bundle.manifest.recipe.backbone].name)]
     top = max(at(arm, 1.14)[1] for arm in range(len(known))) + 44
     left_out = f"Not known of both, so left out: {', '.join(absent)}." if absent else ""
     if left_out:

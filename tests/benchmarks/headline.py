@@ -23,7 +23,7 @@ from PIL import Image
 
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.recipe import RRR, Training
-from rrr_edge.cli.comparison import against_resnet152
+from rrr_edge.cli.comparison import against_source_network
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress import compress
 from rrr_edge.errors import CannotRunHere
@@ -133,7 +133,7 @@ def run(bundle: Bundle, runs: int) -> dict[str, Any]:
             agreement[f"{target} {precision}"] = {"left out": str(error)}
             continue
         agreement[f"{target} {precision}"] = {**engine.verification.model_dump(), "macs": engine.precision_found}
-    against = against_resnet152(bundle, threads=usable_cores())
+    against = against_source_network(bundle, threads=usable_cores())
     profile = profile_bundle(bundle, "openvino", baselines=against, timing=TimingSettings(runs=runs))
     cost = embedding_cost(bundle, runs)
     theirs = benchmark_app_ms(bundle)

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from rrr_edge.bundle.recipe import METHODS, RRR, Training
+from rrr_edge.bundle.recipe import METHODS, RRR, FineTune, Training
 from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.errors import BadInput, UsageError
 
@@ -44,6 +44,26 @@ def test_every_method_reads_back_as_itself(tmp_path: Path) -> None:
     for name, recipe in METHODS.items():
         assert type(read_recipe(write(tmp_path, f'method = "{name}"'))) is recipe
         assert type(read_recipe(None, method=name)) is recipe
+
+
+def test_the_backbone_is_resnet152_unless_asked_otherwise_and_says_how_many_blocks_there_are(tmp_path: Path) -> None:
+    for name, recipe in METHODS.items():
+        assert read_recipe(None, method=name).backbone == "resnet152"
+        assert read_recipe(None, method=name, backbone="resnet50").backbone == "resnet50"
+        # As a manifest from before there was a choice has it.
+        stored = recipe().model_dump(exclude={"backbone"})
+        assert recipe.model_validate(stored) == recipe()
+    for name, depths in {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}.items():
+        path = write(tmp_path, f'method = "finetune"\nbackbone = "{name}"')
+        assert read_recipe(path).depths == FineTune(backbone=name).depths == depths
+    assert read_recipe(None, method="finetune", backbone="resnet50", depths=(1, 1, 1, 1)).depths == (1, 1, 1, 1)
+    for method in ("rrr", "linear-probe"):
+        with pytest.raises(UsageError, match="^--depths: conv4_x keeps 7 blocks, but ResNet50 has 1 to 6 there"):
+            read_recipe(None, method=method, backbone="resnet50", depths=(1, 1, 7, 1))
+    with pytest.raises(UsageError, match="Did you mean 'resnet101'"):
+        read_recipe(None, backbone="resnet-101")
+    with pytest.raises(BadInput, match="backbone: "):
+        read_recipe(write(tmp_path, 'method = "finetune"\nbackbone = "resnet18"'))
 
 
 @pytest.mark.parametrize("source", ["option", "file"])

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
+import torch
 import typer
 from conftest import LABELS, flip_a_byte, link_bundle, write_shapes
 from fake_bundle import rewrite, write_engine
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 from rrr_edge import __version__
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.recipe import METHODS, Selection, Training
+from rrr_edge.bundle.sources import SOURCES
 from rrr_edge.bundle.target import Target, target_names
 from rrr_edge.cli.app import app
 from rrr_edge.errors import Interrupted
@@ -220,6 +222,25 @@ def test_settings_reach_the_recipe_by_option_and_by_environment(shapes: Path, tm
     made = plan(shapes, tmp_path, "--batch-size", "7", "--no-augment", env={"RRR_EDGE_COMPRESS_WEIGHT_DECAY": "0.5"})
     training = made["recipe"]["training"]
     assert (training["batch_size"], training["augment"], training["weight_decay"]) == (7, False, 0.5)
+
+
+def test_a_file_of_weights_is_told_by_its_name(shapes: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.ckpt"
+    shapes_of = SOURCES["resnet50"].shapes() | {"fc.weight": (7, 2048)}
+    tensors = {f"net.{name}": torch.zeros(()).expand(shape) for name, shape in shapes_of.items()}
+    torch.save({"state_dict": tensors}, own)
+    compress = ("compress", shapes, "-o", tmp_path / "x.rrr", *SMALL, "--weights", own)
+    refused = run(*compress)
+    assert refused.code == 5
+    assert refused.document["error"] == f"{own} holds the weights of a ResNet50, and a ResNet152 is asked for."
+    assert "--backbone resnet50" in refused.document["advice"]
+    taken = run(*compress, "--backbone", "resnet50", "--depths", "auto")
+    said = f"{own} holds a ResNet50 for 7 classes, in torchvision's names after `state_dict.net.`, float32."
+    assert taken.document["weights"] == said
+    assert said in taken.stderr
+    assert taken.document["recipe"]["backbone"] == "resnet50"
+    assert "up to 13 steps" in run(*compress[:-3], *compress[-2:], "--backbone", "resnet50", "--depths", "auto").stdout
+    assert not (tmp_path / "x.rrr").exists()
 
 
 def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def short(monkeypatch: pytest.MonkeyPatch, shapes: Path, shared_bundle: Bundle) 
     monkeypatch.setattr(demo, "write_digits", lambda folder, size: shutil.copytree(shapes, folder))
     monkeypatch.setattr(demo, "compress", without_network)
     monkeypatch.setattr(demo, "compile_bundle", without_bf16)
-    monkeypatch.setattr(demo, "against_resnet152", lambda *_, **__: Baselines())
+    monkeypatch.setattr(demo, "against_source_network", lambda *_, **__: Baselines())
     monkeypatch.setattr(demo, "profile_bundle", lambda *a, **k: profile_bundle(*a, **k, timing=TimingSettings(runs=20)))
     return recipes
 

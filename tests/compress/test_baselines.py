@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from rrr_edge.bundle.baseline import BaselineCard, Point, obstacle_of
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.bundle.spec import ResNetSpec, resnet152
-from rrr_edge.compress import baselines, prune
+from rrr_edge.bundle.spec import ResNetSpec, source_spec
+from rrr_edge.compress import baselines
 from rrr_edge.compress.baselines import RandomNetworks, pytorch_baselines, random_network, write_baseline
 from rrr_edge.errors import UsageError
 from rrr_edge.networks import build, cuda
@@ -34,20 +34,19 @@ def images() -> np.ndarray:
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """Its baseline is a ResNet_1_1_1_1: the export of ResNet152 takes ten seconds."""
-    for module in (baselines, prune):
-        monkeypatch.setattr(module, "resnet152", lambda num_classes: SMALL)
+    monkeypatch.setattr(baselines, "source_spec", lambda num_classes, backbone: SMALL)
     return write_bundle(tmp_path / "fakes.rrr", image_size=32)
 
 
 def test_the_baseline_is_torchvisions_resnet152_for_the_same_classes() -> None:
     with torch.device("meta"):
-        ours, theirs = build(resnet152(20)), torchvision.models.resnet152(num_classes=20)
+        ours, theirs = build(source_spec(20)), torchvision.models.resnet152(num_classes=20)
     shapes = [{name: tuple(t.shape) for name, t in network.state_dict().items()} for network in (ours, theirs)]
     assert shapes[0] == shapes[1]
 
 
 def test_activations_of_the_random_resnet152_are_sane(images: np.ndarray) -> None:
-    network = random_network(resnet152(3), PREPROCESS, images)
+    network = random_network(source_spec(3), PREPROCESS, images)
     assert not network.training
     smallest = torch.finfo(torch.float32).tiny
     denormal, spreads = [], {}
@@ -89,6 +88,17 @@ def test_the_file_runs_in_onnx_runtime_as_the_eager_session_does(bundle: Bundle)
     np.testing.assert_allclose(rival.session.run(bundle.reference.images).probabilities, expected, atol=1e-4)
     assert rival.name == "ResNet152, PyTorch"
     assert "random weights" in rival.subject.note
+
+
+def test_it_is_the_network_that_the_bundle_came_from(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(baselines, "source_spec", lambda classes, backbone: asked.append(backbone) or SMALL)
+    recipe = bundle.manifest.recipe.model_copy(update={"backbone": "resnet50"})
+    bundle = Bundle(bundle.path, bundle.manifest.model_copy(update={"recipe": recipe}))
+    assert write_baseline(bundle) == bundle.baseline == bundle.path / "baselines" / "resnet50.onnx"
+    assert BaselineCard.read(bundle.baseline).name == "ResNet50"
+    assert pytorch_baselines(bundle, threads=1)[0].name == "ResNet50, PyTorch"
+    assert set(asked) == {"resnet50"}
 
 
 def test_where_there_is_a_gpu_pytorch_runs_it_there_in_three_ways_too(

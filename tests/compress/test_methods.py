@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from rrr_edge.bundle import schemas
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.bundle.recipe import RRR, FineTune, LinearProbe, Recipe, Selection, Training
+from rrr_edge.bundle.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, Recipe, Selection, Training
 from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.cli.app import app
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where ImageNet's weights could be downloaded."""
-    monkeypatch.setattr("rrr_edge.compress.require_download", lambda source: None)
+    monkeypatch.setattr("rrr_edge.compress.check_weights", lambda *source: "")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,20 @@ def test_the_papers_models_have_the_papers_counts(recipe: Recipe, params: int, t
     assert (cost.params, cost.trainable_params) == (params, trainable)
 
 
+@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
+def test_every_method_takes_every_backbone(name: Any) -> None:
+    """The whole networks have torchvision's counts; what is reduced or pruned has the counts of its own backbone's."""
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name, num_classes=20)
+    whole = sum(parameter.numel() for parameter in theirs.parameters())
+    for recipe in (FineTune(backbone=name), LinearProbe(backbone=name), Element(backbone=name)):
+        assert cost_of(outline(recipe), 128).params == whole
+    assert cost_of(outline(RRR(backbone=name)), 128).params == 8_034_120
+    for recipe in (Channel(backbone=name), Block(backbone=name)):
+        # Half, as near as one block of conv5_x (4.5 million parameters) or one channel a layer comes to it.
+        assert abs(cost_of(outline(recipe), 128).params / whole - 0.5) < 4_462_592 / 2 / whole
+
+
 # Training
 
 
@@ -105,6 +120,10 @@ def test_a_linear_probe_trains_the_classifier_and_lets_statistics_adapt(
     before, after = reduce(load_file(original), ONES), load_file(bundle.weights)
     differ = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert differ == {name for name in before if "running" in name or "num_batches" in name}
+    held = (
+        "holds a ResNet of 3, 2, 1, 1 bottleneck blocks without a linear classifier, in torchvision's names, float32."
+    )
+    assert manifest.provenance.notes[0] == f"{original} {held}"
     assert not any("random" in note for note in manifest.provenance.notes)
 
 

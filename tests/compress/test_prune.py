@@ -18,7 +18,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import Block, Channel, Element, Recipe, Training
 from rrr_edge.bundle.settings import read_recipe
-from rrr_edge.bundle.spec import RESNET152_DEPTHS, ResNetSpec, resnet152
+from rrr_edge.bundle.spec import RESNET152_DEPTHS, ResNetSpec, source_spec
 from rrr_edge.compress import compress, plan, prune
 from rrr_edge.compress.prune import depths_by_removal, make_permanent, mask, slim, slimming, sparsity_of, without_blocks
 from rrr_edge.errors import MissingLibrary, UsageError
@@ -27,6 +27,7 @@ from rrr_edge.training import Examples, Run, predict, train
 
 SMALL = ResNetSpec(depths=(1, 2, 2, 1), branch_widths=(64, 64), num_classes=3)
 TINY = SMALL.model_copy(update={"depths": (1, 1, 1, 1)})
+WHOLE = source_spec(20)
 STILL = Training(epochs=0)
 
 
@@ -41,7 +42,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is pruned is a narrow ResNet_1_2_2_1: the export of ResNet152 takes ten seconds."""
-    monkeypatch.setattr(prune, "resnet152", lambda num_classes: SMALL.model_copy(update={"num_classes": num_classes}))
+    monkeypatch.setattr(prune, "source_spec", lambda classes, _: SMALL.model_copy(update={"num_classes": classes}))
 
 
 # Blocks
@@ -62,21 +63,21 @@ def test_blocks_go_in_the_papers_order(order: Any, printed: dict[tuple[int, ...]
     places = [visited.index(depths) for depths in printed]
     assert places == sorted(places)
     for depths, percent in {**printed, (1, 1, 1, 1): 83.3}.items():
-        assert 100 * sparsity_of(ResNetSpec(depths=depths)) == pytest.approx(percent, abs=0.06)
+        assert 100 * sparsity_of(ResNetSpec(depths=depths), ResNetSpec()) == pytest.approx(percent, abs=0.06)
 
 
 def test_blocks_come_as_near_as_they_can_and_no_further() -> None:
     block = 1_117_184  # the parameters of a block of conv4_x
     for asked in (0.2, 0.5, 0.7):
-        spec = without_blocks(asked, 20)
-        assert abs(sparsity_of(spec) - asked) <= block / 2 / cost(resnet152(20), 32).params
-    assert without_blocks(0, 20) == resnet152(20)
-    assert without_blocks(0.862, 20).depths == (1, 1, 1, 1)
+        spec = without_blocks(asked, WHOLE)
+        assert abs(sparsity_of(spec, WHOLE) - asked) <= block / 2 / cost(WHOLE, 32).params
+    assert without_blocks(0, WHOLE) == WHOLE
+    assert without_blocks(0.862, WHOLE).depths == (1, 1, 1, 1)
     with pytest.raises(UsageError, match=r"90.0% is out of reach of block-wise .* most is 86\.2%") as caught:
-        without_blocks(0.9, 20)
+        without_blocks(0.9, WHOLE)
     assert caught.value.advice == "Ask for at most 0.862."
     with pytest.raises(UsageError, match=r"most is 83\.3%"):
-        without_blocks(0.862, 1000)
+        without_blocks(0.862, ResNetSpec())
 
 
 # Channels
@@ -89,9 +90,9 @@ def test_the_slimmed_network_is_torch_prunings_own() -> None:
     for norm in (module for module in theirs.modules() if isinstance(module, nn.BatchNorm2d)):
         nn.init.uniform_(norm.weight, 0.2, 0.6)
         norm.running_mean.uniform_(-0.2, 0.2)
-    ours = build(resnet152(20)).eval()
+    ours = build(WHOLE).eval()
     ours.load_state_dict(theirs.state_dict())
-    found = slimming(0.62, 20)
+    found = slimming(0.62, WHOLE)
     example = torch.zeros(1, 3, 64, 64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
@@ -101,7 +102,7 @@ def test_the_slimmed_network_is_torch_prunings_own() -> None:
         ).step()
     slimmed = slim(ours, found.ratio, seed=7).eval()
     assert slimmed.spec == found.spec
-    assert sparsity_of(slimmed.spec) == pytest.approx(0.62, abs=0.005)
+    assert sparsity_of(slimmed.spec, WHOLE) == pytest.approx(0.62, abs=0.005)
     _, params, macs, _ = torch_pruning.utils.count_ops_and_params(theirs, example, layer_wise=True)
     said = cost(slimmed.spec, 64)
     assert said.params == params == sum(p.numel() for p in slimmed.parameters())
@@ -114,8 +115,8 @@ def test_the_slimmed_network_is_torch_prunings_own() -> None:
 
 
 @pytest.mark.parametrize(("asked", "round_to"), [(0.3, 8), (0.9, 1), (0.001, 1), (0.7, 16)])
-def test_widths_are_foretold_without_pruning(small: None, asked: float, round_to: int) -> None:
-    found = slimming(asked, 3, round_to)
+def test_widths_are_foretold_without_pruning(asked: float, round_to: int) -> None:
+    found = slimming(asked, SMALL, round_to)
     slimmed = slim(build(SMALL), found.ratio, criterion="magnitude", round_to=round_to, seed=0)
     assert slimmed.spec == found.spec
     widths = {found.spec.stem, *(phase.outputs for phase in found.spec.phases)}
@@ -124,8 +125,8 @@ def test_widths_are_foretold_without_pruning(small: None, asked: float, round_to
 
 
 def test_nothing_asked_is_nothing_gone() -> None:
-    assert sparsity_of(slimming(0, 20).spec) == 0
-    assert cost(slimming(0, 20).spec, 128) == cost(resnet152(20), 128)
+    assert sparsity_of(slimming(0, WHOLE).spec, WHOLE) == 0
+    assert cost(slimming(0, WHOLE).spec, 128) == cost(WHOLE, 128)
 
 
 def test_widths_that_are_too_coarse_are_refused() -> None:
@@ -133,9 +134,9 @@ def test_widths_that_are_too_coarse_are_refused() -> None:
     with pytest.raises(
         UsageError, match=r"99\.0% is out of reach of channel-wise pruning to multiples of 16 .* 93\.7%"
     ):
-        slimming(0.99, 20, round_to=16)
+        slimming(0.99, WHOLE, round_to=16)
     with pytest.raises(UsageError, match=r"the most is 0\.0%"):
-        slimming(0.1, 20, round_to=100)
+        slimming(0.1, WHOLE, round_to=100)
 
 
 def test_the_smallest_channels_go_by_magnitude() -> None:
@@ -273,7 +274,7 @@ def test_a_pruned_bundle_is_rebuilt_from_its_spec(small: None, shapes: Path, tmp
         assert f"{left:,} of {manifest.cost.params:,} are not" in said
         assert percent == 60
     else:
-        assert percent == pytest.approx(100 * sparsity_of(manifest.spec), abs=0.06)
+        assert percent == pytest.approx(100 * sparsity_of(manifest.spec, SMALL), abs=0.06)
     assert manifest.provenance.notes[1].startswith("The weights are random")
 
 

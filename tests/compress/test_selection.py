@@ -81,6 +81,7 @@ def test_the_order_is_that_of_the_authors_runs() -> None:
 
 
 def test_cyclic_gives_each_unfinished_phase_a_block_in_turn() -> None:
+    assert [addition.depths for addition in additions("algorithm", "resnet50")][-1] == (3, 4, 6, 3)
     found = list(additions("cyclic"))
     names = [addition.block for addition in found]
     assert names[:10] == [*(f"conv{p}_{i}" for i in (2, 3) for p in (2, 3, 4, 5)), "conv3_4", "conv4_4"]

@@ -13,7 +13,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import Measurement
 from rrr_edge.bundle.profile import PHOTO, PREDICT
 from rrr_edge.bundle.recipe import FineTune
-from rrr_edge.bundle.spec import resnet152
+from rrr_edge.bundle.spec import source_spec
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.figures import figures_of
 from rrr_edge.report.latency import draw_distribution, draw_latency
@@ -233,9 +233,22 @@ def test_there_is_no_pareto_picture_of_fewer_than_two_accuracies(
 @pytest.fixture
 def whole(full: Candidate, tmp_path) -> Candidate:
     bundle = make_bundle(tmp_path / "whole.rrr", name="whole")
-    manifest = bundle.manifest.model_copy(update={"spec": resnet152(3), "recipe": FineTune()})
+    manifest = bundle.manifest.model_copy(update={"spec": source_spec(3), "recipe": FineTune()})
     bundle = rewrite(bundle, manifest)
     return Candidate(bundle, profile(bundle, ms=12, accuracy=0.96, baselines={}))
+
+
+def test_a_whole_network_is_told_by_its_backbone_and_compared_with_what_came_from_it(
+    full: Candidate, whole: Candidate, tmp_path
+) -> None:
+    assert whole.is_whole
+    for name, spec in {"same": source_spec(3, "resnet50"), "other": source_spec(3)}.items():
+        bundle = make_bundle(tmp_path / f"{name}.rrr")
+        recipe = FineTune(backbone="resnet50")
+        bundle = rewrite(bundle, bundle.manifest.model_copy(update={"spec": spec, "recipe": recipe}))
+        candidate = Candidate(bundle, profile(bundle, ms=12, accuracy=0.9, baselines={}))
+        assert candidate.is_whole == (name == "same")
+        assert criteria(full, [full, candidate])[0].baseline is None
 
 
 def test_the_spider_compares_what_is_known_of_both_and_says_what_is_not(full: Candidate, whole: Candidate) -> None:

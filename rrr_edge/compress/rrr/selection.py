@@ -17,7 +17,8 @@ from rrr_edge.bundle.folder import SELECTION, SELECTION_PLOT
 from rrr_edge.bundle.recipe import RRR, Order, Selection
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.selection import Decision, Row
-from rrr_edge.bundle.spec import RESNET152_DEPTHS, SMALLEST_DEPTHS, Depths, ResNetSpec
+from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone
+from rrr_edge.bundle.spec import SMALLEST_DEPTHS, Depths, ResNetSpec
 from rrr_edge.compress.method import Inputs, learn
 from rrr_edge.compress.rrr.slicing import reuse
 from rrr_edge.compress.weights import load_weights
@@ -53,7 +54,10 @@ def select_depths(recipe: RRR, inputs: Inputs) -> Selected:
     learned_from, judged_by = validation_split(inputs.dataset, seed=recipe.seed)
     whose = "training photos held out" if inputs.dataset.val is None else "validation photos"
     epsilon = selection.epsilon or LEAST_RIGHT / len(judged_by)
-    path = [Addition("", SMALLEST_DEPTHS), *islice(additions(selection.order), selection.max_additions)]
+    path = [
+        Addition("", SMALLEST_DEPTHS),
+        *islice(additions(selection.order, recipe.backbone), selection.max_additions),
+    ]
     trials = _Trials(recipe, replace(inputs, examples=learned_from), judged_by, deepest=path[-1].depths)
 
     rows: list[Row] = []
@@ -87,9 +91,9 @@ class Addition(NamedTuple):
     depths: Depths
 
 
-def additions(order: Order) -> Iterator[Addition]:
-    """The 46 blocks in the order of Algorithm 1, phase after phase, or one for each unfinished phase in turn."""
-    places = [(i, phase) for phase, most in enumerate(RESNET152_DEPTHS) for i in range(2, most + 1)]
+def additions(order: Order, backbone: Backbone = BACKBONE) -> Iterator[Addition]:
+    """The blocks in the order of Algorithm 1, phase after phase, or one for each unfinished phase in turn."""
+    places = [(i, phase) for phase, most in enumerate(SOURCES[backbone].depths) for i in range(2, most + 1)]
     depths = list(SMALLEST_DEPTHS)
     for i, phase in sorted(places) if order == "cyclic" else places:
         depths[phase] = i
@@ -152,7 +156,11 @@ class _Trials:
         self._judged_by = judged_by
         self._epochs = (recipe.selection or Selection()).epochs_per_step or recipe.training.epochs
         self._published, _ = load_weights(
-            recipe.weights, depths=deepest, seed=recipe.seed, on_progress=inputs.run.on_progress
+            recipe.weights,
+            backbone=recipe.backbone,
+            depths=deepest,
+            seed=recipe.seed,
+            on_progress=inputs.run.on_progress,
         )
         self._weights_before: Path | None = None
         self._network_before: Network | None = None
