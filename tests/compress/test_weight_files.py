@@ -4,7 +4,6 @@ import argparse
 import functools
 import gzip
 import re
-import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -235,11 +234,6 @@ def zipped(path: Path) -> None:
         file.writestr("resnet152.txt", "no weights")
 
 
-def archived(path: Path) -> None:
-    with tarfile.open(path, "w") as file:
-        file.add(__file__, "weights.pth")
-
-
 def of(content: bytes) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(content) and None
 
@@ -258,7 +252,7 @@ REFUSED: list[tuple[str, Callable[[Path], None], str]] = [
     ("w.ckpt", holding(lambda: {"state_dict": state_of(), "cfg": Path("x")}), r"holds more than tensors \(pathlib\."),
     ("w.pth", cut, "is damaged or cut short"),
     ("w.zip", zipped, "is a zip archive, but not one that torch.save wrote"),
-    ("w.pth.tar", archived, "is a tar archive: unpack it first"),
+    ("w.pth.tar", of(bytes(257) + b"ustar"), "is a tar archive: unpack it first"),
     ("w.pth.gz", of(gzip.compress(b"x")), "is compressed by gzip: unpack it first"),
     ("w.bin", of(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "is a pointer of Git LFS"),
     ("w.pth", of(b"\n<!DOCTYPE html><html>"), "is a page of the web"),
