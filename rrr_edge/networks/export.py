@@ -47,7 +47,7 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # Channels last until here: OpenVINO would move the bytes to channels first, and the numbers back again.
-        rows = images.to(torch.float32).flatten(2) * self.scale + self.shift
+        rows = images.to(self.scale.dtype).flatten(2) * self.scale + self.shift
         logits = self.network(rows.reshape(images.shape).permute(0, 3, 1, 2))
         return _VOTES[self.network.spec.vote](logits), logits.softmax(-1)
 

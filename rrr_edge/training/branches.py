@@ -64,7 +64,7 @@ class BranchCrossEntropy:
     def loss(self, batch: Batch, at: Computation) -> Loss:
         features = self.features(batch.inputs, at)
         with at.autocast():
-            logits = self.network.branches(features).float()
+            logits = self.network.branches(features).to(self._dtype)
         branches = logits.shape[1]
         labels = batch.labels.to(at.device).expand(-1, branches)
         mean = F.cross_entropy(logits.transpose(1, 2), labels)
@@ -77,12 +77,17 @@ class BranchCrossEntropy:
             with at.autocast():
                 return features_of(self._stump, inputs.to(at.device), at.preprocess)
         features = inputs.to(at.device)
-        return features.float() if features.dtype is torch.float16 else features
+        return features.to(self._dtype) if features.dtype is torch.float16 else features
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.network.conv1.weight.dtype
 
     @cached_property
     def _stump(self) -> Stump:
         # Made at the first step, when a checkpoint may have brought other statistics.
-        return folded_stump(self.network) if self.network.stump_frozen else self.network.stump
+        stump = folded_stump(self.network) if self.network.stump_frozen else self.network.stump
+        return lambda images: stump(images.to(self._dtype))
 
 
 def require_branches(network: ResNet, training: Training, *, images: int) -> None:
@@ -149,6 +154,7 @@ def reestimate_stump(
     total = STUMP_PASSES * batches.steps
     with on_device(network, fabric), torch.no_grad():
         for step, batch in enumerate(batches.run(0, total), start=1):
-            network.stump(normalise(batch.inputs.flatten(0, 1).to(fabric.device), preprocess))
+            pixels = normalise(batch.inputs.flatten(0, 1).to(fabric.device), preprocess)
+            network.stump(pixels.to(network.conv1.weight.dtype))
             run.on_progress(Step("adapt stump", step, total))
     network.freeze_stump()

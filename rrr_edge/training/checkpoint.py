@@ -16,7 +16,7 @@ from rrr_edge.errors import BadInput, CorruptArtifact
 
 CHECKPOINT = "checkpoint.safetensors"
 _KEY = "rrr-edge training"
-_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
 
 
 class Identity(Record):

@@ -17,20 +17,20 @@ CALIBRATION_BINS = 15
 
 
 def predict(network: Network, images: Images, *, preprocess: Preprocess, batch_size: int = 64) -> Outputs:
-    """Answer uint8 `images` [N, H, W, 3] in eval mode and float32, by the arithmetic of the exported graph.
+    """Answer uint8 `images` [N, H, W, 3] in eval mode and the type of its weights, by the arithmetic of the exported graph.
 
     Runs on the device where the network is; its mode is restored. Raises BadInput where there are no images.
     """
     if not len(images):
         raise BadInput("There are no images to answer.")
-    device = next(network.parameters()).device
-    deployed = Deployed(network, preprocess).to(device)
+    weights = next(network.parameters())
+    deployed = Deployed(network, preprocess).to(weights)
     was_training = network.training
     deployed.eval()
     try:
         with torch.inference_mode():
             answers = [
-                deployed(torch.from_numpy(np.ascontiguousarray(images[i : i + batch_size])).to(device))
+                deployed(torch.from_numpy(np.ascontiguousarray(images[i : i + batch_size])).to(weights.device))
                 for i in range(0, len(images), batch_size)
             ]
     finally:

@@ -87,6 +87,7 @@ class Share:
         if self.fabric.world_size == 1:
             return self.network
         mine = build(self.network.spec.model_copy(update={"branches": len(self.branches)}))
+        mine.to(next(self.network.parameters()).dtype)
         mine.load_state_dict({name: self.rows(name, tensor) for name, tensor in self.network.state_dict().items()})
         for name, parameter in self.network.named_parameters():
             mine.get_parameter(name).requires_grad_(parameter.requires_grad)
@@ -121,7 +122,7 @@ class Share:
         """The tensor of the whole network, of which this process has `tensor`."""
         if self.fabric.world_size == 1 or _is_common(name, tensor):
             return tensor
-        parts = [torch.empty(tensor.shape, device=tensor.device) for _ in range(self.fabric.world_size)]
+        parts = [torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for _ in range(self.fabric.world_size)]
         dist.all_gather(parts, tensor.detach().contiguous())
         return torch.cat(parts)
 
