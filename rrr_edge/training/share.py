@@ -122,7 +122,9 @@ class Share:
         """The tensor of the whole network, of which this process has `tensor`."""
         if self.fabric.world_size == 1 or _is_common(name, tensor):
             return tensor
-        parts = [torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for _ in range(self.fabric.world_size)]
+        parts = [
+            torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for _ in range(self.fabric.world_size)
+        ]
         dist.all_gather(parts, tensor.detach().contiguous())
         return torch.cat(parts)
 

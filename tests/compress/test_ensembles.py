@@ -192,21 +192,21 @@ def started(asked: RRR, original: Path, dataset: Dataset, spec: ResNetSpec) -> N
 def test_a_fused_network_answers_as_its_parts() -> None:
     torch.manual_seed(0)
     spec = ResNetSpec(depths=(1, 1, 2, 1), branches=1, branch_widths=(8, 12), num_classes=CLASSES)
-    singles = [build(spec) for _ in range(3)]
+    singles = [build(spec).double() for _ in range(3)]
     for single in singles[1:]:
         for ours, theirs in zip(single.stump_modules(), singles[0].stump_modules(), strict=True):
             ours.load_state_dict(theirs.state_dict())
-    images = torch.randn(4, 3, 32, 32)
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         for single in singles:
             features = single.eval().stump(images)
             single.layer4.train()(single.layer3.train()(features))
             single.eval()
-    fused = build(spec.model_copy(update={"branches": 3})).eval()
+    fused = build(spec.model_copy(update={"branches": 3})).double().eval()
     fused.load_state_dict(fuse([single.state_dict() for single in singles]))
     with torch.no_grad():
         expected = torch.cat([single(images) for single in singles], dim=1)
-        torch.testing.assert_close(fused(images), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fused(images), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("ensemble", "shape"), [("snapshot", "cosine"), ("fge", "triangular")])
@@ -236,14 +236,15 @@ def test_branches_are_the_one_branch_at_its_lowest_rates(
         seed=asked.seed,
         run=Run(on_progress=lambda step: states.append(state_of(single))),
     )
-    probabilities, branch_probabilities = predict(network, dataset.test.images, preprocess=PREPROCESS)
+    probabilities, branch_probabilities = predict(network.double(), dataset.test.images, preprocess=PREPROCESS)
+    single.double()
     for branch, moment in enumerate(lowest(schedule, 40)):
         single.load_state_dict(states[moment - 1])
         alone = predict(single, dataset.test.images, preprocess=PREPROCESS).probabilities
-        np.testing.assert_allclose(branch_probabilities[:, branch], alone, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(branch_probabilities[:, branch], alone, rtol=1e-9)
     assert np.abs(np.diff(branch_probabilities, axis=1)).max() > 1e-3
     voted = voted_by_logits(branch_probabilities) if ensemble == "fge" else branch_probabilities.mean(1)
-    np.testing.assert_allclose(probabilities, voted, atol=1e-5)
+    np.testing.assert_allclose(probabilities, voted, rtol=1e-9)
 
 
 def voted_by_logits(branch_probabilities: np.ndarray) -> np.ndarray:

@@ -236,12 +236,12 @@ def test_every_coherent_branch_is_the_original_with_the_other_channels_masked(or
         rows = torch.from_numpy(np.concatenate([rows for rows, _ in branches]))
         for entry in ("weight", "bias", "running_mean", "running_var"):
             parts[f"{norm}.{entry}"] = whole.state_dict()[f"{norm}.{entry}"][rows]
-    network = build(spec).eval()
+    network = build(spec).double().eval()
     network.load_state_dict(parts)
 
-    features = network.stump(torch.randn(2, 3, 64, 64))
+    features = network.stump(torch.randn(2, 3, 64, 64, dtype=torch.float64))
     ours = network.layer4(network.layer3(features)).chunk(spec.branches, 1)
-    phases = (whole.layer3[: spec.depths[2]], whole.layer4[: spec.depths[3]])
+    phases = (whole.layer3[: spec.depths[2]].double(), whole.layer4[: spec.depths[3]].double())
     for branch in range(spec.branches):
         for name, branches in found.items():
             block, _, part = name.removesuffix(".weight").rpartition(".")
@@ -253,5 +253,5 @@ def test_every_coherent_branch_is_the_original_with_the_other_channels_masked(or
             masked = phase(masked)
         kept = torch.from_numpy(found[f"layer4.{spec.depths[3] - 1}.conv3.weight"][branch][0])
         assert masked[:, kept].abs().max() > 0.1
-        torch.testing.assert_close(ours[branch], masked[:, kept], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours[branch], masked[:, kept], rtol=1e-9, atol=1e-9)
         assert masked.count_nonzero() == masked[:, kept].count_nonzero()

@@ -88,7 +88,7 @@ def take_apart(network: nn.Module, spec: ResNetSpec) -> list[SeparateBranch]:
     """The branches of a fused network as separate networks: each has its rows of every tensor."""
     branches = []
     for index in range(spec.branches):
-        branch = SeparateBranch(spec)
+        branch = SeparateBranch(spec).to(network.conv1.weight.dtype)
         branch.load_state_dict(
             {
                 name: tensor if tensor.ndim == 0 else tensor.chunk(spec.branches)[index]
@@ -105,23 +105,23 @@ def take_apart(network: nn.Module, spec: ResNetSpec) -> list[SeparateBranch]:
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_fused_branches_equal_separate_networks(spec, training):
     torch.manual_seed(0)
-    network = lively(build(spec)).train(training)
+    network = lively(build(spec)).double().train(training)
     separate = take_apart(network, spec)
-    features = network.eval().stump(images(4))
+    features = network.eval().stump(images(4).double())
     network.train(training)
     expected = torch.stack([branch(features) for branch in separate], 1)
     assert expected.std() > 0.01
-    torch.testing.assert_close(network.branches(features), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(network.branches(features), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_branches_that_each_read_their_own_batch_equal_separate_networks():
     torch.manual_seed(0)
-    network = lively(build(SMALL)).train()
+    network = lively(build(SMALL)).double().train()
     separate = take_apart(network, SMALL)
-    own = torch.randn(4, SMALL.branches, 512, 8, 8).relu()
+    own = torch.randn(4, SMALL.branches, 512, 8, 8, dtype=torch.float64).relu()
     logits = network.branches(own.flatten(1, 2))
     expected = torch.stack([branch(own[:, i]) for i, branch in enumerate(separate)], 1)
-    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
 
     labels = torch.tensor([0, 1, 2, 3])
     for result in (logits, expected):
@@ -129,7 +129,7 @@ def test_branches_that_each_read_their_own_batch_equal_separate_networks():
     for name, parameter in network.named_parameters():
         if name.startswith(("layer3", "layer4", "fc")):
             grads = torch.cat([branch.get_parameter(name).grad for branch in separate])
-            torch.testing.assert_close(parameter.grad, grads, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(parameter.grad, grads, rtol=1e-9, atol=1e-9)
 
 
 def test_features_of_another_width_are_refused():
@@ -140,8 +140,8 @@ def test_features_of_another_width_are_refused():
 @torch.no_grad()
 def test_the_order_of_branches_changes_nothing_but_the_order():
     torch.manual_seed(0)
-    network = lively(build(SMALL)).eval()
-    logits = network(images())
+    network = lively(build(SMALL)).double().eval()
+    logits = network(images().double())
     order = torch.tensor([2, 0, 1])
     turned = {
         name: torch.stack(tensor.chunk(SMALL.branches))[order].flatten(0, 1)
@@ -149,10 +149,10 @@ def test_the_order_of_branches_changes_nothing_but_the_order():
         if name.startswith(("layer3", "layer4", "fc")) and tensor.ndim
     }
     network.load_state_dict(network.state_dict() | turned)
-    torch.testing.assert_close(network(images()), logits[:, order], rtol=1e-6, atol=1e-6)
-    votes = network(images()).softmax(-1).mean(1)
-    torch.testing.assert_close(votes, logits.softmax(-1).mean(1), rtol=0, atol=1e-6)
-    torch.testing.assert_close(votes.sum(-1), torch.ones(2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(network(images().double()), logits[:, order], rtol=1e-9, atol=1e-9)
+    votes = network(images().double()).softmax(-1).mean(1)
+    torch.testing.assert_close(votes, logits.softmax(-1).mean(1), rtol=0, atol=1e-9)
+    torch.testing.assert_close(votes.sum(-1), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
 def test_training_one_branch_leaves_the_frozen_stump_and_the_other_branches_alone():

@@ -99,7 +99,9 @@ def test_two_processes_learn_what_one_learns(results: Path, preprocess: Preproce
         found = load_file(results / f"{name}-{rank}.safetensors")
         assert found.keys() == network.state_dict().keys()
         for key, tensor in weights(network).items():
-            torch.testing.assert_close(found[key], tensor, rtol=0, atol=LIMIT, msg=lambda text, key=key: f"{key}: {text}")
+            torch.testing.assert_close(
+                found[key], tensor, rtol=0, atol=LIMIT, msg=lambda text, key=key: f"{key}: {text}"
+            )
         said = eval((results / f"{name}-{rank}.txt").read_text())
         assert said[0] == (6 if rank == 0 else 0)
         assert said[1:] == pytest.approx([row.loss for row in trained.history], abs=LIMIT)
