@@ -17,9 +17,10 @@ CALIBRATION_BINS = 15
 
 
 def predict(network: Network, images: Images, *, preprocess: Preprocess, batch_size: int = 64) -> Outputs:
-    """Answer uint8 `images` [N, H, W, 3] in eval mode and the type of its weights, by the arithmetic of the exported graph.
+    """Answer uint8 `images` [N, H, W, 3] in eval mode, by the arithmetic of the exported graph.
 
-    Runs on the device where the network is; its mode is restored. Raises BadInput where there are no images.
+    Computes and answers in the type of the weights; a bundle's are float32. Runs on the device where the network is;
+    its mode is restored. Raises BadInput where there are no images.
     """
     if not len(images):
         raise BadInput("There are no images to answer.")

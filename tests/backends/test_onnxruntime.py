@@ -14,20 +14,21 @@ from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
 from rrr_edge.timing.progress import silent
 
 TARGET = Target(name="onnxruntime", backend="onnxruntime", threads=1)
+FP32_LIMIT = 1e-4  # what is promised of any two FP32 engines
 
 
 def test_it_answers_like_torch_on_all_reference_images(compiled: Bundle) -> None:
     reference = compiled.reference
     found = run_model(compiled.model, reference.images)
-    assert np.abs(found.probabilities - reference.probabilities).max() < 1e-5
-    assert np.abs(found.branch_probabilities - reference.branch_probabilities).max() < 1e-5
+    assert np.abs(found.probabilities - reference.probabilities).max() < FP32_LIMIT
+    assert np.abs(found.branch_probabilities - reference.branch_probabilities).max() < FP32_LIMIT
 
 
 @pytest.mark.parametrize("count", [1, 3, 33])
 def test_any_number_of_images_is_answered(compiled: Bundle, count: int) -> None:
     images = np.tile(compiled.reference.images, (2, 1, 1, 1))[:count]
     one_by_one = [run_model(compiled.model, image[None]).probabilities[0] for image in images]
-    assert np.allclose(run_model(compiled.model, images).probabilities, one_by_one, atol=1e-6)
+    assert np.allclose(run_model(compiled.model, images).probabilities, one_by_one, rtol=0, atol=FP32_LIMIT)
 
 
 def test_the_engine_is_the_graph_itself(compiled: Bundle, tmp_path: Path) -> None:

@@ -36,10 +36,11 @@ def by_onnx_runtime(bundle: Bundle, images: np.ndarray) -> Outputs:
     return run_model(bundle.model, images)
 
 
-def assert_same(found: Outputs, expected: Outputs, tolerance: float = 1e-5) -> None:
+def assert_same(found: Outputs, expected: Outputs) -> None:
+    """Within what is promised of any two FP32 engines."""
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == theirs.shape
-        assert np.abs(ours - theirs).max() <= tolerance
+        assert np.abs(ours - theirs).max() <= 1e-4
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

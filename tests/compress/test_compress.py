@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 from command import Command
 from conftest import LABELS, write_shapes
 from safetensors.torch import load_file

@@ -21,6 +21,8 @@ from rrr_edge.compile import compile_bundle
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, UsageError
 from rrr_edge.runtime.classifier import Classifier, Prediction
 
+FP32_LIMIT = 1e-4  # what is promised of any two FP32 engines
+
 
 @pytest.fixture
 def classifier(compiled: Bundle) -> Iterator[Classifier]:
@@ -106,7 +108,7 @@ def test_batches_answer_as_single_photos_do(compiled: Bundle, photos: list[Path]
         assert classifier.batch == 4
         together = list(classifier.predict_many(iter(photos[::2][:10])))
         assert len(together) == 10
-        assert all(alike(classifier.predict(p), a, 1e-6) for p, a in zip(photos[::2], together, strict=False))
+        assert all(alike(classifier.predict(p), a, FP32_LIMIT) for p, a in zip(photos[::2], together, strict=False))
         assert list(classifier.predict_many([])) == []
 
 

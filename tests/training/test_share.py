@@ -23,10 +23,10 @@ TRAININGS = {
     "frozen": Training(epochs=2, batch_size=8, ema_fraction=0.5),
     "whole": Training(epochs=2, batch_size=8, ema_fraction=0.5, shared_batches=True),
 }
-# The two ways add up in different orders, so both compute in float64: where a gradient is 0 but for roundings, float32's
-# become steps as large as the learning rate. AdamW divides a gradient by no less than eps = 1e-8. So a gradient's error,
-# 1e-12 for 10,000 products of about 1 with roundings of 2^-53 each, moves a weight by at most 1e-3 * 1e-12 / 1e-8 = 1e-7
-# in each of the 6 steps.
+# Two orders of summation are compared in float64: where a gradient is 0 but for roundings, float32's become steps as
+# large as the learning rate. AdamW divides a gradient by no less than eps = 1e-8. So a gradient's error, 1e-12 for
+# 10,000 products of about 1 with roundings of 2^-53 each, moves a weight by at most 1e-3 * 1e-12 / 1e-8 = 1e-7 in each
+# of the 6 steps.
 LIMIT = 6e-7
 TWO_PROCESSES = """
     import sys
