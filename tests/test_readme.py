@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import LABELS, write_shapes
 from made_up import make_bundle, profile
+from small_bundle import LABELS, write_shapes
 
 from rrr_edge.report.tables import networks, times
 

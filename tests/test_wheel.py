@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import LABELS, link_bundle
 from hatchling.builders.wheel import WheelBuilder
+from small_bundle import LABELS, link_bundle
 
 from rrr_edge import __version__
 from rrr_edge.bundle.folder import Bundle

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_target
+from small_bundle import write_target
 
 import rrr_edge.backends.openvino as backend_module
 from rrr_edge.backends import BACKENDS, Session

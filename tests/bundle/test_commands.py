@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from conftest import write_target
+from small_bundle import write_target
 
 import rrr_edge
 from rrr_edge.bundle.commands import command_line, compiling, compressing, profiling

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import LABELS, flip_a_byte
 from fake_bundle import rewrite, write_bundle, write_engine
 from PIL import Image
 from safetensors.numpy import load_file
+from small_bundle import LABELS, flip_a_byte
 
 from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.files import describe_file

@@ -2,7 +2,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import write_target
+from small_bundle import write_target
 
 from rrr_edge.bundle.target import PACKAGED, PRECISIONS, Target, target_names
 from rrr_edge.errors import BadInput, CannotRunHere, UsageError

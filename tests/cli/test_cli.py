@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 import typer
-from conftest import LABELS, flip_a_byte, link_bundle, write_shapes
 from fake_bundle import rewrite, write_engine
 from made_up import make_bundle, store
 from made_up import profile as made_up_profile
+from small_bundle import LABELS, flip_a_byte, link_bundle, write_shapes
 from typer.testing import CliRunner
 
 from rrr_edge import __version__

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import LABELS
 from PIL import Image
+from small_bundle import LABELS
 from typer.testing import CliRunner
 
 from rrr_edge.bundle.folder import Bundle

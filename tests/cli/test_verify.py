@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import link_bundle
+from small_bundle import link_bundle
 from typer.testing import CliRunner
 
 from rrr_edge.bundle.folder import Bundle

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import link_bundle, write_target
 from fake_bundle import write_bundle
 from PIL import Image
+from small_bundle import link_bundle, write_target
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import ENGINE_FILE, Fake

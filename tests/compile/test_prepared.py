@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import flip_a_byte, link_bundle
+from small_bundle import flip_a_byte, link_bundle
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import Fake

@@ -17,18 +17,18 @@ import numpy as np
 import onnxruntime
 import pytest
 from command import Command
-from conftest import LABELS, write_shapes
 from safetensors.torch import load_file
+from small_bundle import LABELS, write_shapes
 
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import RRR, LinearProbe, Recipe, Training
+from rrr_edge.bundle.structure import in_stump
 from rrr_edge.compress import METHODS, Run, compress, plan
 from rrr_edge.compress.method import Inputs
 from rrr_edge.errors import BadInput, CannotRunHere, MissingLibrary, UsageError
 from rrr_edge.images.dataset import Dataset, scan
-from rrr_edge.networks.resnet import in_stump
 from rrr_edge.timing.progress import Step
 from rrr_edge.training import Examples
 from rrr_edge.training import Run as TrainingRun

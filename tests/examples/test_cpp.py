@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import COLOURS, flip_a_byte, link_bundle, write_target
 from fake_bundle import rewrite
 from PIL import Image
+from small_bundle import COLOURS, flip_a_byte, link_bundle, write_target
 
 from rrr_edge.bundle.folder import ENGINE, MANIFEST, Bundle
 from rrr_edge.bundle.target import Target

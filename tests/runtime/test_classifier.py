@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LABELS, flip_a_byte, link_bundle, write_target
 from fake_bundle import rewrite
 from PIL import Image
+from small_bundle import LABELS, flip_a_byte, link_bundle, write_target
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import Fake

@@ -3,8 +3,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import flip_a_byte, link_bundle
 from fake_bundle import rewrite, write_bundle, write_engine
+from small_bundle import flip_a_byte, link_bundle
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import Fake

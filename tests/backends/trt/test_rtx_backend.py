@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import flip_a_byte, link_bundle
 from rtx_double import KERNELS, make_tensorrt_rtx
+from small_bundle import flip_a_byte, link_bundle
 from tensorrt_double import Script, make_cudart
 
 from rrr_edge.backends import BACKENDS

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import link_bundle
+from small_bundle import link_bundle
 from tensorrt_double import Script, make_cudart, make_tensorrt
 
 from rrr_edge.backends import BACKENDS

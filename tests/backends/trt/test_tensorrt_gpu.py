@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import link_bundle
+from small_bundle import link_bundle
 
 from rrr_edge.backends.tensorrt import TensorRT
 from rrr_edge.bundle.folder import Bundle
