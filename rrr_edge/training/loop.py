@@ -34,7 +34,8 @@ def train(
     """`minimise` each branch's own cross-entropy.
 
     It computes in the type of the network's weights. A frozen stump stays as it is, bit for bit. A network whose stump
-    is not frozen is trained whole; if it has several branches, these must share their batches. Raises UsageError, and what `minimise` raises.
+    is not frozen is trained whole; if it has several branches, these must share their batches. Raises UsageError, and
+    what `minimise` raises.
     """
     require_branches(network, training, images=len(examples))
     return minimise(BranchCrossEntropy(network), examples, training=training, preprocess=preprocess, seed=seed, run=run)

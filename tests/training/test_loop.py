@@ -102,7 +102,7 @@ def test_the_fused_training_is_one_adamw_a_branch(
 
 
 def test_sgd_with_momentum_follows_its_formula_in_steps_of_the_rate(fit: Fit) -> None:
-    network = small_network(frozen=False)
+    network = small_network(frozen=False).double()
     raw = [weights(network)]
     gradients: list[dict[str, Tensor]] = []
 
@@ -116,11 +116,11 @@ def test_sgd_with_momentum_follows_its_formula_in_steps_of_the_rate(fit: Fit) ->
     # Six steps: a tenth of the rate from step 0.4 * 6 on, a hundredth from 0.8 * 6.
     for step, rate in enumerate([0.01, 0.01, 0.01, 0.001, 0.001, 0.0001]):
         for name, gradient in gradients[step].items():
-            before = raw[step][name].double()
-            decayed = gradient.double() + 0.1 * before
+            before = raw[step][name]
+            decayed = gradient + 0.1 * before
             velocity[name] = decayed + 0.9 * velocity[name] if name in velocity else decayed
             expected = before - rate * velocity[name]
-            torch.testing.assert_close(raw[step + 1][name].double(), expected, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(raw[step + 1][name], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_each_branch_may_read_its_own_images(preprocess: Preprocess) -> None:
