@@ -58,21 +58,18 @@ def test_the_parser_takes_the_bundles_own_graph(shared_bundle: Bundle, tmp_path:
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
-def test_every_lowering_is_built_for_turing_and_for_all(shared_bundle: Bundle, tmp_path: Path, lowering: str) -> None:
+def test_every_lowering_is_built_for_all_gpus(shared_bundle: Bundle, tmp_path: Path, lowering: str) -> None:
     model = tmp_path / "lowered.onnx"
     lower(shared_bundle.model, lowering, model)  # type: ignore[arg-type]
-    assert shares(model, target_for("7.5", max_batch=4), tmp_path / "turing") == {"fp32": 1.0}
     assert shares(model, ALL, tmp_path / "all") == {"fp32": 1.0}
 
 
-@pytest.mark.parametrize("branches", [1, 32])
-def test_any_number_of_branches_is_built(branches: int, tmp_path: Path) -> None:
+def test_many_narrow_branches_are_built(tmp_path: Path) -> None:
     from rrr_edge.networks import ResNetSpec
     from rrr_edge.networks import build as build_network
     from rrr_edge.networks.export import export_onnx
 
-    shape = {"branches": branches, "branch_widths": (8, 8)} if branches > 1 else {}
-    spec = ResNetSpec(depths=(1, 1, 1, 1), num_classes=3, **shape)
+    spec = ResNetSpec(depths=(1, 1, 1, 1), branches=32, branch_widths=(8, 8), num_classes=3)
     export_onnx(build_network(spec).eval(), Preprocess(image_size=32), tmp_path / "model.onnx")
     assert shares(tmp_path / "model.onnx", target_for("7.5"), tmp_path / "engine") == {"fp32": 1.0}
 
@@ -119,8 +116,7 @@ def test_rewritten_for_turing_they_compute_in_int8_and_answer_alike(
     # Sums of whole numbers, rounded to fp16's 11 bits: an activation may fall on the next of its 256 steps.
     np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=0.1)
     assert np.median(np.abs(ours.probabilities - theirs.probabilities)) < 1e-3
-    assert of_prepared(tmp_path / "turing.onnx", target_for("7.5", max_batch=2))["int8"] > 0.99
-    assert of_prepared(tmp_path / "turing.onnx", target_for(*SUPPORTED))["int8"] > 0.99
+    assert of_prepared(tmp_path / "turing.onnx", target_for(*SUPPORTED, max_batch=2))["int8"] > 0.99
 
 
 def test_a_strided_grouped_padded_convolution_is_the_same_sum(tmp_path: Path) -> None:
