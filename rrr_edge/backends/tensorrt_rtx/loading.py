@@ -12,7 +12,7 @@ from rrr_edge.errors import CannotRunHere
 class CompilingLoading:
     """`cache` is the file of the compiled kernels, or None where there is no place for it.
 
-    `listed` are the engine's layers as the builder listed them, for an inspector that tells no types.
+    `listed` are the engine's layers as the builder listed them, for an inspector that tells less.
     """
 
     def __init__(self, libraries: Libraries, cache: Path | None, listed: str, repair: str) -> None:
@@ -58,5 +58,6 @@ class CompilingLoading:
             self._kept = len(kernels)
 
     def layers(self, information: str) -> list[Layer]:
-        inspected = read_layers(information)
-        return inspected if any(layer.data != "unknown" for layer in inspected) else read_list(self._listed)
+        inspected, listed = read_layers(information), read_list(self._listed)
+        told = {node for layer in inspected if layer.data != "unknown" for node in layer.nodes}
+        return inspected if all(node in told for layer in listed for node in layer.nodes) else listed

@@ -251,3 +251,13 @@ def test_with_the_gpu_at_hand_the_engine_itself_is_verified(machine: Machine, ow
     machine(gpu=TURING)  # carried there
     Classifier.open(own.path, TARGET, on_progress=steps.append).close()
     assert "verify" in {step.stage for step in steps}
+
+
+def test_an_inspector_that_tells_no_types_leaves_it_to_the_builders_list(
+    machine: Machine, own: Bundle, built: Engine
+) -> None:
+    machine(gpu=ADA, precision="Secret")
+    assert verify_engine(own, TARGET).precision_found == {"fp32": 1.0}
+    machine(gpu=ADA, precision="Half")
+    with pytest.raises(GateFailed, match="fp32 was asked, but the engine computes 100% fp16"):
+        verify_engine(own, TARGET)
