@@ -62,8 +62,8 @@ def require_capabilities(target: Target) -> None:
     if lacking := [capability for capability in asked if float(capability) < float(needed)]:
         able = [precision for precision in ("fp16", "int8", "fp32") if precision != target.precision]
         raise CannotRunHere(
-            f"{target.precision} needs a GPU of compute capability {needed} or higher; the target {target.name!r} is "
-            f"also for {'; '.join(f'{capability} ({SUPPORTED[capability]})' for capability in lacking)}.",
+            f"{target.precision} needs a GPU of compute capability {needed} or higher; the target {target.name!r} has "
+            f"GPUs without it: {'; '.join(f'{capability} ({SUPPORTED[capability]})' for capability in lacking)}.",
             advice=f"Choose --precision {', '.join(able)}, or a target whose GPUs all have it "
             f"({'rtx-ada, rtx-blackwell' if target.precision == 'fp8' else 'rtx-ampere, rtx-ada, rtx-blackwell'}).",
         )

@@ -217,8 +217,8 @@ def test_an_int8_engine_for_the_2080_ti_is_built_sealed_and_said_not_to_have_run
 @pytest.mark.parametrize(
     ("capabilities", "precision", "said"),
     [
-        (("7.5",), "bf16", "bf16 needs a GPU of compute capability 8.0 or higher; .* also for 7.5"),
-        (("8.6", "8.9"), "fp8", "fp8 needs a GPU of compute capability 8.9 or higher; .* also for 8.6"),
+        (("7.5",), "bf16", "bf16 needs a GPU of compute capability 8.0 or higher; .* GPUs without it: 7.5"),
+        (("8.6", "8.9"), "fp8", "fp8 needs a GPU of compute capability 8.9 or higher; .* GPUs without it: 8.6"),
         (("9.0",), "fp16", "Compute capability 9.0.* is not supported by TensorRT for RTX"),
     ],
 )
