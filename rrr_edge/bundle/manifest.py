@@ -1,12 +1,12 @@
 """The manifest of a bundle."""
 
 from collections import Counter
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rrr_edge.bundle.files import FileEntry
-from rrr_edge.bundle.recipe import Recipe
+from rrr_edge.bundle.recipe import Fit, Recipe
 from rrr_edge.bundle.record import SCHEMA, Record, SchemaVersion, Sealed
 from rrr_edge.bundle.spec import NetworkSpec
 from rrr_edge.bundle.verification import Accuracy, Verification
@@ -16,12 +16,21 @@ LARGEST_SIDE = 4096
 
 
 class Preprocess(Record):
-    """What turns any picture into the network's input; all but the crop and the resize happens in the graph."""
+    """What turns any picture into the network's input; all but the decoding and `fit` happens in the graph."""
 
     image_size: int = Field(ge=1, le=LARGEST_SIDE)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    fit: Literal["centre-crop"] = "centre-crop"
+    fit: Fit = "crop"
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        return cls(image_size=recipe.image_size, fit=recipe.fit)
+
+    @field_validator("fit", mode="before")
+    @classmethod
+    def _first_name(cls, fit: Any) -> Any:
+        return "crop" if fit == "centre-crop" else fit
 
 
 class Cost(Record):

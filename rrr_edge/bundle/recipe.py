@@ -14,6 +14,7 @@ Shape = Literal["constant", "cosine", "triangular", "step"]
 OptimizerName = Literal["adamw", "sgd"]
 Order = Literal["algorithm", "cyclic"]
 Criterion = Literal["random", "magnitude"]
+Fit = Literal["crop", "squash", "pad"]
 BlockOrder = Literal["reverse", "forward"]
 
 RANDOM = "random"
@@ -106,6 +107,11 @@ class _Reused(Record):
         default="imagenet", description="imagenet, imagenet-v2, timm, random, or a file with the backbone's tensors"
     )
     image_size: int = Field(default=128, ge=32, le=1024, description="Side of the network's input in pixels")
+    fit: Fit = Field(
+        default="crop",
+        description="How a photo becomes square: crop (its centre), squash (all of it, out of proportion) or pad (all "
+        "of it, on gray)",
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything random")
     training: Training = Training()
 

@@ -70,6 +70,10 @@ TargetName = Annotated[
 PrecisionName = Annotated[
     str | None, typer.Option("--precision", help="fp32, bf16, fp16, int8 or fp8 (default: the target's).")
 ]
+RegionText = Annotated[
+    str | None,
+    typer.Option("--roi", metavar="X,Y,W,H", help="The part of each picture to look at, in shares of its sides."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: versions, settings, causes of errors.")]

@@ -7,7 +7,16 @@ import typer
 
 from rrr_edge.cli.app import command
 from rrr_edge.cli.display import Display
-from rrr_edge.cli.options import AsJson, BundleFolder, PrecisionName, Quiet, TargetName, Verbose, chosen_target
+from rrr_edge.cli.options import (
+    AsJson,
+    BundleFolder,
+    PrecisionName,
+    Quiet,
+    RegionText,
+    TargetName,
+    Verbose,
+    chosen_target,
+)
 from rrr_edge.errors import BadInput, RRREdgeError, UsageError
 
 
@@ -20,19 +29,22 @@ def predict(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Verify an engine that has not run on such a GPU yet.")
     ] = True,
+    roi: RegionText = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Classify images and folders. An unreadable file that was named makes the exit code 5."""
+    from rrr_edge.images.fit import Region
     from rrr_edge.images.layouts import image_files
     from rrr_edge.runtime.classifier import Classifier
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     rows, unreadable = [], []
     chosen = chosen_target(target, precision)
+    region = None if roi is None else Region.of(roi)
     with display.progress() as on_progress:
-        opened = Classifier.open(bundle, chosen, verify=verify, on_progress=on_progress)
+        opened = Classifier.open(bundle, chosen, roi=region, verify=verify, on_progress=on_progress)
     with opened as classifier:
         files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
         if not files:

@@ -238,7 +238,7 @@ def _calibration(bundle: Bundle, target: Target, calib_data: str | Path | None) 
     if calib_data is None:
         return bundle.calibration
     folder = calibration_folder(calib_data)
-    pictures = read_folder(folder, image_size=bundle.manifest.preprocess.image_size, limit=300)
+    pictures = read_folder(folder, bundle.manifest.preprocess, limit=300)
     bad, count = pictures.bad, len(pictures.files) + len(pictures.bad)
     if len(bad) > MAX_BAD * count:
         named = ", ".join(f"{file.path} ({file.reason})" for file in bad[:10])

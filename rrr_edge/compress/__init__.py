@@ -95,7 +95,7 @@ def compress(
     with ExitStack() as until_end:
         if first_does(fabric, lambda: workdir.claim(task, until_end)):
             examples = Examples(dataset.train.images, dataset.train.labels)
-            inputs = Inputs(dataset, examples, Preprocess(image_size=recipe.image_size), training)
+            inputs = Inputs(dataset, examples, Preprocess.of(recipe), training)
             made = METHODS[type(recipe)].make(recipe, inputs)
             first_does(
                 fabric, lambda: write_bundle(workdir, dataset, made=made, recipe=recipe, on_progress=on_progress)
@@ -150,7 +150,8 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
     found = check_weights(recipe.weights, recipe.backbone)
     if found and run.after_weights:
         run.after_weights(found)
-    dataset = scan(data, image_size=recipe.image_size, seed=recipe.seed, max_bad=run.max_bad, on_progress=on_progress)
+    preprocess = Preprocess.of(recipe)
+    dataset = scan(data, preprocess, seed=recipe.seed, max_bad=run.max_bad, on_progress=on_progress)
     if run.after_scan:
         run.after_scan(dataset)
     with torch.device("meta"):

@@ -40,7 +40,7 @@ def write_bundle(
     workdir: Workdir, dataset: Dataset, *, made: CompressedNetwork, recipe: Recipe, on_progress: OnProgress
 ) -> None:
     """Judge the network on the test photos and write the whole bundle, which appears in one step."""
-    stage, preprocess = workdir.stage, Preprocess(image_size=recipe.image_size)
+    stage, preprocess = workdir.stage, Preprocess.of(recipe)
     network = made.network.cpu().eval()
     on_progress(Step("evaluate", 0, 1))
     answers = predict(network, dataset.test.images, preprocess=preprocess)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrr_edge.bundle.files import writing_to
+from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.images.layouts import (
     SUFFIXES,
@@ -32,7 +33,8 @@ from rrr_edge.images.layouts import (
     image_files,
     require_classes,
 )
-from rrr_edge.images.picture import Pixels, Undecodable, fit, read_file, without_warnings
+from rrr_edge.images.picture import Pixels, Undecodable, without_warnings
+from rrr_edge.images.preprocess import Preprocessor
 from rrr_edge.timing.machine import usable_cores
 from rrr_edge.timing.progress import OnProgress, Step, silent
 
@@ -105,9 +107,9 @@ class Pictures(NamedTuple):
 
 
 def scan(
-    data: str | Path, *, image_size: int, seed: int = 0, max_bad: float = 0.01, on_progress: OnProgress = silent
+    data: str | Path, preprocess: Preprocess, *, seed: int = 0, max_bad: float = 0.01, on_progress: OnProgress = silent
 ) -> Dataset:
-    """Read the data set at `data` into arrays of `image_size`, independent of the order of the file system.
+    """Read the data set at `data` into arrays as `preprocess` says, independent of the order of the file system.
 
     Images over 1 GB in all are kept in an unnamed temporary file instead of memory ($TMPDIR says where).
     Raises BadInput: no such layout, one class, classes without pictures or that differ between splits, too few
@@ -124,7 +126,7 @@ def scan(
     labels = tuple(splits["train"])
     entries = [_Entry(s, label, file) for s, classes in splits.items() for label in labels for file in classes[label]]
 
-    images, digests, bad = _read(path, [entry.file for entry in entries], image_size, on_progress)
+    images, digests, bad = _read(path, [entry.file for entry in entries], preprocess, on_progress)
     if len(bad) > max_bad * len(entries):
         raise BadInput(
             f"{len(bad)} of {len(entries)} pictures in {path} cannot be read, more than {100 * max_bad:g} %: "
@@ -152,7 +154,7 @@ def scan(
 
 
 def read_folder(
-    folder: str | Path, *, image_size: int, limit: int | None = None, on_progress: OnProgress = silent
+    folder: str | Path, preprocess: Preprocess, *, limit: int | None = None, on_progress: OnProgress = silent
 ) -> Pictures:
     """Read the pictures in `folder` and below, sorted by path; of more than `limit`, that many evenly spread ones.
 
@@ -164,7 +166,7 @@ def read_folder(
         raise BadInput(f"There is no picture in {path} or below.", advice=f"Pictures end in {', '.join(SUFFIXES)}.")
     if limit is not None and limit < len(files):
         files = [files[i] for i in np.linspace(0, len(files) - 1, limit).round().astype(int)]
-    images, digests, bad = _read(path, files, image_size, on_progress)
+    images, digests, bad = _read(path, files, preprocess, on_progress)
     if len(bad) == len(files):
         raise BadInput(
             f"No picture in {path} can be read: {first_few([f'{file.path} ({file.reason})' for file in bad])}."
@@ -206,18 +208,18 @@ class _Entry(NamedTuple):
 
 
 def _read(
-    folder: Path, files: Sequence[str], size: int, on_progress: OnProgress
+    folder: Path, files: Sequence[str], preprocess: Preprocess, on_progress: OnProgress
 ) -> tuple[Pixels, list[str], tuple[BadFile, ...]]:
     """Decode `files` in threads: the good ones' pixels in order, each file's SHA-256 ("" if bad), the bad files."""
-    images = _allocate((len(files), size, size, 3))
+    images = _allocate((len(files), preprocess.image_size, preprocess.image_size, 3))
+    preprocessor = Preprocessor(preprocess)
     bad = []
 
     def read(index: int) -> tuple[str, str]:
         try:
-            frame, digest = read_file(folder / files[index])
+            images[index], digest = preprocessor.read_file(folder / files[index])
         except Undecodable as error:
             return "", str(error)
-        images[index] = fit(frame, size)
         return digest, ""
 
     digests = []

@@ -1,17 +1,12 @@
-"""How any picture becomes the network's input: `load` reads it, `fit` crops and resizes it.
-
-Training, calibration, profile and the camera all go through these two functions and no others.
-"""
+"""Decoding: files, bytes and PIL images to RGB arrays."""
 
 import hashlib
 import io
 import os
 import re
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,7 +49,7 @@ def load(source: Source) -> Pixels:
     decoding), or pixels without a known range (32-bit integers and floats).
     """
     if isinstance(source, np.ndarray):
-        return _checked(source)
+        return require_frame(source)
     if not isinstance(source, str | os.PathLike | bytes | Image.Image):
         raise BadInput(f"A picture cannot be read from {type(source).__name__}.", advice=_PASS)
     try:
@@ -67,77 +62,11 @@ def load(source: Source) -> Pixels:
         raise BadInput(f"{name} cannot be read: {error}.") from error
 
 
-def fit(frame: Pixels, size: int) -> Pixels:
-    """Crop the centre square out of `frame` [H, W, 3] and resize it to uint8 [size, size, 3].
-
-    A side of at least twice `size` is averaged over equal boxes (k x k pixels, k = ceil(side / size), their corners
-    spread evenly), which is fast and hardly aliases; any other is resized by Pillow's antialiased bilinear filter; a
-    side of `size` is left untouched (and the result may share memory with `frame`).
-    The order of the channels does not matter here.
-    """
-    height, width = _checked(frame).shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = frame[top : top + side, left : left + side]
-    if side == size:
-        return square
-    if side >= 2 * size:
-        return _box_means(square, size)
-    return np.array(Image.fromarray(np.ascontiguousarray(square)).resize((size, size), Image.Resampling.BILINEAR))
-
-
-def _box_means(square: Pixels, size: int) -> Pixels:
-    side = len(square)
-    k, starts, places = _boxes(side, size)
-    rows = square.reshape(side, 3 * side)
-    count = k * k
-    # The smallest type that holds a box's sum and the half that rounds it: uint16 up to k = 16.
-    scratch = _scratch(size * 3 * side, np.min_scalar_type(255 * count + count // 2))
-    sums = scratch[0].reshape(size, 3 * side)
-    np.add(rows[starts], rows[starts + 1], out=sums, dtype=sums.dtype)
-    for i in range(2, k):
-        sums += rows[starts + i]
-    means = _neighbours(scratch, k)[places]
-    means += count // 2
-    means //= count
-    return means.astype(np.uint8).reshape(size, size, 3)
-
-
-def _neighbours(scratch: NDArray[Any], k: int) -> NDArray[Any]:
-    """Of the pixels in scratch[0], three numbers each, the sums over each pixel and the k - 1 to its right.
-
-    By k's binary digits: a sum over 2w pixels is two sums over w, and where a digit is 1 comes one pixel more. It goes
-    across the ends of rows, where no box is, as one long row is twice as fast as many short ones.
-    """
-    pixels, spare, other = scratch
-    sums: NDArray[Any] = pixels
-    width = 1
-    for digit in f"{k:b}"[1:]:
-        for right, more in ((sums, width), (pixels, 1))[: 1 + int(digit)]:
-            np.add(sums[: -3 * width], right[3 * width :], out=spare[: -3 * width])
-            sums, spare, other = spare, other, spare
-            width += more
-    return sums
-
-
-def _scratch(length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Memory that a thread keeps from frame to frame: fresh pages each time would cost more than the sums."""
-    kept: NDArray[Any] | None = getattr(_kept, "memory", None)
-    if kept is None or kept.shape[1] != length or kept.dtype != dtype:
-        _kept.memory = kept = np.zeros((3, length), dtype)
-    return kept
-
-
-_kept = threading.local()
-
-
-@lru_cache(maxsize=64)
-def _boxes(side: int, size: int) -> tuple[int, NDArray[np.intp], NDArray[np.intp]]:
-    """Of the boxes: the width k, the first rows [size], and the places of the first pixels in them [size, 3 * size]."""
-    k = -(-side // size)
-    starts = np.round(np.arange(size) * ((side - k) / max(size - 1, 1))).astype(np.intp)
-    columns = (3 * starts[:, None] + np.arange(3)).ravel()
-    return k, starts, 3 * side * np.arange(size)[:, None] + columns
+def require_frame(frame: NDArray[Any]) -> Pixels:
+    """Raise BadInput unless `frame` is uint8 [H, W, 3] with pixels."""
+    if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3 and frame.size:
+        return frame
+    raise BadInput(f"A frame of {frame.dtype} [{', '.join(map(str, frame.shape))}] is not a picture.", advice=_PASS)
 
 
 class Undecodable(Exception):
@@ -242,12 +171,6 @@ def _rgb(image: Image.Image, encoding: str | None) -> Pixels:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _checked(frame: NDArray[Any]) -> Pixels:
-    if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3 and frame.size:
-        return frame
-    raise BadInput(f"A frame of {frame.dtype} [{', '.join(map(str, frame.shape))}] is not a picture.", advice=_PASS)
 
 
 def _clause(error: Exception) -> str:

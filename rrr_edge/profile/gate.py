@@ -220,10 +220,10 @@ def _drop(baseline: Side, candidate: Side, target: Target, limits: Limits) -> Dr
 
 
 def _same_photos(a: Bundle, b: Bundle) -> bool:
-    """Whether the labelled images are the same; at another size, whether they were drawn alike from the same files."""
+    """Whether the labelled images are the same; preprocessed in another way, drawn alike from the same files."""
     if not np.array_equal(a.reference.labels, b.reference.labels):
         return False
-    if a.manifest.preprocess.image_size == b.manifest.preprocess.image_size:
+    if a.manifest.preprocess == b.manifest.preprocess:
         return np.array_equal(a.reference.images, b.reference.images)
     drawn, as_well = ((m.provenance.data_sha256, m.recipe.seed) for m in (a.manifest, b.manifest))
     return drawn == as_well

@@ -19,7 +19,8 @@ from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.reference import Floats, Images
 from rrr_edge.bundle.target import Precision, Target
 from rrr_edge.errors import RRREdgeError, UsageError
-from rrr_edge.images.picture import fit, load
+from rrr_edge.images.fit import Region
+from rrr_edge.images.preprocess import Preprocessor
 from rrr_edge.runtime.verify import is_verified_here, open_engine, verify_session
 from rrr_edge.timing.progress import OnProgress, silent
 
@@ -41,12 +42,12 @@ class Prediction:
 
 
 class Classifier:
-    """An engine with its labels and its one crop and resize. Not thread-safe: one per thread."""
+    """An engine with its labels and its preprocessing. Not thread-safe: one per thread."""
 
-    def __init__(self, session: Session, manifest: Manifest, *, batch: int = 1) -> None:
+    def __init__(self, session: Session, manifest: Manifest, *, batch: int = 1, roi: Region | None = None) -> None:
         self.session = session
         self.labels = manifest.labels
-        self.image_size = manifest.preprocess.image_size
+        self.preprocess = Preprocessor(manifest.preprocess, roi)
         self.batch = batch
         self._nats = float(np.log(len(manifest.labels)))
         self._closed = False
@@ -59,6 +60,7 @@ class Classifier:
         *,
         precision: Precision | None = None,
         threads: int = 0,
+        roi: Region | tuple[float, float, float, float] | None = None,
         verify: bool = True,
         on_progress: OnProgress = silent,
     ) -> "Classifier":
@@ -66,9 +68,11 @@ class Classifier:
 
         `threads` 0 uses the target's number, or else all cores that affinity and the container's quota allow.
         An engine that has not run on such a GPU yet is verified first, unless `verify` is false.
-        Raises UsageError (not compiled), CorruptArtifact, CannotRunHere, MissingLibrary, GateFailed (it answers
-        differently here).
+        `roi` (x, y, width, height) in shares of the frame is the part of each that is looked at.
+        Raises UsageError (not compiled, no region), CorruptArtifact, CannotRunHere, MissingLibrary, GateFailed (it
+        answers differently here).
         """
+        region = Region(*roi) if isinstance(roi, tuple) else roi
         bundle = Bundle.open(path)
         chosen = Target.load(target) if isinstance(target, str) else target
         engine = bundle.engine(chosen if precision is None else chosen.model_copy(update={"precision": precision}))
@@ -82,7 +86,7 @@ class Classifier:
         except RRREdgeError:
             session.close()
             raise
-        return cls(session, bundle.manifest, batch=stored.batch)
+        return cls(session, bundle.manifest, batch=stored.batch, roi=region)
 
     def predict(self, frame: Any) -> Prediction:
         """Classify a uint8 RGB array [H, W, 3], a path, the bytes of an image file, or a PIL image."""
@@ -109,7 +113,7 @@ class Classifier:
     def _predict(self, frames: list[Any]) -> list[Prediction]:
         if self._closed:
             raise UsageError("This classifier is closed.", advice="Predict before close(), or inside the with block.")
-        fitted = [fit(load(frame), self.image_size) for frame in frames]
+        fitted = [self.preprocess(frame) for frame in frames]
         images: Images = fitted[0][None] if len(fitted) == 1 else np.stack(fitted)
         probabilities, branch_probabilities = self.session.run(images)
         return [self._answer(p.copy(), b.copy()) for p, b in zip(probabilities, branch_probabilities, strict=True)]

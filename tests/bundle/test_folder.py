@@ -18,7 +18,8 @@ from rrr_edge.bundle.folder import Bundle, writing_engine
 from rrr_edge.bundle.record import SCHEMA, UNSEALED
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
-from rrr_edge.images.picture import fit, load
+from rrr_edge.images.fit import fit
+from rrr_edge.images.picture import load
 
 TARGET = Target(name="test", backend="fake")
 

@@ -17,6 +17,7 @@ import typer
 from fake_bundle import rewrite, write_engine
 from made_up import make_bundle, store
 from made_up import profile as made_up_profile
+from PIL import Image
 from small_bundle import LABELS, flip_a_byte, link_bundle, write_shapes
 from typer.testing import CliRunner
 
@@ -520,6 +521,21 @@ def test_predict_answers_what_the_classifier_answers(compiled: Bundle, photos: P
             assert (row["label"], row["index"]) == (answer.label, answer.index)
             assert row["probability"] == pytest.approx(answer.probability, abs=1e-6)
             assert row["uncertainty"] == pytest.approx(answer.uncertainty, abs=1e-6)
+
+
+def test_predict_looks_at_a_region(compiled: Bundle, photos: Path, tmp_path: Path) -> None:
+    with Image.open(photos / "cross0.png") as photo:
+        framed = Image.new("RGB", (photo.width * 2, photo.height * 2), "blue")
+        framed.paste(photo, (photo.width, 0))
+    framed.save(tmp_path / "framed.png")
+    whole, part = (
+        run("predict", compiled.path, *arguments, "--json").document["predictions"][0]
+        for arguments in ((photos / "cross0.png",), (tmp_path / "framed.png", "--roi", "0.5,0,0.5,0.5"))
+    )
+    assert part == whole | {"image": part["image"]}
+    refused = run("predict", compiled.path, photos, "--roi", "0,0,640,480", "--json")
+    assert refused.code == 2
+    assert refused.document["error"] == "The region 0, 0, 640, 480 is not inside the frame."
 
 
 def test_one_corrupt_photo_among_good_ones_is_named_and_passed_over(compiled: Bundle, photos: Path) -> None:

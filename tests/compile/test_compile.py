@@ -8,18 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_bundle import write_bundle
+from fake_bundle import rewrite, write_bundle
 from PIL import Image
 from small_bundle import link_bundle, write_target
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import ENGINE_FILE, Fake
-from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.folder import MANIFEST, Bundle
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import Fit
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, UsageError
 from rrr_edge.images.dataset import calibration_folder, read_folder
+from rrr_edge.images.fit import PADDING
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.progress import Step
 
@@ -265,14 +268,21 @@ def test_other_precisions_are_not_calibrated(small: Bundle, fake: Callable[..., 
     assert len(Calibrated.images) == 0
 
 
-@pytest.mark.parametrize("named", ["digits", "a folder"])
+@pytest.mark.parametrize(("named", "mode"), [("digits", "crop"), ("a folder", "crop"), ("a folder", "pad")])
 def test_calibration_images_may_be_a_folder_or_a_packaged_set(
-    small: Bundle, fake: Callable[..., Fake], shapes: Path, named: str
+    small: Bundle, fake: Callable[..., Fake], tmp_path: Path, named: str, mode: Fit
 ) -> None:
+    """They are fitted as the bundle's photos were."""
     fake(backend=Calibrated, precision={"int8": 1.0})
-    calib_data: str | Path = "digits" if named == "digits" else shapes / "train"
+    for shade in range(36):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("L", (24, 12), shade).save(tmp_path / "photos" / f"{shade}.png")
+    rewrite(small.path / MANIFEST, lambda manifest: manifest["preprocess"].update(fit=mode))
+    small = Bundle.open(small.path)
+    calib_data: str | Path = "digits" if named == "digits" else tmp_path / "photos"
     engine = compile_bundle(small, TARGET, precision="int8", calib_data=calib_data)
-    expected = read_folder(calibration_folder(calib_data), image_size=16).images
+    expected = read_folder(calibration_folder(calib_data), Preprocess(image_size=16, fit=mode)).images
+    assert (expected[:, 0] == PADDING).all() == (mode == "pad")
     assert len(expected) == (100 if named == "digits" else 36)
     assert np.array_equal(Calibrated.images, expected)
     assert engine.calibration != hashlib.sha256(small.calibration.tobytes()).hexdigest()

@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from command import Command
+from PIL import Image
 from safetensors.torch import load_file
 from small_bundle import LABELS, write_shapes
 
@@ -29,6 +30,7 @@ from rrr_edge.compress import METHODS, Run, compress, plan
 from rrr_edge.compress.method import Inputs
 from rrr_edge.errors import BadInput, CannotRunHere, MissingLibrary, UsageError
 from rrr_edge.images.dataset import Dataset, scan
+from rrr_edge.images.fit import PADDING, fit
 from rrr_edge.timing.progress import Step
 from rrr_edge.training import Examples
 from rrr_edge.training import Run as TrainingRun
@@ -326,7 +328,7 @@ def test_two_processes_make_the_bundle_of_one(shapes: Path, original: Path, tmp_
     assert [first.end(), second.end()] == [0, 0], first.stderr + second.stderr
     assert first.document["recipe"] == asked.model_dump(mode="json")
     assert second.stdout == second.stderr == ""
-    dataset = scan(shapes, image_size=32)
+    dataset = scan(shapes, Preprocess(image_size=32))
     examples = Examples(dataset.train.images, dataset.train.labels)
     alone = METHODS[RRR].make(asked, Inputs(dataset, examples, Preprocess(image_size=32), TrainingRun(device="cpu")))
     expected, found = alone.network.state_dict(), load_file(Bundle.open(out).weights)
@@ -422,15 +424,20 @@ def test_the_same_photos_recipe_and_seed_give_the_same_bytes(shapes: Path, untra
     assert np.array_equal(again.reference.images, untrained.reference.images)
 
 
-def test_photos_are_never_changed_and_skipped_or_double_ones_are_noted(tmp_path: Path) -> None:
+def test_photos_are_never_changed_but_fitted_and_skipped_or_double_ones_are_noted(tmp_path: Path) -> None:
     photos = write_shapes(tmp_path / "photos", train=4, test=2)
     (photos / "train" / "circle" / "half.png").write_bytes((photos / "train" / "circle" / "0.png").read_bytes()[:99])
     shutil.copy(photos / "train" / "cross" / "0.png", photos / "test" / "cross" / "same.png")
+    Image.new("RGB", (64, 32)).save(photos / "train" / "square" / "wide.png")
     before = tree(photos)
-    bundle = compress(photos, tmp_path / "x.rrr", recipe=UNTRAINED, run=Run(max_bad=0.1))
+    recipe = UNTRAINED.model_copy(update={"fit": "pad"})
+    bundle = compress(photos, tmp_path / "x.rrr", recipe=recipe, run=Run(max_bad=0.1))
+    assert bundle.manifest.preprocess == Preprocess(image_size=32, fit="pad")
+    (padded,) = (image for image in bundle.calibration if (image[0] == PADDING).all())
+    assert (padded == fit(np.zeros((32, 64, 3), np.uint8), 32, "pad")).all()
     assert tree(photos) == before
     skipped, double = (next(n for n in bundle.manifest.provenance.notes if word in n) for word in ("skipped", "also"))
     assert "1 unreadable" in skipped
     assert "train/circle/half.png" in skipped
     assert "test/cross/same.png = train/cross/0.png" in double
-    assert bundle.manifest.provenance.images == {"train": 12, "test": 7}
+    assert bundle.manifest.provenance.images == {"train": 13, "test": 7}

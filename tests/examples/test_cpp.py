@@ -21,7 +21,7 @@ from rrr_edge.bundle.folder import ENGINE, MANIFEST, Bundle
 from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle
 from rrr_edge.errors import RRREdgeError
-from rrr_edge.images.picture import fit
+from rrr_edge.images.fit import fit
 from rrr_edge.runtime.classifier import Classifier, Prediction
 
 ROOT = Path(__file__).parents[2]

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.cli.app import app
 from rrr_edge.cli.comparison import read_comparison
 from rrr_edge.errors import BadInput
@@ -21,7 +22,7 @@ import granularities  # noqa: E402
 
 def test_photos_are_a_data_set_without_duplicates(tmp_path: Path) -> None:
     granularities.draw_photos(tmp_path, each=1)
-    found = scan(tmp_path, image_size=granularities.SIZE, seed=0)
+    found = scan(tmp_path, Preprocess(image_size=granularities.SIZE), seed=0)
     assert len(found.labels) == granularities.CLASSES
     assert (found.bad, found.duplicates) == ((), ())
     pictures = [np.asarray(Image.open(file)) for file in sorted(tmp_path.glob("train/*/*"))]

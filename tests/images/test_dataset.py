@@ -14,11 +14,14 @@ import pytest
 from PIL import Image
 
 import rrr_edge.images.dataset
+import rrr_edge.images.preprocess
+from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.errors import BadInput, CannotRunHere, UsageError
 from rrr_edge.images.dataset import BadFile, calibration_folder, choose_balanced, read_folder, scan
 from rrr_edge.images.digits import write_calibration_digits, write_digits
+from rrr_edge.images.fit import fit
 from rrr_edge.images.layouts import image_files
-from rrr_edge.images.picture import fit, load
+from rrr_edge.images.picture import load
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -64,7 +67,7 @@ def sha256(path: Path) -> str:
 
 class TestLayouts:
     def test_given_splits_are_used_as_they_are(self, tmp_path):
-        data = scan(draw_splits(tmp_path), image_size=8)
+        data = scan(draw_splits(tmp_path), Preprocess(image_size=8))
         assert (data.layout, data.labels, data.bad, data.duplicates) == ("splits", ("cup", "mug"), (), ())
         for name, split, count in [("train", data.train, 4), ("test", data.test, 3), ("val", data.val, 2)]:
             expected = [f"{name}/{label}/{i:03}.png" for label in ("cup", "mug") for i in range(count)]
@@ -77,11 +80,11 @@ class TestLayouts:
     def test_val_is_optional(self, tmp_path):
         draw_classes(tmp_path / "train")
         draw_classes(tmp_path / "test", seed=100)
-        assert scan(tmp_path, image_size=8).val is None
+        assert scan(tmp_path, Preprocess(image_size=8)).val is None
 
     @pytest.mark.parametrize("count", [2, 3, 5, 20, 33])
     def test_plain_classes_are_split_80_to_20(self, tmp_path, count):
-        data = scan(draw_classes(tmp_path, count), image_size=8)
+        data = scan(draw_classes(tmp_path, count), Preprocess(image_size=8))
         tests = max(1, round(count / 5))
         assert data.layout == "classes"
         np.testing.assert_array_equal(np.bincount(data.test.labels), [tests, tests])
@@ -94,22 +97,22 @@ class TestLayouts:
 
     def test_the_split_depends_on_the_seed_and_nothing_else(self, tmp_path, monkeypatch):
         draw_classes(tmp_path, 20)
-        first = scan(tmp_path, image_size=8)
+        first = scan(tmp_path, Preprocess(image_size=8))
         listdir = os.listdir
         monkeypatch.setattr(os, "listdir", lambda path: sorted(listdir(path), reverse=True))
-        again = scan(tmp_path, image_size=8)
+        again = scan(tmp_path, Preprocess(image_size=8))
         assert (again.train.files, again.test.files, again.digest) == (
             first.train.files,
             first.test.files,
             first.digest,
         )
-        other = scan(tmp_path, image_size=8, seed=1)
+        other = scan(tmp_path, Preprocess(image_size=8), seed=1)
         assert other.test.files != first.test.files
         assert [file.split("/")[1] for file in first.test.files[:4]] != [f.split("/")[1] for f in first.test.files[4:]]
 
     @pytest.mark.parametrize(("columns", "tab"), [(("FILE_NAME", "CATEGORY"), False), (("picture", "kind"), True)])
     def test_meta_album(self, tmp_path, columns, tab):
-        data = scan(draw_album(tmp_path, columns=columns, tab=tab), image_size=8)
+        data = scan(draw_album(tmp_path, columns=columns, tab=tab), Preprocess(image_size=8))
         assert (data.layout, data.labels) == ("meta-album", ("bee", "wasp"))
         np.testing.assert_array_equal(np.bincount(data.train.labels), [2, 2])
         np.testing.assert_array_equal(np.bincount(data.test.labels), [2, 2])
@@ -119,7 +122,10 @@ class TestLayouts:
                 np.testing.assert_array_equal(image, fit(load(tmp_path / file), 8))
 
     def test_a_class_may_be_called_train(self, tmp_path):
-        assert scan(draw_classes(tmp_path, labels=("car", "train")), image_size=8).labels == ("car", "train")
+        assert scan(draw_classes(tmp_path, labels=("car", "train")), Preprocess(image_size=8)).labels == (
+            "car",
+            "train",
+        )
 
     def test_junk_and_hidden_files_are_passed_over(self, tmp_path):
         draw_classes(tmp_path)
@@ -127,7 +133,7 @@ class TestLayouts:
             (tmp_path / "cup" / name).write_bytes(b"junk")
         draw(tmp_path / ".cache" / "x.png", 999)
         (tmp_path / "readme.md").write_text("x")
-        data = scan(tmp_path, image_size=8)
+        data = scan(tmp_path, Preprocess(image_size=8))
         assert (data.labels, data.bad) == (("cup", "mug"), ())
         assert len(data.train.files) + len(data.test.files) == 10
 
@@ -137,19 +143,19 @@ class TestLayouts:
         (tmp_path / "data" / "mug").symlink_to(tmp_path / "elsewhere" / "mug")
         (tmp_path / "data" / "cup" / "loop").symlink_to(tmp_path / "data" / "cup")
         (tmp_path / "data" / "self").symlink_to(tmp_path / "data" / "self")
-        assert scan(tmp_path / "data", image_size=8).labels == ("cup", "mug")
+        assert scan(tmp_path / "data", Preprocess(image_size=8)).labels == ("cup", "mug")
 
     def test_the_users_files_are_not_touched(self, tmp_path):
         draw_splits(tmp_path)
         before = {file: (file.stat().st_mtime_ns, sha256(file)) for file in tmp_path.rglob("*.png")}
-        scan(tmp_path, image_size=8)
+        scan(tmp_path, Preprocess(image_size=8))
         assert {f: (f.stat().st_mtime_ns, sha256(f)) for f in tmp_path.rglob("*") if f.is_file()} == before
 
 
 class TestRefusals:
     def refused(self, path: Path, **options) -> str:
         with pytest.raises(BadInput) as caught:
-            scan(path, image_size=8, **options)
+            scan(path, Preprocess(image_size=8), **options)
         assert str(caught.value).endswith((".", "?"))
         return str(caught.value).replace(str(path), "DATA")
 
@@ -168,7 +174,7 @@ class TestRefusals:
 
     def test_the_advice_names_the_three_layouts(self, tmp_path):
         with pytest.raises(BadInput) as caught:
-            scan(tmp_path, image_size=8)
+            scan(tmp_path, Preprocess(image_size=8))
         for layout in ("train/CLASS/*", "test/CLASS/*", "val/CLASS/*", "CLASS/*,", "labels.csv"):
             assert layout in caught.value.advice
 
@@ -246,7 +252,7 @@ class TestRefusals:
         (draw_splits if split else draw_classes)(tmp_path)
         here = tmp_path / split / "cup"
         (here / "notes" / "empty").mkdir(parents=True)
-        scan(tmp_path, image_size=8)
+        scan(tmp_path, Preprocess(image_size=8))
         for seed, name in enumerate(["blue/a.png", "blue/dark/b.png", "red/c.png"]):
             draw(here / name, 7000 + seed)
         label = os.path.join(split, "cup")
@@ -276,7 +282,7 @@ class TestBadFiles:
         return tmp_path
 
     def test_are_listed_and_skipped_up_to_max_bad(self, dirty):
-        data = scan(dirty, image_size=8, max_bad=0.25)
+        data = scan(dirty, Preprocess(image_size=8), max_bad=0.25)
         reasons = {file.path: file.reason for file in data.bad}
         assert [*reasons] == [
             *("train/cup/empty.jpg", "train/cup/link.jpg", "train/mug/000.png"),
@@ -294,7 +300,7 @@ class TestBadFiles:
 
     def test_above_max_bad_they_are_named(self, dirty):
         with pytest.raises(BadInput) as caught:
-            scan(dirty, image_size=8, max_bad=0.2)
+            scan(dirty, Preprocess(image_size=8), max_bad=0.2)
         message = str(caught.value)
         assert message.startswith(
             f"5 of 22 pictures in {dirty} cannot be read, more than 20 %: train/cup/empty.jpg (it is"
@@ -305,17 +311,17 @@ class TestBadFiles:
     def test_the_limit_is_inclusive(self, tmp_path):
         draw_classes(tmp_path, 50)
         (tmp_path / "cup" / "000.png").write_bytes(b"")
-        assert scan(tmp_path, image_size=8, max_bad=0.01).bad == (BadFile("cup/000.png", "it is empty"),)
+        assert scan(tmp_path, Preprocess(image_size=8), max_bad=0.01).bad == (BadFile("cup/000.png", "it is empty"),)
         (tmp_path / "cup" / "001.png").write_bytes(b"")
         with pytest.raises(BadInput, match=r"^2 of 100 .* more than 1 %: "):
-            scan(tmp_path, image_size=8, max_bad=0.01)
+            scan(tmp_path, Preprocess(image_size=8), max_bad=0.01)
 
     def test_ten_are_named_and_the_rest_counted(self, tmp_path):
         draw_classes(tmp_path, 20)
         for i in range(13):
             (tmp_path / "cup" / f"{i:03}.png").write_bytes(b"")
         with pytest.raises(BadInput, match=r"^13 of 40 .* and 3 more\.$") as caught:
-            scan(tmp_path, image_size=8)
+            scan(tmp_path, Preprocess(image_size=8))
         assert str(caught.value).count("it is empty") == 10
 
     def test_a_class_of_bad_files_only(self, tmp_path):
@@ -323,18 +329,20 @@ class TestBadFiles:
         for file in (tmp_path / "test" / "mug").iterdir():
             file.write_bytes(b"")
         with pytest.raises(BadInput, match=r"^No picture of these classes in .* can be read: test/mug\.$"):
-            scan(tmp_path, image_size=8, max_bad=1)
+            scan(tmp_path, Preprocess(image_size=8), max_bad=1)
 
     def test_files_that_the_table_lists_but_are_not_there(self, tmp_path):
         (draw_album(tmp_path) / "images" / "bee1.png").unlink()
-        assert scan(tmp_path, image_size=8, max_bad=0.2).bad == (BadFile("images/bee1.png", "there is no such file"),)
+        assert scan(tmp_path, Preprocess(image_size=8), max_bad=0.2).bad == (
+            BadFile("images/bee1.png", "there is no such file"),
+        )
 
 
 class TestWhatIsRecorded:
     def test_the_photos_are_counted(self, tmp_path):
         data = draw_splits(tmp_path)
         draw(data / "train" / "cup" / "more.png", 99)
-        found = scan(data, image_size=8)
+        found = scan(data, Preprocess(image_size=8))
         assert found.counts == {
             "train": {"cup": 5, "mug": 4},
             "val": {"cup": 2, "mug": 2},
@@ -347,35 +355,35 @@ class TestWhatIsRecorded:
         (tmp_path / "test" / "cup" / "again.png").write_bytes((tmp_path / "train" / "cup" / "002.png").read_bytes())
         (tmp_path / "test" / "mug" / "other.png").write_bytes((tmp_path / "train" / "cup" / "002.png").read_bytes())
         (tmp_path / "train" / "mug" / "twice.png").write_bytes((tmp_path / "train" / "mug" / "000.png").read_bytes())
-        assert scan(tmp_path, image_size=8).duplicates == (
+        assert scan(tmp_path, Preprocess(image_size=8)).duplicates == (
             ("train/cup/002.png", "test/cup/again.png"),
             ("train/cup/002.png", "test/mug/other.png"),
         )
 
     def test_the_digest_is_of_contents_classes_and_splits(self, tmp_path):
         data = draw_splits(tmp_path)
-        first = scan(data, image_size=8).digest
+        first = scan(data, Preprocess(image_size=8)).digest
         lines = sorted(
             f"{file.parent.parent.name}\0{file.parent.name}\0{sha256(file)}\n" for file in data.rglob("*.png")
         )
         assert first == hashlib.sha256("".join(lines).encode()).hexdigest()
         (data / "train" / "cup" / "000.png").rename(data / "train" / "cup" / "renamed.png")
-        assert scan(data, image_size=16).digest == first
+        assert scan(data, Preprocess(image_size=16)).digest == first
         (data / "train" / "cup" / "renamed.png").rename(data / "train" / "mug" / "renamed.png")
-        assert scan(data, image_size=8).digest != first
+        assert scan(data, Preprocess(image_size=8)).digest != first
 
     def test_each_picture_is_decoded_once_and_progress_told(self, tmp_path, monkeypatch):
         draw_classes(tmp_path)
         (tmp_path / "cup" / "000.png").write_bytes(b"")
         opened, steps = Counter(), []
-        read_file = rrr_edge.images.dataset.read_file
+        read_file = rrr_edge.images.preprocess.read_file
 
         def counting(path: Path):
             opened[path] += 1
             return read_file(path)
 
-        monkeypatch.setattr(rrr_edge.images.dataset, "read_file", counting)
-        scan(tmp_path, image_size=8, max_bad=0.5, on_progress=steps.append)
+        monkeypatch.setattr(rrr_edge.images.preprocess, "read_file", counting)
+        scan(tmp_path, Preprocess(image_size=8), max_bad=0.5, on_progress=steps.append)
         assert opened == Counter(tmp_path.rglob("*.png"))
         assert [(step.stage, step.done, step.total) for step in steps] == [("scan", i, 10) for i in range(1, 11)]
         assert steps[-1].note == "1 unreadable"
@@ -384,9 +392,9 @@ class TestWhatIsRecorded:
         draw_splits(tmp_path / "data")
         (tmp_path / "scratch").mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
-        in_memory = scan(tmp_path / "data", image_size=8)
+        in_memory = scan(tmp_path / "data", Preprocess(image_size=8))
         monkeypatch.setattr(rrr_edge.images.dataset, "IN_MEMORY_BYTES", 100)
-        on_disk = scan(tmp_path / "data", image_size=8)
+        on_disk = scan(tmp_path / "data", Preprocess(image_size=8))
         assert isinstance(on_disk.train.images, np.memmap)
         assert not isinstance(in_memory.train.images, np.memmap)
         np.testing.assert_array_equal(on_disk.test.images, in_memory.test.images)
@@ -399,19 +407,19 @@ class TestWhatIsRecorded:
         monkeypatch.setattr(rrr_edge.images.dataset, "IN_MEMORY_BYTES", 100)
         monkeypatch.setattr(os, "posix_fallocate", full)
         with pytest.raises(CannotRunHere, match=r"^The disk that holds .* is full\.$"):
-            scan(draw_splits(tmp_path), image_size=8)
+            scan(draw_splits(tmp_path), Preprocess(image_size=8))
 
     @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
     def test_an_interrupt_does_not_wait_for_all_pictures(self, tmp_path, monkeypatch):
         draw_classes(tmp_path, 50)
         monkeypatch.setattr(
-            rrr_edge.images.dataset, "read_file", lambda path: time.sleep(0.1) or (np.zeros((8, 8, 3), "u1"), "x")
+            rrr_edge.images.preprocess, "read_file", lambda path: time.sleep(0.1) or (np.zeros((8, 8, 3), "u1"), "x")
         )
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
         start = time.monotonic()
         timer.start()
         with pytest.raises(KeyboardInterrupt):
-            scan(tmp_path, image_size=8)
+            scan(tmp_path, Preprocess(image_size=8))
         assert time.monotonic() - start < 1.5
 
 
@@ -421,7 +429,7 @@ class TestReadFolder:
             draw(tmp_path / name, seed)
         (tmp_path / "b" / "bad.jpg").write_bytes(b"")
         (tmp_path / "b" / "notes.txt").write_text("x")
-        pictures = read_folder(tmp_path, image_size=8)
+        pictures = read_folder(tmp_path, Preprocess(image_size=8))
         assert pictures.files == ("a.png", "b/2.png", "b/c/1.PNG")
         assert pictures.bad == (BadFile("b/bad.jpg", "it is empty"),)
         np.testing.assert_array_equal(pictures.images, [fit(load(tmp_path / file), 8) for file in pictures.files])
@@ -429,10 +437,10 @@ class TestReadFolder:
 
     def test_a_limit_spreads_over_the_folder(self, tmp_path):
         draw_classes(tmp_path, 10, labels=("a", "b", "c"))
-        files = read_folder(tmp_path, image_size=8, limit=6).files
+        files = read_folder(tmp_path, Preprocess(image_size=8), limit=6).files
         assert len(files) == 6
         assert Counter(file[0] for file in files) == {"a": 2, "b": 2, "c": 2}
-        assert len(read_folder(tmp_path, image_size=8, limit=99).files) == 30
+        assert len(read_folder(tmp_path, Preprocess(image_size=8), limit=99).files) == 30
 
     def test_loops_of_links_end_and_no_picture_comes_twice(self, tmp_path):
         draw(tmp_path / "a" / "1.png", 1)
@@ -441,16 +449,16 @@ class TestReadFolder:
         (tmp_path / "b").symlink_to(tmp_path / "a")
         draw(tmp_path.with_name("outside") / "2.png", 2)
         (tmp_path / "c").symlink_to(tmp_path.with_name("outside"))
-        assert read_folder(tmp_path, image_size=8).files == ("a/1.png", "c/2.png")
+        assert read_folder(tmp_path, Preprocess(image_size=8)).files == ("a/1.png", "c/2.png")
 
     def test_refusals(self, tmp_path):
         with pytest.raises(BadInput, match=r"^There is no folder .*none\.$"):
-            read_folder(tmp_path / "none", image_size=8)
+            read_folder(tmp_path / "none", Preprocess(image_size=8))
         with pytest.raises(BadInput, match=r"^There is no picture in .* or below\.$"):
-            read_folder(tmp_path, image_size=8)
+            read_folder(tmp_path, Preprocess(image_size=8))
         (tmp_path / "x.png").write_bytes(b"")
         with pytest.raises(BadInput, match=r"^No picture in .* can be read: x\.png \(it is empty\)\.$"):
-            read_folder(tmp_path, image_size=8)
+            read_folder(tmp_path, Preprocess(image_size=8))
 
 
 class TestChooseBalanced:
@@ -498,7 +506,7 @@ class TestDigits:
         np.testing.assert_array_equal(load(files[0])[..., 0], expected)
 
     def test_the_split_is_stratified_80_to_20(self, folder):
-        data = scan(folder, image_size=16)
+        data = scan(folder, Preprocess(image_size=16))
         train, test = np.bincount(data.train.labels), np.bincount(data.test.labels)
         assert (data.layout, train.sum() + test.sum(), data.duplicates) == ("splits", 1797, ())
         np.testing.assert_array_equal(test, np.round((train + test) / 5))
@@ -528,7 +536,7 @@ class TestDigits:
 class TestCalibrationFolder:
     def test_packaged(self):
         assert calibration_folder("digits").samefile(CHECKOUT / "calibration" / "digits")
-        assert len(read_folder(calibration_folder("digits"), image_size=32).files) == 100
+        assert len(read_folder(calibration_folder("digits"), Preprocess(image_size=32)).files) == 100
 
     def test_a_path_then_the_local_then_the_packaged_one(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -2,8 +2,6 @@ import io
 import itertools
 import os
 import struct
-import threading
-import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +11,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from rrr_edge.errors import BadInput
-from rrr_edge.images.picture import fit, load, without_warnings
+from rrr_edge.images.fit import fit
+from rrr_edge.images.picture import load, without_warnings
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -23,29 +22,6 @@ def encode(image: Image.Image, encoding: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, encoding, **options)
     return buffer.getvalue()
-
-
-def smooth(height: int, width: int) -> np.ndarray:
-    y, x = np.mgrid[:height, :width]
-    channels = [np.sin(x / width * 5 + c) * np.cos(y / height * 4 - c) for c in range(3)]
-    return (127.5 + 127 * np.stack(channels, axis=-1)).astype(np.uint8)
-
-
-def zone_plate(side: int) -> np.ndarray:
-    """A chirp whose frequency grows from the centre to the Nyquist limit at the middle of each edge."""
-    y, x = np.mgrid[:side, :side] - (side - 1) / 2
-    wave = 127.5 + 127 * np.cos(np.pi * (x**2 + y**2) / side)
-    return np.repeat(wave[..., None], 3, axis=-1).astype(np.uint8)
-
-
-def box_means(frame: np.ndarray, size: int) -> np.ndarray:
-    """The formula of `fit`, box by box in float64."""
-    side = min(frame.shape[:2])
-    top, left = (frame.shape[0] - side) // 2, (frame.shape[1] - side) // 2
-    k = -(-side // size)
-    corner = [round(i * (side - k) / max(size - 1, 1)) for i in range(size)]
-    boxes = [[frame[top + y :, left + x :][:k, :k].astype(np.float64).mean((0, 1)) for x in corner] for y in corner]
-    return np.floor(np.array(boxes) + 0.5).astype(np.uint8)
 
 
 class TestLoad:
@@ -256,123 +232,6 @@ class TestLoad:
         image = Image.new("CMYK", (4, 4))
         load(image)
         assert image.mode == "CMYK"
-
-
-class TestFit:
-    @pytest.mark.parametrize(
-        ("shape", "size"),
-        [((720, 1280), 128), ((256, 256), 128), ((301, 257), 128), ((97, 31), 8), ((33, 40), 1), ((500, 500), 30)],
-    )
-    def test_equals_the_formula(self, shape, size):
-        frame = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
-        np.testing.assert_array_equal(fit(frame, size), box_means(frame, size))
-
-    @pytest.mark.parametrize("k", [15, 16, 17])
-    def test_sums_do_not_overflow_around_the_edge_of_16_bits(self, k):
-        frame = RNG.integers(250, 256, (k * 4, k * 4, 3), dtype=np.uint8)
-        np.testing.assert_array_equal(fit(frame, 4), box_means(frame, 4))
-
-    def test_sums_do_not_overflow_around_the_edge_of_32_bits(self):
-        white = np.broadcast_to(np.uint8(255), (4200, 4200, 3))
-        np.testing.assert_array_equal(fit(white, 1), [[[255, 255, 255]]])
-
-    @pytest.mark.parametrize("side", [1, 20, 63, 64, 65, 100, 127, 128, 129, 640, 2000])
-    @pytest.mark.parametrize("value", [0, 1, 128, 255])
-    def test_a_constant_stays_constant(self, side, value):
-        frame = np.full((side, side + 3, 3), value, np.uint8)
-        np.testing.assert_array_equal(fit(frame, 64), np.full((64, 64, 3), value))
-
-    def test_the_right_size_is_untouched(self):
-        frame = RNG.integers(0, 256, (64, 100, 3), dtype=np.uint8)
-        np.testing.assert_array_equal(fit(frame, 64), frame[:, 18:82])
-
-    @pytest.mark.parametrize("side", [40, 100])
-    def test_small_pictures_are_resized_by_pillow(self, side):
-        frame = RNG.integers(0, 256, (side, side + 10, 3), dtype=np.uint8)
-        square = Image.fromarray(frame).crop((5, 0, 5 + side, side))
-        np.testing.assert_array_equal(fit(frame, 64), np.asarray(square.resize((64, 64), Image.Resampling.BILINEAR)))
-
-    def test_agrees_with_pillow_on_a_whole_factor(self):
-        frame = RNG.integers(0, 256, (512, 512, 3), dtype=np.uint8)
-        expected = np.asarray(Image.fromarray(frame).reduce(4)).astype(int)
-        assert np.abs(fit(frame, 128) - expected).max() <= 1
-
-    @pytest.mark.parametrize("side", [256, 300, 480, 720, 1080])
-    def test_close_to_pillow_on_smooth_pictures(self, side):
-        frame = smooth(side, side)
-        expected = np.asarray(Image.fromarray(frame).resize((128, 128), Image.Resampling.BOX)).astype(int)
-        assert np.abs(fit(frame, 128) - expected).mean() < 1
-
-    @pytest.mark.parametrize("side", [300, 480, 720, 1080])
-    def test_aliases_little(self, side):
-        """Where a zone plate is too fine for the result, only gray may be left: near what Pillow's filters leave."""
-        plate = zone_plate(side)
-        nearest = np.asarray(Image.fromarray(plate).resize((128, 128), Image.Resampling.NEAREST))
-        boxes = np.asarray(Image.fromarray(plate).resize((128, 128), Image.Resampling.BOX))
-        y, x = np.mgrid[:128, :128] - 63.5
-        too_fine = np.hypot(x, y) > 1.5 * 64 * 128 / side  # 1.5 times the Nyquist limit of the result
-
-        def residue(picture: np.ndarray) -> float:
-            return float(np.std(picture[too_fine].astype(float)))
-
-        ours = residue(fit(plate, 128))
-        assert ours < 1.1 * residue(boxes)
-        assert ours < 0.25 * residue(nearest)
-
-    @pytest.mark.parametrize(
-        "view",
-        [
-            lambda frame: frame[:, ::-1],
-            lambda frame: frame[..., ::-1],
-            lambda frame: frame.transpose(1, 0, 2),
-            lambda frame: frame[::2, ::2],
-            lambda frame: frame[40:340, 100:500],
-            np.asfortranarray,
-        ],
-    )
-    @pytest.mark.parametrize("size", [32, 200])
-    def test_views_give_what_their_copies_give(self, view, size):
-        frame = view(RNG.integers(0, 256, (400, 600, 3), dtype=np.uint8))
-        before = frame.copy()
-        np.testing.assert_array_equal(fit(frame, size), fit(np.ascontiguousarray(frame), size))
-        np.testing.assert_array_equal(frame, before)
-
-    def test_the_order_of_the_channels_does_not_matter(self):
-        frame = RNG.integers(0, 256, (300, 300, 3), dtype=np.uint8)
-        np.testing.assert_array_equal(fit(frame[..., ::-1], 64), fit(frame, 64)[..., ::-1])
-
-    def test_refuses_what_load_refuses(self):
-        with pytest.raises(BadInput, match=r"A frame of float32 \[9, 9, 3\] is not a picture"):
-            fit(np.zeros((9, 9, 3), np.float32), 4)
-
-    def test_many_threads(self):
-        frame = RNG.integers(0, 256, (300, 400, 3), dtype=np.uint8)
-        png, expected, wrong = encode(Image.fromarray(frame), "PNG"), fit(frame, 64), []
-
-        def work() -> None:
-            wrong.extend(1 for _ in range(10) if not np.array_equal(fit(load(png), 64), expected))
-
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not wrong
-
-    def test_is_faster_than_pillow(self):
-        """Interleaved best times of one 720p frame; the measured ratio is about four."""
-        frame = RNG.integers(0, 256, (720, 1280, 3), dtype=np.uint8)
-        image = Image.fromarray(frame)
-        best = {"ours": float("inf"), "pillow": float("inf")}
-        for _ in range(30):
-            for name, call in {
-                "ours": lambda: fit(frame, 128),
-                "pillow": lambda: image.resize((128, 128), Image.Resampling.BILINEAR, box=(280, 0, 1000, 720)),
-            }.items():
-                start = time.perf_counter()
-                call()
-                best[name] = min(best[name], time.perf_counter() - start)
-        assert best["ours"] < best["pillow"]
 
 
 def png_header(width: int, height: int) -> bytes:

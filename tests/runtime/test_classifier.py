@@ -15,10 +15,12 @@ from small_bundle import LABELS, flip_a_byte, link_bundle, write_target
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import Fake
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.recipe import Fit
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle
 from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, UsageError
+from rrr_edge.images.fit import Region, fit
 from rrr_edge.runtime.classifier import Classifier, Prediction
 
 FP32_LIMIT = 1e-4  # what is promised of any two FP32 engines
@@ -245,3 +247,32 @@ def torch_answers(bundle: Bundle, images: np.ndarray) -> Outputs:
     first = next(i for i, image in enumerate(reference.images) if np.array_equal(image, images[0]))
     rows = slice(first, first + len(images))
     return Outputs(reference.probabilities[rows], reference.branch_probabilities[rows])
+
+
+@pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("roi", [None, (0.1, 0.2, 0.5, 0.5)])
+def test_the_manifest_says_how_frames_are_fitted_and_roi_which_part(
+    compiled: Bundle, mode: Fit, roi: tuple[float, float, float, float] | None
+) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
+    seen: list[np.ndarray] = []
+    session = Fake.always([0.2, 0.3, 0.5])
+    answer = session.answer
+    session.answer = lambda images: seen.append(images.copy()) or answer(images)
+    preprocess = compiled.manifest.preprocess.model_copy(update={"fit": mode})
+    manifest = compiled.manifest.model_copy(update={"preprocess": preprocess})
+    Classifier(session, manifest, roi=Region(*roi) if roi else None).predict(frame)
+    np.testing.assert_array_equal(seen, [[fit(frame[10:35, 10:60] if roi else frame, 32, mode)]])
+
+
+def test_a_region_of_interest_is_given_at_opening(compiled: Bundle, photos: list[Path]) -> None:
+    pixels = np.asarray(Image.open(photos[0]))
+    frame = np.zeros((2 * len(pixels), 2 * pixels.shape[1], 3), np.uint8)
+    frame[len(pixels) :, pixels.shape[1] :] = pixels
+    with (
+        Classifier.open(compiled.path) as whole,
+        Classifier.open(compiled.path, roi=(0.5, 0.5, 0.5, 0.5)) as corner,
+    ):
+        assert alike(corner.predict(frame), whole.predict(pixels))
+    with pytest.raises(UsageError, match=r"The region 0\.5, 0\.5, 1, 1 is not inside the frame"):
+        Classifier.open(compiled.path, roi=(0.5, 0.5, 1, 1))

@@ -122,7 +122,8 @@ inline Classifier::Classifier(const fs::path& bundle, const Options& options) {
                                      "accuracy", "provenance", "verification", "files", "parent"});
     const detail::Json& preprocess = manifest.at("preprocess");
     detail::require_known(preprocess, {"image_size", "mean", "std", "fit"});
-    if (preprocess.at("fit") != "centre-crop") throw std::invalid_argument("its fit is not centre-crop");
+    const std::string fit = preprocess.at("fit");  // the first bundles say centre-crop
+    if (fit != "crop" && fit != "centre-crop") throw std::invalid_argument("its fit is " + fit + ", not crop");
     labels_ = manifest.at("labels").get<std::vector<std::string>>();
     image_size_ = preprocess.at("image_size");
     for (const detail::Json& file : manifest.at("files")) {
