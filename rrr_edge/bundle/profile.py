@@ -122,7 +122,7 @@ class Profile(Sealed):
         if profile.samples_sha256 and profile.samples_sha256 != sha256(folder / SAMPLES):
             raise CorruptArtifact(
                 f"{folder / SAMPLES} has changed since it was written (its SHA-256 differs).",
-                advice="Run rrr-edge profile again.",
+                advice=f"Run: {profiling(folder.parent.parent, profile.target)}",
             )
         profile._require_ratios(folder / PROFILE)
         for measurement in profile.everything:
@@ -157,7 +157,7 @@ class Profile(Sealed):
                     raise CorruptArtifact(
                         f"{where} says that {found.of!r} takes {found.value:g} times as long as {found.to!r}; "
                         f"the samples say {expected:g}.",
-                        advice="Run rrr-edge profile again.",
+                        advice=f"Run: {profiling(where.parent.parent.parent, self.target)}",
                     )
 
 
