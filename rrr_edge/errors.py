@@ -21,7 +21,11 @@ class RRREdgeError(Exception):
 
     def __init__(self, message: str, *, advice: str = "") -> None:
         super().__init__(message)
+        self.message = message
         self.advice = advice
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class UsageError(RRREdgeError):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -28,6 +29,8 @@ class Fake:
     the images it has seen in `seen`.
     """
 
+    files: ClassVar[tuple[str, ...]] = ()
+    caches: ClassVar[bool] = False
     answer: Callable[[Images], Outputs]
     precision: Mapping[str, float] = field(default_factory=lambda: {"fp32": 1.0})
     profiled: tuple[LayerTime, ...] = ()

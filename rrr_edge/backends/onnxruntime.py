@@ -1,23 +1,25 @@
-"""ONNX Runtime: the portable backend, FP32 on the CPU; also the witness that judges every exported graph."""
+"""ONNX Runtime: the portable backend, FP32 on the CPU; also the reference that exported graphs are checked against."""
 
 import json
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from rrr_edge.backends.graph.parts import convolution_macs, part_of_node, product_macs
-from rrr_edge.backends.protocols import require_not_older
+from rrr_edge.backends.protocols import Signature, require_not_older, require_ports
 from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.external_data import require_self_contained
+from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.measurements import LayerTime
-from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.bundle.reference import Images, Outputs, in_batches
 from rrr_edge.bundle.spec import PARTS, Part
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
-from rrr_edge.timing.machine import usable_cores
+from rrr_edge.timing.machine import threads_to_use
 from rrr_edge.timing.progress import OnProgress
 
 GRAPH = "model.onnx"
@@ -28,6 +30,9 @@ _TYPES = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)"
 
 
 class ONNXRuntime:
+    files = (GRAPH,)
+    caches = False
+
     def preparation(self, target: Target) -> None:
         """It takes the bundle's own graph."""
 
@@ -65,24 +70,30 @@ class ONNXRuntimeSession:
     def __init__(self, model: Path, *, threads: int = 0, profiled: bool = False) -> None:
         onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
+        options.intra_op_num_threads = threads_to_use(threads)
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Idle workers that spin would disturb whatever else the app, or a measurement beside this one, computes.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._log = TemporaryDirectory(prefix="rrr-edge-") if profiled else None
-        if self._log:
+        self._until_closed = ExitStack()
+        if profiled:
             options.enable_profiling = True
-            options.profile_file_prefix = str(Path(self._log.name) / "layers")
+            options.profile_file_prefix = str(self._until_closed.enter_context(scratch_folder()) / "layers")
+        require_self_contained(model)
         try:
-            self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise CorruptArtifact(f"ONNX Runtime {onnxruntime.__version__} cannot load {model}: {error}") from error
-        self._input = self._session.get_inputs()[0].name
-        self._precision = _TYPES[self._session.get_outputs()[0].type]
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        require_ports(model, [port.name for port in inputs], [port.name for port in outputs])
+        shapes = (port.shape for port in (*inputs, *outputs))
+        self.signature = Signature(*(tuple(s if isinstance(s, int) else None for s in shape) for shape in shapes))
+        self._precision = _TYPES.get(outputs[0].type, outputs[0].type)
 
     def run(self, images: Images) -> Outputs:
-        return Outputs(*self._session.run(None, {self._input: np.ascontiguousarray(images)}))
+        if self._session is None:
+            raise RuntimeError("the session is closed")
+        return Outputs(*self._session.run(None, {"images": np.ascontiguousarray(images)}))
 
     def precision_found(self) -> dict[str, float]:
         """The CPU provider computes in the graph's own type, and `compile` copies an FP32 graph."""
@@ -103,10 +114,8 @@ class ONNXRuntimeSession:
         return tuple(layer.model_copy(update={"ms": layer.ms / runs}) for layer in totals.values() if layer.ms)
 
     def close(self) -> None:
-        log: TemporaryDirectory[str] | None = self.__dict__.get("_log")
-        self.__dict__.clear()  # the session still writes its log when it goes
-        if log:
-            log.cleanup()
+        self._session = None  # it still writes its log when it goes
+        self._until_closed.close()
 
 
 def _layer(event: dict[str, Any], before: Part) -> LayerTime:
@@ -131,9 +140,7 @@ def _layer(event: dict[str, Any], before: Part) -> LayerTime:
 
 def run_model(model: Path, images: Images) -> Outputs:
     """Answer `images` in batches of 32 with the graph in the file `model`."""
-    session = ONNXRuntimeSession(model)
-    parts = [session.run(images[start : start + 32]) for start in range(0, len(images), 32)]
-    return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return in_batches(ONNXRuntimeSession(model).run, images, 32)
 
 
 def _onnxruntime() -> Any:

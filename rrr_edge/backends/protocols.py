@@ -1,15 +1,16 @@
 """What a backend and a running engine are to the rest of the house."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from rrr_edge.bundle.baseline import Point
 from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.measurements import LayerTime, Subject
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Precision, Target
-from rrr_edge.errors import CannotRunHere
+from rrr_edge.errors import CannotRunHere, CorruptArtifact
 from rrr_edge.timing.progress import OnProgress
 
 
@@ -52,6 +53,22 @@ class DeviceTimed(Protocol):
     device_ms: float
 
 
+class Signature(NamedTuple):
+    """The shapes of an engine's input and outputs, in their order; None where any number does."""
+
+    images: tuple[int | None, ...]
+    probabilities: tuple[int | None, ...]
+    branch_probabilities: tuple[int | None, ...]
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A session that can tell what its engine takes and gives without running it."""
+
+    @property
+    def signature(self) -> Signature: ...
+
+
 class Preparation(NamedTuple):
     """How a graph is written before an engine is built that computes in the types which the graph has.
 
@@ -64,6 +81,14 @@ class Preparation(NamedTuple):
 
 class Backend(Protocol):
     """A way to make engines from `model.onnx` and to run them."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the files that every engine has."""
+
+    @property
+    def caches(self) -> bool:
+        """Whether it keeps, in the user's cache folder, what makes loading an engine quicker the next time."""
 
     def preparation(self, target: Target) -> Preparation | None:
         """None where it builds from the bundle's own graph. Raises CannotRunHere where `target` lacks its precision."""
@@ -121,6 +146,38 @@ class GPUModel(NamedTuple):
     @property
     def words(self) -> str:
         return f"{self.name or 'A GPU'} (compute capability {self.compute_capability})"
+
+
+def require_files(backend: Backend, engine: Engine, *, repair: str) -> None:
+    """Raise CorruptArtifact where the card of `engine` lacks a file that its backend loads."""
+    lacking = sorted(set(backend.files) - {file.name for file in engine.files})
+    if lacking:
+        raise CorruptArtifact(f"The card of {engine.name} does not list {', '.join(lacking)}.", advice=f"Run: {repair}")
+
+
+def require_signature(session: Session, manifest: Manifest, batch: int, *, what: str, repair: str) -> None:
+    """Raise CorruptArtifact where the engine in `session` takes or gives other shapes than `manifest` says."""
+    if not isinstance(session, Described):
+        return
+    size, classes = manifest.preprocess.image_size, len(manifest.labels)
+    expected = Signature((batch, size, size, 3), (batch, classes), (batch, manifest.spec.branches, classes))
+    for name, found, wanted in zip(Signature._fields, session.signature, expected, strict=True):
+        fits = len(found) == len(wanted) and all(a in (None, b) for a, b in zip(found, wanted, strict=True))
+        if not fits:
+            shape = ["any" if side is None else side for side in found]
+            raise CorruptArtifact(
+                f"{what} and the manifest contradict each other: {name} is {shape} instead of {list(wanted)}.",
+                advice=f"Run: {repair}",
+            )
+
+
+def require_ports(model: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Raise CorruptArtifact unless a graph takes and gives a bundle's tensors, by their names."""
+    if list(inputs) != ["images"] or list(outputs) != list(Outputs._fields):
+        ports = f"takes {', '.join(inputs) or 'nothing'} and gives {', '.join(outputs) or 'nothing'}"
+        raise CorruptArtifact(
+            f"{model} is no graph of a bundle: it {ports}.", advice="Compress again, and leave the graph as it is."
+        )
 
 
 def require_not_older(engine: Engine, versions: Mapping[str, str], *, repair: str) -> None:

@@ -41,6 +41,13 @@ def verifying(bundle: Path, target: Target) -> str:
     return command_line("verify", bundle, **asked(target))
 
 
+def compiling_named(bundle: Path, target: str, precision: str) -> str:
+    """`compiling` for a target of which nothing but the name is known."""
+    known = target in target_names()
+    words = command_line("compile", bundle, target=target if known else "FILE.toml", precision=precision)
+    return words if known else f"{words} (FILE.toml is the file of the target {target!r})"
+
+
 def profiling(bundle: Path, target: Target | None = None) -> str:
     """The command that profiles the engine of `bundle` for `target`."""
     return command_line("profile", bundle, **(asked(target) if target else {"target": "NAME"}))

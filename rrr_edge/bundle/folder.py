@@ -169,8 +169,11 @@ class Bundle:
 
         Raises UsageError where it was not compiled and CorruptArtifact where a file or the model has changed since.
         """
-        folder = self.engine_folder(target.engine_name)
-        repair = compiling(self.path, target)
+        return self.engine_named(target.engine_name, repair=compiling(self.path, target))
+
+    def engine_named(self, name: str, *, repair: str) -> Engine:
+        """`engine` by its folder's name; `repair` is the command that makes it."""
+        folder = self.engine_folder(name)
         if not (folder / ENGINE).is_file():
             have = ", ".join(self.engine_names()) or "none yet"
             prepared = "; its graph is prepared" if (folder / PREPARED).is_file() else ""

@@ -1,5 +1,6 @@
 """Reference images with torch's outputs, and the array types that sessions exchange."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,12 @@ class Outputs(NamedTuple):
 
     probabilities: Floats
     branch_probabilities: Floats
+
+
+def in_batches(run: Callable[[Images], Sequence[Floats]], images: Images, size: int) -> Outputs:
+    """What `run` answers to `images`, given `size` of them at a time; its arrays may be used again by the next call."""
+    parts = [[part.copy() for part in run(images[start : start + size])] for start in range(0, len(images), size)]
+    return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 from rrr_edge.backends import Backend, backend_of
 from rrr_edge.backends.build import require_builder, takes_prepared
 from rrr_edge.backends.graph.lowering import lower
-from rrr_edge.backends.protocols import CrossCompiler
+from rrr_edge.backends.protocols import CrossCompiler, require_signature
+from rrr_edge.bundle.commands import compressing
 from rrr_edge.bundle.engine import Engine, Prepared
 from rrr_edge.bundle.files import describe_file, write_file
 from rrr_edge.bundle.folder import ENGINE, PREPARED, PREPARED_CARD, Bundle, writing_engine
@@ -55,7 +56,7 @@ def compile_bundle(
     cannot run it), GateFailed (it answers differently, or runs in another precision: nothing is kept), BadInput
     (calibration images).
     """
-    target = _resolve(target, precision)
+    target = Target.resolve(target, precision)
     require_sense(bundle, target, calib_data=calib_data, max_drop=max_drop)
     order = BuildRequest(bundle, target, _calibration(bundle, target, calib_data), max_drop, on_progress)
     lowerings = _lowerings(bundle, target)
@@ -66,32 +67,11 @@ def compile_bundle(
         require_builder(target, runs=len(lowerings) > 1)  # the fastest is found by running them
     except RRREdgeError as error:
         if kept:
-            error.args = (f"{error} The prepared graph is kept in {bundle.engine_folder(target.engine_name)}.",)
+            error.message += f" The prepared graph is kept in {bundle.engine_folder(target.engine_name)}."
         raise
-    name, reference = target.engine_name, bundle.reference  # which is whole, or nothing is built
-    with writing_engine(bundle, name) as folder:
-        on_progress(Step("build", 0, 1, name))
-        lowering, ratios = _build_fastest(order, lowerings, folder)
-        proof = _prove(order, reference, folder)
-        require_precision(target.precision, proof.precision_found, what="the engine", so="it was not kept")
-        require_answers(proof.verification, target.precision, what="engine")
-        own = [file for file in sorted(folder.iterdir()) if file.name not in (PREPARED, PREPARED_CARD)]
-        engine = Engine(
-            target=target,
-            model_sha256=bundle.model_sha256,
-            files=tuple(describe_file(file) for file in own),
-            versions=proof.versions,
-            verification=proof.verification,
-            precision_found=proof.precision_found,
-            verified_by=proof.by,
-            calibration=order.calibration_digest if target.precision in ("int8", "fp8") else "",
-            lowering=lowering,
-            lowering_ratios=ratios,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            machine=cpu_info()[0],
-        )
-        write_file(folder / ENGINE, engine.to_json())
-    return engine
+    _ = bundle.reference  # which is whole, or nothing is built
+    with writing_engine(bundle, target.engine_name) as folder:
+        return _build_proven(order, lowerings, folder)
 
 
 def prepare_bundle(
@@ -108,7 +88,7 @@ def prepare_bundle(
     The arguments are those of `compile_bundle`. Raises UsageError (`target` takes no prepared graph, or which one is
     best can only be measured on it), MissingLibrary, GateFailed (nothing is kept), BadInput (calibration images).
     """
-    target = _resolve(target, precision)
+    target = Target.resolve(target, precision)
     require_sense(bundle, target, calib_data=calib_data, max_drop=max_drop, prepare_only=True)
     order = BuildRequest(bundle, target, _calibration(bundle, target, calib_data), max_drop, on_progress)
     return keep_prepared(order, *_lowerings(bundle, target))
@@ -153,6 +133,33 @@ def require_sense(
         )
 
 
+def _build_proven(order: BuildRequest, lowerings: tuple[Lowering, ...], folder: Path) -> Engine:
+    """Build into `folder`, verify, and write the card. Raises GateFailed."""
+    bundle, target = order.bundle, order.target
+    order.on_progress(Step("build", 0, 1, target.engine_name))
+    lowering, ratios = _build_fastest(order, lowerings, folder)
+    proof = _prove(order, bundle.reference, folder)
+    require_precision(target.precision, proof.precision_found, what="the engine", so="it was not kept")
+    require_answers(proof.verification, target.precision, what="engine")
+    own = [file for file in sorted(folder.iterdir()) if file.name not in (PREPARED, PREPARED_CARD)]
+    engine = Engine(
+        target=target,
+        model_sha256=bundle.model_sha256,
+        files=tuple(describe_file(file) for file in own),
+        versions=proof.versions,
+        verification=proof.verification,
+        precision_found=proof.precision_found,
+        verified_by=proof.by,
+        calibration=order.calibration_digest if target.precision in ("int8", "fp8") else "",
+        lowering=lowering,
+        lowering_ratios=ratios,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        machine=cpu_info()[0],
+    )
+    write_file(folder / ENGINE, engine.to_json())
+    return engine
+
+
 class _Proof(NamedTuple):
     by: Literal["engine", "graph"]
     verification: Verification
@@ -168,6 +175,8 @@ def _prove(order: BuildRequest, reference: Reference, folder: Path) -> _Proof:
         return _Proof("graph", card.verification, backend.precision_built(folder), backend.builder_versions())
     session = backend.open(folder, target)
     try:
+        repair = compressing(order.bundle.path, anew=True)
+        require_signature(session, order.bundle.manifest, target.batch, what="The graph", repair=repair)
         found, outputs = session.precision_found(), answer(session, reference.images, order.on_progress)
     finally:
         session.close()
@@ -220,11 +229,6 @@ def _build(order: BuildRequest, lowering: Lowering, out: Path) -> None:
             lowered = Path(scratch) / f"{lowering}.onnx"
             lower(order.bundle.model, lowering, lowered)
             backend.compile(lowered, target, calibration, out, order.on_progress)
-
-
-def _resolve(target: Target | str, precision: Precision | None) -> Target:
-    target = Target.load(target) if isinstance(target, str) else target
-    return target if precision is None else target.model_copy(update={"precision": precision})
 
 
 def _reads_images(target: Target) -> bool:

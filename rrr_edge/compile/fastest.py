@@ -1,4 +1,4 @@
-"""Which lowering is the fastest on this machine: its engines run in turns in one process."""
+"""The fastest of several lowerings on this machine."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from rrr_edge.bundle.measurements import Measurement, Ratio, Subject, ratio
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Lowering, Target
 from rrr_edge.timing.interleave import TimingSettings, interleave
-from rrr_edge.timing.machine import usable_cores
+from rrr_edge.timing.machine import threads_to_use
 from rrr_edge.timing.progress import OnProgress
 
 TIMING = TimingSettings(runs=100)
@@ -37,7 +37,7 @@ def fastest(
             stack.callback(session.close)
             runs[lowering] = _runner(session, images, target.batch)
         samples_ms = interleave(runs, timing=timing or TIMING, on_progress=on_progress).samples_ms
-    subject = Subject(backend=target.backend, precision=target.precision, threads=target.threads or usable_cores())
+    subject = Subject(backend=target.backend, precision=target.precision, threads=threads_to_use(target.threads))
     times = {name: Measurement(name=name, subject=subject, samples_ms=samples_ms[name]) for name in engines}
     ratios: dict[Lowering, Ratio] = {
         name: ratio(times[name], times["grouped"]) for name in engines if name != "grouped"

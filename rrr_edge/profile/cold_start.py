@@ -17,8 +17,6 @@ from rrr_edge.timing.progress import Step
 
 _PROGRAM = ("-m", "rrr_edge.runtime.first_answer")
 _PATIENCE_S = 300
-# Backends that keep compiled models in the user's cache folder.
-_CACHING = ("openvino",)
 
 
 def cold_starts(run: ProfileRun, count: int) -> Iterator[Load]:
@@ -27,7 +25,7 @@ def cold_starts(run: ProfileRun, count: int) -> Iterator[Load]:
     Where the backend keeps compiled models, they start with an empty and with a filled cache of these.
     """
     notes = {"": "process start to first answer"}
-    if run.target.backend in _CACHING:
+    if run.backend.caches:
         notes = {
             ", empty cache": "process start to first answer, no compiled model in the backend's cache",
             ", filled cache": "process start to first answer, the backend's cache has the compiled model",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -42,7 +43,11 @@ class Prediction:
 
 
 class Classifier:
-    """An engine with its labels and its preprocessing. Not thread-safe: one per thread."""
+    """An engine with its labels and its preprocessing.
+
+    Threads may share it: pictures are read and fitted side by side, and the engine answers one call after the other.
+    `close` waits for the call that is being answered; later ones raise UsageError.
+    """
 
     def __init__(self, session: Session, manifest: Manifest, *, batch: int = 1, roi: Region | None = None) -> None:
         self.session = session
@@ -51,6 +56,7 @@ class Classifier:
         self.batch = batch
         self._nats = float(np.log(len(manifest.labels)))
         self._closed = False
+        self._lock = Lock()
 
     @classmethod
     def open(
@@ -66,7 +72,8 @@ class Classifier:
     ) -> "Classifier":
         """Load the engine of the bundle `path` for `target`, at the target's own precision unless another is given.
 
-        `threads` 0 uses the target's number, or else all cores that affinity and the container's quota allow.
+        `threads` 0 uses the target's number, or else all cores that affinity and the container's quota allow; there are
+        never more than those.
         An engine that has not run on such a GPU yet is verified first, unless `verify` is false.
         `roi` (x, y, width, height) in shares of the frame is the part of each that is looked at.
         Raises UsageError (not compiled, no region), CorruptArtifact, CannotRunHere, MissingLibrary, GateFailed (it
@@ -74,8 +81,8 @@ class Classifier:
         """
         region = Region(*roi) if isinstance(roi, tuple) else roi
         bundle = Bundle.open(path)
-        chosen = Target.load(target) if isinstance(target, str) else target
-        engine = bundle.engine(chosen if precision is None else chosen.model_copy(update={"precision": precision}))
+        chosen = Target.resolve(target, precision)
+        engine = bundle.engine(chosen)
         # What an engine may do here is for the caller's target to say, not for the bundle's.
         asked = {"threads": threads or engine.target.threads, "portability": chosen.portability}
         stored = engine.target.model_copy(update=asked)
@@ -99,8 +106,9 @@ class Classifier:
             yield from self._predict(batch)
 
     def close(self) -> None:
-        self._closed = True
-        self.session.close()
+        with self._lock:
+            self._closed = True
+            self.session.close()
 
     def __enter__(self) -> "Classifier":
         return self
@@ -111,12 +119,17 @@ class Classifier:
         self.close()
 
     def _predict(self, frames: list[Any]) -> list[Prediction]:
-        if self._closed:
-            raise UsageError("This classifier is closed.", advice="Predict before close(), or inside the with block.")
+        self._require_open()
         fitted = [self.preprocess(frame) for frame in frames]
         images: Images = fitted[0][None] if len(fitted) == 1 else np.stack(fitted)
-        probabilities, branch_probabilities = self.session.run(images)
-        return [self._answer(p.copy(), b.copy()) for p, b in zip(probabilities, branch_probabilities, strict=True)]
+        with self._lock:
+            self._require_open()
+            answers = [part.copy() for part in self.session.run(images)]  # the engine's own memory
+        return [self._answer(p, b) for p, b in zip(*answers, strict=True)]
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UsageError("This classifier is closed.", advice="Predict before close(), or inside the with block.")
 
     def _answer(self, probabilities: Floats, branch_probabilities: Floats) -> Prediction:
         index = int(probabilities.argmax())

@@ -1,4 +1,4 @@
-"""What is wrong with a bundle and what repairs it, without loading an engine."""
+"""The state of a bundle and its engines: what is wrong and what repairs it, without loading an engine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,11 +6,11 @@ from shlex import quote
 from typing import Literal
 
 from rrr_edge.backends import backend_of
-from rrr_edge.backends.protocols import GPUBackend, GPUModel
-from rrr_edge.bundle.commands import command_line, compiling, verifying
+from rrr_edge.backends.protocols import GPUBackend, GPUModel, require_files
+from rrr_edge.bundle.commands import command_line, compiling, compiling_named, verifying
 from rrr_edge.bundle.folder import Bundle
-from rrr_edge.bundle.target import PRECISIONS, Target
-from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, RRREdgeError, UsageError
+from rrr_edge.bundle.target import PRECISIONS
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, RRREdgeError, UsageError
 from rrr_edge.runtime.verify import is_verified_here
 
 LoadVerdict = Literal["load", "prepared", "rebuild", "refuse"]
@@ -47,15 +47,13 @@ def examine(path: str | Path, gpu: GPUModel | None = None) -> list[Finding]:
 
 def _engine(bundle: Bundle, name: str, gpu: GPUModel | None) -> Finding:
     target, _, precision = name.rpartition("-")
-    try:
-        asked = Target.parse({"name": target, "backend": "", "precision": precision}, name)
-    except BadInput:
+    if not target or precision not in PRECISIONS:
         why = f"Engines are called TARGET-PRECISION, with one of {', '.join(PRECISIONS)}."
         return Finding(
             name, "refuse", why, f"rm -r {quote(str(bundle.engine_folder(name)))}", CorruptArtifact.exit_code
         )
     try:
-        engine = bundle.engine(asked)
+        engine = bundle.engine_named(name, repair=compiling_named(bundle.path, target, precision))
         engine.target.require_device()
         backend = backend_of(engine.target)
         described = gpu if isinstance(backend, GPUBackend) else None
@@ -76,6 +74,7 @@ def _engine(bundle: Bundle, name: str, gpu: GPUModel | None) -> Finding:
             verified = engine.verified_by == "engine" or bundle.verified(engine) is not None
         else:
             backend.require_fit(engine, repair=repair)
+            require_files(backend, engine, repair=repair)
             verified = is_verified_here(bundle, engine, backend)
     except (CannotRunHere, CorruptArtifact) as error:
         return _finding(name, "rebuild", error)

@@ -2,15 +2,13 @@
 
 import time
 
-import numpy as np
-
 from rrr_edge.backends import Backend, Session, backend_of
-from rrr_edge.backends.protocols import CrossCompiler, GPUBackend
+from rrr_edge.backends.protocols import CrossCompiler, GPUBackend, require_files, require_signature
 from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.engine import DeviceVerification, Engine
 from rrr_edge.bundle.files import sha256, write_file
 from rrr_edge.bundle.folder import ENGINE, VERIFIED, Bundle
-from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.bundle.reference import Images, Outputs, in_batches
 from rrr_edge.bundle.target import Target
 from rrr_edge.bundle.verification import MAX_DROP, require_precision, verify_answers
 from rrr_edge.errors import CannotRunHere, GateFailed
@@ -40,16 +38,22 @@ def verify_engine(
 def open_engine(bundle: Bundle, engine: Engine, target: Target, on_progress: OnProgress) -> Session:
     """Load `engine` as `target` asks, if this machine can. Raises CannotRunHere, CorruptArtifact, MissingLibrary."""
     target.require_device()
-    backend, folder = backend_of(target), bundle.engine_folder(engine.name)
+    backend, folder, repair = backend_of(target), bundle.engine_folder(engine.name), compiling(bundle.path, target)
     backend.check(target)
-    backend.require_fit(engine, repair=compiling(bundle.path, target))
+    backend.require_fit(engine, repair=repair)
+    require_files(backend, engine, repair=repair)
     note = backend.first_load(folder) if isinstance(backend, CrossCompiler) else ""
-    if not note:
-        return backend.open(folder, target)
-    on_progress(Step("load", 0, 1, note))
+    if note:
+        on_progress(Step("load", 0, 1, note))
     session = backend.open(folder, target)
-    session.run(bundle.reference.images[:1])  # what is compiled then is kept
-    on_progress(Step("load", 1, 1, note))
+    try:
+        require_signature(session, bundle.manifest, target.batch, what=f"The engine {engine.name}", repair=repair)
+        if note:
+            session.run(bundle.reference.images[:1])  # what is compiled then is kept
+            on_progress(Step("load", 1, 1, note))
+    except BaseException:
+        session.close()
+        raise
     return session
 
 
@@ -104,8 +108,13 @@ def is_verified_here(bundle: Bundle, engine: Engine, backend: Backend) -> bool:
 
 def answer(session: Session, images: Images, on_progress: OnProgress) -> Outputs:
     """What `session` answers to `images`, in batches of 16."""
-    parts = []
-    for start in range(0, len(images), 16):
-        parts.append([part.copy() for part in session.run(images[start : start + 16])])
-        on_progress(Step("verify", min(start + 16, len(images)), len(images)))
-    return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    done = 0
+
+    def run(chunk: Images) -> Outputs:
+        nonlocal done
+        outputs = session.run(chunk)
+        done += len(chunk)
+        on_progress(Step("verify", done, len(images)))
+        return outputs
+
+    return in_batches(run, images, 16)

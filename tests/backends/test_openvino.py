@@ -212,7 +212,7 @@ def test_the_cache_is_in_the_users_cache_folder(tmp_path: Path, monkeypatch: pyt
 def test_the_compiled_model_is_cached_there(compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     OpenVINO().open(compiled.engine_folder("openvino-int8"), TARGET.model_copy(update={"precision": "int8"})).close()
-    assert [file.suffix for file in (tmp_path / "rrr-edge" / "openvino").glob("*/*")] == [".blob"]
+    assert {file.suffix for file in (tmp_path / "rrr-edge" / "openvino").glob("*/*")} == {".blob", ".sha256"}
 
 
 def test_other_weights_under_the_same_name_never_answer_from_the_cache(
@@ -242,7 +242,7 @@ def test_other_weights_under_the_same_name_never_answer_from_the_cache(
 
 def test_the_cache_forgets_its_oldest(compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(backend_module, "_CACHED_BLOBS", 2)
+    monkeypatch.setattr("rrr_edge.backends.cache._KEPT", 2)
     cache = tmp_path / "rrr-edge" / "openvino"
     for age in (2, 3, 1):
         blob = cache / str(age) / "x.blob"

@@ -3,13 +3,13 @@
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rrr_edge.backends.cache import cache_folder, forget_oldest
+from rrr_edge.backends.cache import cache_folder, forget_changed, forget_oldest, keep_hashes
 from rrr_edge.backends.graph.parts import convolution_macs, part_of_node, product_macs
 from rrr_edge.backends.openvino.rewrites import (
     CONVOLUTIONS,
@@ -19,14 +19,16 @@ from rrr_edge.backends.openvino.rewrites import (
     unit_quantisation_steps,
     use_fast_kernels,
 )
-from rrr_edge.backends.protocols import require_not_older
+from rrr_edge.backends.protocols import Signature, require_not_older, require_ports
 from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.external_data import require_self_contained
 from rrr_edge.bundle.files import sha256
+from rrr_edge.bundle.folder import ENGINE
 from rrr_edge.bundle.measurements import LayerTime
-from rrr_edge.bundle.reference import Images, Outputs
+from rrr_edge.bundle.reference import Images, Outputs, in_batches
 from rrr_edge.bundle.target import Precision, Target
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
-from rrr_edge.timing.machine import cpu_info, usable_cores
+from rrr_edge.timing.machine import cpu_info, threads_to_use
 from rrr_edge.timing.progress import OnProgress, Step, quiet
 
 GRAPH = "model.xml"
@@ -41,6 +43,9 @@ _CUT_MS = 0.001
 
 
 class OpenVINO:
+    files = (GRAPH, WEIGHTS)
+    caches = True
+
     def preparation(self, target: Target) -> None:
         """It takes the bundle's own graph."""
 
@@ -67,7 +72,15 @@ class OpenVINO:
 
     def compile(self, model: Path, target: Target, calibration: Images, out: Path, on_progress: OnProgress) -> None:
         openvino = _openvino()
-        graph = openvino.Core().read_model(model)
+        require_self_contained(model)
+        try:
+            graph = openvino.Core().read_model(model)
+        except RuntimeError as error:
+            raise CorruptArtifact(
+                f"OpenVINO {openvino.__version__} cannot read {model}: {_last_line(error)}.",
+                advice="Compress again, and leave the graph as it is written.",
+            ) from error
+        require_ports(model, *([port.any_name for port in ports] for ports in (graph.inputs, graph.outputs)))
         graph.reshape({0: [target.batch, *list(graph.input(0).partial_shape)[1:]]})
         on_cpu = target.device == "CPU"
         if on_cpu:
@@ -104,47 +117,47 @@ class OpenVINOSession:
         config = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": target.threads or usable_cores(),
+            "INFERENCE_NUM_THREADS": threads_to_use(target.threads),
             # Pinned, two sessions of one thread each would share the first core, and threads wait for whatever else
             # runs on theirs. On a quiet machine of two cores both ways are equally fast.
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
             "PERF_COUNT": profiled,
         }
-        cache = cache_folder("openvino")
         try:
-            if cache is not None:
-                # OpenVINO's own key says nothing of the weights, so that others would hit the old ones' blob.
-                content = sha256(graph)[:32] + sha256(graph.with_name(WEIGHTS))[:32]
-                config["CACHE_DIR"] = str(cache / content)
-            self._compiled = openvino.Core().compile_model(str(graph), target.device, config)
+            compiled = _compile(openvino, graph, target.device, config)
         except (RuntimeError, OSError) as error:
             raise CorruptArtifact(
                 f"OpenVINO {openvino.__version__} cannot load {graph}: {_last_line(error)}",
                 advice="Compile the engine again with this OpenVINO.",
             ) from error
-        if cache is not None:
-            forget_oldest(cache.glob("*/*.blob"))
-        self._request = self._compiled.create_infer_request()
-        self._images = self._request.get_input_tensor(0).data
-        self._answers = tuple(self._request.get_output_tensor(i).data for i in range(2))
+        require_ports(graph, *([port.any_name for port in ports] for ports in (compiled.inputs, compiled.outputs)))
+        self.signature = Signature(*(_shape(port) for port in (*compiled.inputs, *compiled.outputs)))
+        if self.signature.images[0] != self._batch:
+            raise CorruptArtifact(
+                f"{graph} is for batches of {self.signature.images[0]}, not of {self._batch} as its card says.",
+                advice="Compile the engine again.",
+            )
+        request = compiled.create_infer_request()
+        answers = tuple(request.get_output_tensor(i).data for i in range(2))
+        self._loaded: _Loaded | None = _Loaded(compiled, request, request.get_input_tensor(0).data, answers)
 
     def run(self, images: Images) -> Outputs:
         if len(images) == self._batch:
-            return Outputs(*self._infer(images))
-        parts = [[part.copy() for part in self._infer(chunk)] for chunk in _chunks(images, self._batch)]
-        return Outputs(*(np.concatenate(part)[: len(images)] for part in zip(*parts, strict=True)))
+            return self._infer(images)
+        found = in_batches(lambda chunk: self._infer(_filled_up(chunk, self._batch)), images, self._batch)
+        return Outputs(*(part[: len(images)] for part in found))
 
     def precision_found(self) -> dict[str, float]:
         macs: Counter[str] = Counter()
-        for layer in self._compiled.get_runtime_model().get_ops():
+        for layer in self._open.compiled.get_runtime_model().get_ops():
             macs[_precision(layer)] += _macs(layer)
         return {precision: count / macs.total() for precision, count in macs.items() if count}
 
     def layers(self) -> tuple[LayerTime, ...]:
-        profiled = {i.node_name: i.real_time.total_seconds() * 1000 for i in self._request.get_profiling_info()}
+        profiled = {i.node_name: i.real_time.total_seconds() * 1000 for i in self._open.request.get_profiling_info()}
         found: list[LayerTime] = []
-        for layer in self._compiled.get_runtime_model().get_ordered_ops():
+        for layer in self._open.compiled.get_runtime_model().get_ordered_ops():
             name, info = layer.get_friendly_name(), layer.get_rt_info()
             if ms := profiled.get(name, 0.0):
                 origin = info["originalLayersNames"].astype(str)
@@ -161,12 +174,51 @@ class OpenVINOSession:
         return tuple(found)
 
     def close(self) -> None:
-        self.__dict__.clear()
+        self._loaded = None
 
-    def _infer(self, images: Images) -> tuple[Any, ...]:
-        self._images[:] = images
-        self._request.infer()
-        return self._answers
+    @property
+    def _open(self) -> "_Loaded":
+        if self._loaded is None:
+            raise RuntimeError("the session is closed")
+        return self._loaded
+
+    def _infer(self, images: Images) -> Outputs:
+        loaded = self._open
+        loaded.images[:] = images
+        loaded.request.infer()
+        return Outputs(*loaded.answers)
+
+
+class _Loaded(NamedTuple):
+    """`images` and `answers` are the memory of the request's own tensors."""
+
+    compiled: Any
+    request: Any
+    images: Any
+    answers: tuple[Any, ...]
+
+
+def _compile(openvino: Any, graph: Path, device: str, config: dict[str, Any]) -> Any:
+    """The engine, from the cache where there is one that works: what is damaged or full only costs time."""
+    core, cache = openvino.Core(), cache_folder("openvino")
+    if cache is not None:
+        with suppress(RuntimeError, OSError, CannotRunHere):
+            folder = cache / _content(graph)
+            forget_changed(folder)
+            compiled = core.compile_model(str(graph), device, {**config, "CACHE_DIR": str(folder)})
+            keep_hashes(folder)
+            forget_oldest(cache.glob("*/*.blob"))
+            return compiled
+    return core.compile_model(str(graph), device, config)
+
+
+def _content(graph: Path) -> str:
+    """A name for what is in the engine, of whose weights OpenVINO's own key says nothing.
+
+    Its card, which was checked, has the hashes of its files; an engine without one is for this process only.
+    """
+    card = graph.with_name(ENGINE)
+    return sha256(card) if card.is_file() else sha256(graph)[:32] + sha256(graph.with_name(WEIGHTS))[:32]
 
 
 def _quantise(graph: Any, calibration: Images, batch: int, on_progress: OnProgress) -> Any:
@@ -201,10 +253,14 @@ def _nncf() -> Any:
     return nncf
 
 
-def _chunks(images: Images, batch: int) -> Iterator[Images]:
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        yield np.concatenate([chunk, np.repeat(chunk[-1:], batch - len(chunk), 0)]) if len(chunk) < batch else chunk
+def _filled_up(images: Images, batch: int) -> Images:
+    """To a whole batch, with the last image."""
+    lacking = batch - len(images)
+    return np.concatenate([images, np.repeat(images[-1:], lacking, 0)]) if lacking else images
+
+
+def _shape(port: Any) -> tuple[int | None, ...]:
+    return tuple(side.get_length() if side.is_static else None for side in port.partial_shape)
 
 
 def _precision(layer: Any) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 from rrr_edge.backends.graph.rewrite import Graph
 from rrr_edge.backends.protocols import GPUModel, Preparation
@@ -41,6 +42,8 @@ def find_libraries() -> Libraries:
 
 @dataclass(frozen=True)
 class TensorRT:
+    files: ClassVar[tuple[str, ...]] = (ENGINE_FILE, PRODUCTS_FILE)
+    caches: ClassVar[bool] = False
     libraries: Callable[[], Libraries] = find_libraries
 
     def preparation(self, target: Target) -> Preparation:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 from rrr_edge.backends.cache import cache_folder, forget_oldest
 from rrr_edge.backends.graph.rewrite import Graph
@@ -43,6 +43,8 @@ def find_libraries() -> Libraries:
 
 @dataclass(frozen=True)
 class TensorRTRTX:
+    files: ClassVar[tuple[str, ...]] = (ENGINE_FILE, PRODUCTS_FILE, LAYERS_FILE)
+    caches: ClassVar[bool] = True
     libraries: Callable[[], Libraries] = find_libraries
 
     def preparation(self, target: Target) -> Preparation:
