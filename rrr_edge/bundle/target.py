@@ -20,6 +20,10 @@ _HERE = Path(__file__).parent.parent
 PACKAGED = next((d for d in (_HERE / "targets", _HERE.parent / "targets") if d.is_dir()), _HERE / "targets")
 
 
+# Of a target, and so of a folder of engines.
+NAME = r"^\w[\w.-]*$"
+
+
 class Target(Record):
     """A backend on a device, and how it is asked to run.
 
@@ -35,7 +39,7 @@ class Target(Record):
     `compute_capabilities` ("7.5", "8.6", ...); these are its portability.
     """
 
-    name: str = Field(pattern=r"^\w[\w.-]*$")
+    name: str = Field(pattern=NAME)
     backend: str
     device: str = "CPU"
     precision: Precision = "fp32"

@@ -1,5 +1,6 @@
 """The state of a bundle and its engines: what is wrong and what repairs it, without loading an engine."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -9,7 +10,7 @@ from rrr_edge.backends import backend_of
 from rrr_edge.backends.protocols import GPUBackend, GPUModel, require_files
 from rrr_edge.bundle.commands import command_line, compiling, compiling_named, verifying
 from rrr_edge.bundle.folder import Bundle
-from rrr_edge.bundle.target import PRECISIONS
+from rrr_edge.bundle.target import NAME, PRECISIONS
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, RRREdgeError, UsageError
 from rrr_edge.runtime.verify import is_verified_here
 
@@ -47,7 +48,7 @@ def examine(path: str | Path, gpu: GPUModel | None = None) -> list[Finding]:
 
 def _engine(bundle: Bundle, name: str, gpu: GPUModel | None) -> Finding:
     target, _, precision = name.rpartition("-")
-    if not target or precision not in PRECISIONS:
+    if not re.match(NAME, target) or precision not in PRECISIONS:
         why = f"Engines are called TARGET-PRECISION, with one of {', '.join(PRECISIONS)}."
         return Finding(
             name, "refuse", why, f"rm -r {quote(str(bundle.engine_folder(name)))}", CorruptArtifact.exit_code
