@@ -1,4 +1,4 @@
-"""What a backend and a running engine are to the rest of the house."""
+"""The protocols of a backend, its sessions and the networks that are timed beside an engine."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a network is compared with: files that the workshop left in the bundle, and sessions that a caller hands in."""
+"""Baseline networks that a profile compares with: their ONNX files in the bundle and the cards beside these."""
 
 from pathlib import Path
 from shlex import quote

@@ -1,4 +1,4 @@
-"""Where an engine's time goes, what this machine could do at best, and how the engine fares under a camera's load."""
+"""Records of an engine's layers, the machine's best rate, and loads such as a camera's frame rate."""
 
 from collections.abc import Sequence
 from functools import cached_property

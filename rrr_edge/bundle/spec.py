@@ -1,4 +1,4 @@
-"""What a network is, as data; `rrr_edge.networks.build(spec)` makes the module."""
+"""Specifications of networks as data; `rrr_edge.networks.build(spec)` makes the module."""
 
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args
 

@@ -1,4 +1,4 @@
-"""Whether a conversion still answers like the network it came from."""
+"""The comparison of a converted network's answers with the original's, and the limits that it must keep."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""What `profile` is to compare with: from the command line's words to files and sessions."""
+"""The comparisons of `rrr-edge profile`: from the command line's words to files and sessions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What was measured, as a page for people: one self-contained HTML file, and Markdown for a pull request."""
+"""The report of what was measured: one self-contained HTML file, and Markdown for a pull request."""
 
 from collections.abc import Sequence
 from pathlib import Path

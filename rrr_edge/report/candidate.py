@@ -1,4 +1,4 @@
-"""What is reported on: bundles, and what was measured of each of their engines."""
+"""The bundles of a report, with the profiles of each of their engines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

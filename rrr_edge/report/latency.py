@@ -1,4 +1,4 @@
-"""How long one image takes: every run, and how the runs spread."""
+"""Figures of latency: medians with intervals, and the distribution of the runs."""
 
 import numpy as np
 

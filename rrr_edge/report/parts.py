@@ -1,4 +1,4 @@
-"""Where the time goes, and how far from the machine's ceiling the arithmetic runs."""
+"""Figures of the time by part of the network, and of the arithmetic against the machine's ceiling."""
 
 from collections.abc import Mapping
 from itertools import accumulate

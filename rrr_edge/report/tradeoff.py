@@ -1,4 +1,4 @@
-"""What is gained against what is given: accuracy against time, and the criteria of figure 9 of Sun et al. 2023."""
+"""Figures of accuracy against time, and of the criteria of figure 9 of Sun et al. 2023."""
 
 from collections.abc import Callable, Sequence
 from math import cos, pi, sin

@@ -1,4 +1,4 @@
-"""How figures, tables and sentences name things."""
+"""The names that figures, tables and sentences give to things."""
 
 from collections.abc import Iterable
 

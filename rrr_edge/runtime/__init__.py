@@ -1,4 +1,4 @@
-"""What an app embeds: `Classifier`, and what tells beforehand whether an engine will load."""
+"""The embedding runtime: `Classifier`, and checks that tell beforehand whether an engine will load."""
 
 from rrr_edge.runtime.classifier import Classifier, Prediction
 

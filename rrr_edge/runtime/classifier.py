@@ -1,4 +1,4 @@
-"""What a camera app embeds: open a bundle, predict. No torch, no network access, a few lines.
+"""The `Classifier` that a camera app embeds: open a bundle, predict. No torch, no network access.
 
 with Classifier.open("mugs.rrr", target="openvino", precision="int8") as classifier:
     prediction = classifier.predict(frame)

@@ -1,4 +1,4 @@
-"""Whether an engine answers like its network on the device at hand: its reference images, run there."""
+"""The verification of an engine on the device at hand, on the bundle's reference images."""
 
 import time
 

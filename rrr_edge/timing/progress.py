@@ -1,4 +1,4 @@
-"""How long work tells what it is doing, without knowing who listens."""
+"""Progress callbacks: long work reports its steps without knowing who listens."""
 
 import os
 import sys

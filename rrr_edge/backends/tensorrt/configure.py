@@ -1,4 +1,4 @@
-"""What a target asks of TensorRT's builder, and an engine that was loaded as what it asked for."""
+"""Settings of TensorRT's builder from a target, and the check that a loaded engine is what was asked."""
 
 from pathlib import Path
 from typing import Any

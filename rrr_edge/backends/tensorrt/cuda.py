@@ -1,4 +1,4 @@
-"""What an engine needs of CUDA: memory, a stream, events, graphs. Status codes become errors."""
+"""CUDA memory, streams, events and graphs for an engine. Status codes become errors."""
 
 import ctypes
 import platform

@@ -1,4 +1,4 @@
-"""Whether this machine can load an engine, judged by the engine's card: nothing is deserialised to find out."""
+"""The check that this machine can load an engine, from the engine's card alone: nothing is deserialised."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""What an engine is made of: its layers as the inspector tells them, and the nodes of the ONNX graph inside."""
+"""An engine's layers as the inspector lists them, and the nodes of the ONNX graph inside each."""
 
 import json
 import re

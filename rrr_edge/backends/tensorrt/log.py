@@ -1,4 +1,4 @@
-"""What TensorRT says while it works: kept, because its calls answer None and tell the cause only here."""
+"""TensorRT's log messages, kept because its calls return None and name the cause only here."""
 
 from typing import Any
 
