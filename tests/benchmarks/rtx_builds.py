@@ -26,7 +26,7 @@ from rrr_edge.backends.tensorrt.prepare import prepare
 from rrr_edge.backends.tensorrt_rtx import TensorRTRTX, find_libraries
 from rrr_edge.bundle.folder import PREPARED
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.bundle.spec import NetworkSpec, resnet152
+from rrr_edge.bundle.spec import NetworkSpec, source_spec
 from rrr_edge.bundle.target import Lowering, Precision, Target
 from rrr_edge.bundle.verification import require_precision
 from rrr_edge.compress.baselines import random_network
@@ -110,10 +110,10 @@ NETWORKS: dict[str, Callable[[], NetworkSpec]] = {
     "2 branches": lambda: rrr(2),
     "8 branches": lambda: rrr(8),
     "32 branches": lambda: rrr(32),
-    "ResNet152": lambda: resnet152(CLASSES),
-    "element-pruned": lambda: resnet152(CLASSES),
-    "channel-pruned": lambda: slimming(SPARSITY, CLASSES).spec,
-    "block-pruned": lambda: without_blocks(SPARSITY, CLASSES),
+    "ResNet152": lambda: source_spec(CLASSES),
+    "element-pruned": lambda: source_spec(CLASSES),
+    "channel-pruned": lambda: slimming(SPARSITY, source_spec(CLASSES)).spec,
+    "block-pruned": lambda: without_blocks(SPARSITY, source_spec(CLASSES)),
 }
 
 
