@@ -23,6 +23,7 @@ from rrr_edge.compile import compile_bundle
 from rrr_edge.errors import RRREdgeError
 from rrr_edge.images.fit import fit
 from rrr_edge.runtime.classifier import Classifier, Prediction
+from rrr_edge.timing import machine
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cpp"
@@ -71,24 +72,36 @@ def box(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fit_cpp(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[np.ndarray, int], np.ndarray]:
-    library = tmp_path_factory.mktemp("fit") / "fit.so"
+def parts(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    library = tmp_path_factory.mktemp("parts") / "parts.so"
     flags = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-shared", "-fPIC"]
-    done([compiler, *flags, "-I", EXAMPLE / "include", Path(__file__).with_name("fit.cpp"), "-o", library])
-    function = ctypes.CDLL(str(library)).fit
+    done([compiler, *flags, "-I", EXAMPLE / "include", Path(__file__).with_name("parts.cpp"), "-o", library])
+    parts = ctypes.CDLL(str(library))
+    parts.cpu_name.restype = ctypes.c_char_p
+    return parts
 
-    def fit_cpp(frame: np.ndarray, size: int) -> np.ndarray:
-        assert frame.strides[1:] == (3, 1)
-        out = np.zeros((size, size, 3), np.uint8)
-        pixels, result = (ctypes.c_void_p(array.ctypes.data) for array in (frame, out))
-        function(pixels, frame.shape[1], frame.shape[0], frame.strides[0], size, result)
-        return out
 
-    return fit_cpp
+def fit_cpp(parts: ctypes.CDLL, frame: np.ndarray, size: int) -> np.ndarray:
+    assert frame.strides[1:] == (3, 1)
+    out = np.zeros((size, size, 3), np.uint8)
+    pixels, result = (ctypes.c_void_p(array.ctypes.data) for array in (frame, out))
+    parts.fit(pixels, frame.shape[1], frame.shape[0], frame.strides[0], size, result)
+    return out
+
+
+def test_the_machine_is_seen_as_python_sees_it(parts: ctypes.CDLL) -> None:
+    assert parts.cpu_name().decode().strip() == machine.cpu_info()[0]
+    assert parts.usable_cores() == machine.usable_cores()
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert parts.usable_cores() == machine.usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @pytest.mark.parametrize("size", [32, 64, 112, 128, 224])
-def test_fit_gives_the_same_pixels(fit_cpp: Callable[[np.ndarray, int], np.ndarray], size: int) -> None:
+def test_fit_gives_the_same_pixels(parts: ctypes.CDLL, size: int) -> None:
     """Sides around every change of method and of the boxes' width, cut out of the middle of larger frames."""
     sides = {1, 2, 3, size // 2, 720, 1080, 16 * size, 16 * size + 1}
     sides |= {k * size + d for k in range(1, 6) for d in (-1, 0, 1)} | set(range(7, 5 * size, 1 + size // 6))
@@ -97,18 +110,16 @@ def test_fit_gives_the_same_pixels(fit_cpp: Callable[[np.ndarray, int], np.ndarr
         large = RNG.integers(0, 256, (side + 3, side + 6, 3), dtype=np.uint8)
         large[::5] = 255 * (large[::5] > 127)
         for frame in (large[1 : side + 1, 1:], large[1:, 2 : side + 2]):
-            differing = (fit_cpp(frame, size) != fit(frame, size)).sum()
+            differing = (fit_cpp(parts, frame, size) != fit(frame, size)).sum()
             assert differing == 0, f"{frame.shape} to {size}"
 
 
 @pytest.mark.parametrize("value", [0, 255])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 20000), (20000, 1), (512, 512), (600, 8200)])
-def test_fit_keeps_a_plain_colour(
-    fit_cpp: Callable[[np.ndarray, int], np.ndarray], shape: tuple[int, int], value: int
-) -> None:
+def test_fit_keeps_a_plain_colour(parts: ctypes.CDLL, shape: tuple[int, int], value: int) -> None:
     frame = np.full((*shape, 3), value, np.uint8)
-    assert (fit_cpp(frame, 32) == value).all()
-    assert (fit_cpp(frame, 2) == value).all()  # 600 to 2: boxes of 300 pixels
+    assert (fit_cpp(parts, frame, 32) == value).all()
+    assert (fit_cpp(parts, frame, 2) == value).all()  # 600 to 2: boxes of 300 pixels
 
 
 def answers(box: Path, bundle: Path, *words: str | Path, **options: Any) -> list[dict[str, Any]]:

@@ -189,9 +189,9 @@ inline Prediction Classifier::predict(const Frame& frame) {
   for (std::size_t i = 1; i < images_.get_shape()[0]; ++i) std::copy_n(image, bytes, image + i * bytes);
   request_.infer();
   Prediction answer;
-  const auto* next = probabilities_.data<const float>();
+  const float* next = probabilities_.data<float>();
   answer.probabilities.assign(next, next + labels_.size());
-  next = branch_probabilities_.data<const float>();
+  next = branch_probabilities_.data<float>();
   for (std::size_t i = 0; i < branch_probabilities_.get_shape()[1]; ++i, next += labels_.size()) {
     answer.branch_probabilities.emplace_back(next, next + labels_.size());
   }

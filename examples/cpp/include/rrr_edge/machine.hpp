@@ -30,10 +30,16 @@ inline int usable_cores() {
     const std::string siblings = first_line("/sys/devices/system/cpu/cpu" + number + "/topology/thread_siblings_list");
     cores.insert(siblings.empty() ? number : siblings);
   }
+  const std::string cgroup = "/sys/fs/cgroup/";
+  std::string limit = first_line(cgroup + "cpu.max");  // "QUOTA PERIOD", or "max PERIOD"
+  if (limit.empty()) {
+    limit = first_line(cgroup + "cpu/cpu.cfs_quota_us") + ' ' + first_line(cgroup + "cpu/cpu.cfs_period_us");
+  }
+  std::istringstream numbers(limit);
+  double quota = 0, period = 0;
   const int found = static_cast<int>(cores.size());
-  std::istringstream limit(first_line("/sys/fs/cgroup/cpu.max"));
-  double quota, period;
-  return std::max(1, limit >> quota >> period ? std::min(found, static_cast<int>(quota / period)) : found);
+  if (!(numbers >> quota >> period) || quota <= 0 || period <= 0) return std::max(1, found);
+  return std::max(1, std::min(found, static_cast<int>(quota / period)));
 }
 
 /// The processor's model; where Linux tells none, the architecture.
