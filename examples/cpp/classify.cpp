@@ -5,7 +5,9 @@
 #include <iomanip>
 #include <iostream>
 #include <limits>
+#include <locale>
 #include <rrr_edge/classifier.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -22,6 +24,7 @@ one after the other, and - is the standard input.
   --target NAME       the engine's target (openvino)
   --precision P       fp32, bf16, fp16 or int8 (int8)
   --threads N         cores to compute on (the target's number, or all usable ones)
+  --roi X,Y,W,H       the part of each frame to look at, in shares of its sides
   --raw WIDTHxHEIGHT  raw frames of this size
   --json              one JSON document a line, with all probabilities and the milliseconds that `predict` took
 )";
@@ -47,6 +50,19 @@ int whole_number(const std::string& text, const std::string& what) {
   return std::stoi(text);
 }
 
+/// Four numbers between commas.
+rrr_edge::Region region(const std::string& text) {
+  std::istringstream words(text);
+  words.imbue(std::locale::classic());
+  rrr_edge::Region found;
+  char commas[3] = {};
+  words >> found.x >> commas[0] >> found.y >> commas[1] >> found.width >> commas[2] >> found.height;
+  if (!words || words.peek() != std::istringstream::traits_type::eof() || std::string(commas, 3) != ",,,") {
+    throw UsageError("--roi takes four numbers such as 0.25,0.25,0.5,0.5, not '" + text + "'.", kUsage);
+  }
+  return found;
+}
+
 Arguments read_arguments(const std::vector<std::string>& words) {
   Arguments found;
   std::vector<std::string> plain;
@@ -62,6 +78,8 @@ Arguments read_arguments(const std::vector<std::string>& words) {
       found.options.precision = value();
     } else if (word == "--threads") {
       found.options.threads = whole_number(value(), "--threads");
+    } else if (word == "--roi") {
+      found.options.roi = region(value());
     } else if (word == "--raw") {
       const std::string size = value();
       const std::size_t cross = std::min(size.find('x'), size.size());

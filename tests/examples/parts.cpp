@@ -4,8 +4,18 @@
 
 extern "C" {
 
-void fit(const std::uint8_t* pixels, int width, int height, int stride, int size, std::uint8_t* out) {
-  rrr_edge::fit({pixels, width, height, stride}, size, out);
+void fit(const std::uint8_t* pixels, int width, int height, int stride, int size, int how, std::uint8_t* out) {
+  rrr_edge::fit({pixels, width, height, stride}, size, out, static_cast<rrr_edge::Fit>(how));
+}
+
+/// The left, the upper edge, the width and the height of a region of interest, in pixels.
+void cut(int width, int height, double x, double y, double across, double down, int* edges) {
+  static const std::uint8_t anything = 0;
+  const rrr_edge::Frame found = rrr_edge::cut({&anything, width, height}, {x, y, across, down});
+  edges[0] = static_cast<int>((found.pixels - &anything) / 3 % width);
+  edges[1] = static_cast<int>((found.pixels - &anything) / 3 / width);
+  edges[2] = found.width;
+  edges[3] = found.height;
 }
 
 int usable_cores() { return rrr_edge::detail::usable_cores(); }

@@ -1,6 +1,7 @@
 """The C++ example: built as its README says, it answers and refuses as Classifier does."""
 
 import ctypes
+import itertools
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from PIL import Image
 from small_bundle import COLOURS, flip_a_byte, link_bundle, write_target
 
 from rrr_edge.bundle.folder import ENGINE, MANIFEST, Bundle
+from rrr_edge.bundle.recipe import Fit
 from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle
-from rrr_edge.errors import RRREdgeError
-from rrr_edge.images.fit import fit
+from rrr_edge.errors import RRREdgeError, UsageError
+from rrr_edge.images.fit import Region, fit
 from rrr_edge.runtime.classifier import Classifier, Prediction
 from rrr_edge.timing import machine
 
@@ -81,11 +83,11 @@ def parts(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDL
     return parts
 
 
-def fit_cpp(parts: ctypes.CDLL, frame: np.ndarray, size: int) -> np.ndarray:
+def fit_cpp(parts: ctypes.CDLL, frame: np.ndarray, size: int, how: Fit = "crop") -> np.ndarray:
     assert frame.strides[1:] == (3, 1)
     out = np.zeros((size, size, 3), np.uint8)
     pixels, result = (ctypes.c_void_p(array.ctypes.data) for array in (frame, out))
-    parts.fit(pixels, frame.shape[1], frame.shape[0], frame.strides[0], size, result)
+    parts.fit(pixels, frame.shape[1], frame.shape[0], frame.strides[0], size, get_args(Fit).index(how), result)
     return out
 
 
@@ -112,6 +114,29 @@ def test_fit_gives_the_same_pixels(parts: ctypes.CDLL, size: int) -> None:
         for frame in (large[1 : side + 1, 1:], large[1:, 2 : side + 2]):
             differing = (fit_cpp(parts, frame, size) != fit(frame, size)).sum()
             assert differing == 0, f"{frame.shape} to {size}"
+
+
+@pytest.mark.parametrize("how", ["squash", "pad"])
+def test_squash_and_pad_give_the_same_pixels(parts: ctypes.CDLL, how: Fit) -> None:
+    sides = (1, 2, 5, 31, 32, 33, 47, 63, 64, 65, 100, 127, 240, 512, 513, 720)
+    for height, width in itertools.product(sides, sides):
+        frame = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        differing = (fit_cpp(parts, frame, 32, how) != fit(frame, 32, how)).sum()
+        assert differing == 0, f"{frame.shape}"
+    for shape in ((720, 1280), (1280, 720), (2160, 3840), (1, 5000)):
+        frame = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        assert (fit_cpp(parts, frame, 128, how) == fit(frame, 128, how)).all(), shape
+
+
+def test_a_region_has_the_same_edges(parts: ctypes.CDLL) -> None:
+    for _ in range(1000):
+        shape = tuple(RNG.integers(1, 2000, 2).tolist())
+        y, x = RNG.choice([0, 0.25, 0.5, 0.58, 0.999999, RNG.random()], 2).tolist()
+        down, across = (min(share, 1 - start) for start, share in zip((y, x), RNG.random(2).tolist(), strict=True))
+        rows, columns = map(Region(x, y, across, down).cut, np.broadcast_arrays(*np.indices(shape, sparse=True)))
+        edges = (ctypes.c_int * 4)()
+        parts.cut(shape[1], shape[0], *map(ctypes.c_double, (x, y, across, down)), edges)
+        assert list(edges) == [columns[0, 0], rows[0, 0], columns.shape[1], rows.shape[0]]
 
 
 @pytest.mark.parametrize("value", [0, 255])
@@ -157,6 +182,24 @@ def test_answers_are_python_s(box: Path, compiled: Bundle, frames: list[Path], p
         for row, expected in zip(found, classifier.predict_many(frames), strict=True):
             assert_alike(row, expected)
     assert all(row["ms"] > 0 for row in found)
+
+
+@pytest.mark.parametrize("how", ["squash", "pad"])
+def test_the_fit_is_the_manifest_s(box: Path, bundle: Bundle, frames: list[Path], how: Fit) -> None:
+    edit(MANIFEST, preprocess__fit=how)(bundle.path)
+    some = frames[-9:]
+    with Classifier.open(bundle.path, precision="fp32", threads=1) as classifier:
+        for row, expected in zip(
+            answers(box, bundle.path, "--precision", "fp32", *some), classifier.predict_many(some), strict=True
+        ):
+            assert_alike(row, expected)
+
+
+def test_a_region_of_interest_is_all_that_is_seen(box: Path, compiled: Bundle, frames: list[Path]) -> None:
+    found = answers(box, compiled.path, "--roi", "0.1,0.25,0.6,0.5", *frames)
+    with Classifier.open(compiled.path, threads=1, roi=(0.1, 0.25, 0.6, 0.5)) as classifier:
+        for row, expected in zip(found, classifier.predict_many(frames), strict=True):
+            assert_alike(row, expected)
 
 
 def test_raw_frames_come_from_a_pipe(box: Path, compiled: Bundle) -> None:
@@ -229,7 +272,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "newer manifest": (edit(MANIFEST, schema=2), "has schema 2; this header reads up to 1"),
     "unknown key": (edit(MANIFEST, temperature=2.0), "does not know its key 'temperature'"),
     "unknown preprocessing": (edit(MANIFEST, preprocess__gamma=2.2), "does not know its key 'gamma'"),
-    "unknown fit": (edit(MANIFEST, preprocess__fit="stretch"), "its fit is"),
+    "unknown fit": (edit(MANIFEST, preprocess__fit="stretch"), "does not know its fit 'stretch'"),
     "unknown setting": (edit(CARD, target__voltage=5), "does not know its key 'voltage'"),
     "labels of other classes": (edit(MANIFEST, labels=["a", "b"]), "manifest"),
     "no engine": (lambda b: shutil.rmtree(b / INT8), "has no openvino-int8 engine"),
@@ -315,6 +358,15 @@ def test_wrong_usage_is_2_and_says_how(box: Path, words: list[str]) -> None:
     ended = run([box / "classify", *words])
     assert ended.returncode == 2
     assert "usage: classify BUNDLE" in ended.stderr
+
+
+@pytest.mark.parametrize("roi", ["0.5,0,0.6,1", "0,0,0,1", "-0.1,0,1,1", "nan,0,1,1", "0,0,1", "0,0,1,1,1", "a,b,c,d"])
+def test_what_is_no_region_is_wrong_usage(box: Path, compiled: Bundle, frames: list[Path], roi: str) -> None:
+    with pytest.raises(UsageError):
+        Region.of(roi)
+    ended = run([box / "classify", compiled.path, "--roi", roi, frames[0]])
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(("The region of interest is not inside the frame. ", "--roi takes four numbers"))
 
 
 @pytest.fixture

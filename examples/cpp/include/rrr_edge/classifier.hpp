@@ -39,10 +39,12 @@ struct Prediction {
   std::vector<std::vector<float>> branch_probabilities;
 };
 
-/// Which engine of the bundle. `threads` 0 takes the target's number, or else all usable cores.
+/// Which engine of the bundle. `threads` 0 takes the target's number, or else all usable cores; of each frame `roi` is
+/// looked at.
 struct Options {
   std::string target = "openvino", precision = "int8";
   int threads = 0;
+  Region roi = {};
 };
 
 /// Not thread-safe: one per thread.
@@ -62,6 +64,8 @@ class Classifier {
 
   std::vector<std::string> labels_;
   int image_size_ = 0;
+  Fit fit_ = Fit::crop;
+  Region roi_;
   ov::InferRequest request_;
   ov::Tensor images_, probabilities_, branch_probabilities_;  // [N, S, S, 3], [N, K], [N, B, K]
 };
@@ -105,7 +109,10 @@ inline void require_fit(const Json& engine, const ov::Core& core, const std::str
 
 }  // namespace detail
 
-inline Classifier::Classifier(const fs::path& bundle, const Options& options) {
+inline Classifier::Classifier(const fs::path& bundle, const Options& options) : roi_(options.roi) {
+  static const std::map<std::string, Fit> fits = {
+      {"crop", Fit::crop}, {"centre-crop", Fit::crop}, {"squash", Fit::squash}, {"pad", Fit::pad}};
+  require_region(roi_);
   const std::string name = options.target + "-" + options.precision;
   const fs::path folder = bundle / "engines" / name;
   std::ostringstream command;
@@ -122,8 +129,9 @@ inline Classifier::Classifier(const fs::path& bundle, const Options& options) {
                                      "accuracy", "provenance", "verification", "files", "parent"});
     const detail::Json& preprocess = manifest.at("preprocess");
     detail::require_known(preprocess, {"image_size", "mean", "std", "fit"});
-    const std::string fit = preprocess.at("fit");  // the first bundles say centre-crop
-    if (fit != "crop" && fit != "centre-crop") throw std::invalid_argument("its fit is " + fit + ", not crop");
+    const std::string fit = preprocess.at("fit");
+    if (!fits.count(fit)) throw std::invalid_argument("this header does not know its fit '" + fit + "'");
+    fit_ = fits.at(fit);
     labels_ = manifest.at("labels").get<std::vector<std::string>>();
     image_size_ = preprocess.at("image_size");
     for (const detail::Json& file : manifest.at("files")) {
@@ -184,7 +192,7 @@ inline void Classifier::load(const fs::path& graph, const nlohmann::json& target
 
 inline Prediction Classifier::predict(const Frame& frame) {
   auto* image = images_.data<std::uint8_t>();
-  fit(frame, image_size_, image);
+  fit(cut(frame, roi_), image_size_, image, fit_);
   const std::size_t bytes = images_.get_byte_size() / images_.get_shape()[0];
   for (std::size_t i = 1; i < images_.get_shape()[0]; ++i) std::copy_n(image, bytes, image + i * bytes);
   request_.infer();

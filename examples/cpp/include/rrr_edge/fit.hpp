@@ -1,4 +1,4 @@
-/// Crop and resize to the network's input: the pixels of rrr_edge.images.fit. Needs no library.
+/// Crop, squash or pad to the network's square input: the pixels of rrr_edge.images.fit. Needs no library.
 #pragma once
 
 #include <algorithm>
@@ -19,34 +19,56 @@ struct Frame {
   std::ptrdiff_t stride = 0;
 };
 
+/// How a frame becomes square: its centre, all of it out of proportion, or all of it on gray.
+enum class Fit { crop, squash, pad };
+
+/// A region of interest in shares of the frame: its left and upper edge, its width and height.
+struct Region {
+  double x = 0, y = 0, width = 1, height = 1;
+};
+
 namespace detail {
 
-/// Means over boxes of k x k pixels, k = ceil(side / size), their corners spread evenly over the square.
-/// `Sum` holds the sum over a box and the half that rounds it.
+/// Part of an image of RGB bytes that is written.
+struct Canvas {
+  std::uint8_t* pixels;
+  int width, height;
+  std::ptrdiff_t stride;
+};
+
+/// How many pixels a box has along a side, ceil(before / after), and where each begins, evenly spread.
+struct Boxes {
+  Boxes(int before, int after) : length((before + after - 1) / after), starts(after) {
+    const double step = static_cast<double>(before - length) / std::max(after - 1, 1);
+    for (int i = 0; i < after; ++i) starts[i] = static_cast<std::ptrdiff_t>(std::nearbyint(i * step));
+  }
+  int length;
+  std::vector<std::ptrdiff_t> starts;
+};
+
+/// Means over boxes of pixels. `Sum` holds the sum over a box and the half that rounds it.
 template <typename Sum>
-void average_boxes(const Frame& square, int size, std::uint8_t* out) {
-  const int side = square.width, k = (side + size - 1) / size;
-  const double step = static_cast<double>(side - k) / std::max(size - 1, 1);
-  std::vector<std::ptrdiff_t> corners(size);
-  for (int i = 0; i < size; ++i) corners[i] = static_cast<std::ptrdiff_t>(std::nearbyint(i * step));
-  const std::uint64_t count = static_cast<std::uint64_t>(k) * k;
+void average(const Frame& picture, const Boxes& down, const Boxes& across, const Canvas& out) {
+  const std::uint64_t count = static_cast<std::uint64_t>(down.length) * across.length;
   // As long as count < 2^24 this gives the same quotients as a division, which is much slower.
   const std::uint64_t reciprocal = (std::uint64_t{1} << 56) / count + 1;
-  std::vector<Sum> columns(3 * static_cast<std::size_t>(side)), boxes(columns.size() - 3 * (k - 1));
-  for (const std::ptrdiff_t top : corners) {
-    const std::uint8_t* row = square.pixels + top * square.stride;
+  const std::size_t length = 3 * static_cast<std::size_t>(across.length);
+  std::vector<Sum> columns(3 * static_cast<std::size_t>(picture.width)), boxes(columns.size() - length + 3);
+  for (int i = 0; i < out.height; ++i) {
+    const std::uint8_t* row = picture.pixels + down.starts[i] * picture.stride;
     std::copy_n(row, columns.size(), columns.begin());
-    for (int y = 1; y < k; ++y) {
-      row += square.stride;
+    for (int y = 1; y < down.length; ++y) {
+      row += picture.stride;
       for (std::size_t x = 0; x < columns.size(); ++x) columns[x] = static_cast<Sum>(columns[x] + row[x]);
     }
     std::fill(boxes.begin(), boxes.end(), static_cast<Sum>(count / 2));
-    for (std::size_t shift = 0; shift < 3 * static_cast<std::size_t>(k); shift += 3) {
+    for (std::size_t shift = 0; shift < length; shift += 3) {
       for (std::size_t x = 0; x < boxes.size(); ++x) boxes[x] = static_cast<Sum>(boxes[x] + columns[x + shift]);
     }
-    for (const std::ptrdiff_t left : corners) {
+    std::uint8_t* next = out.pixels + i * out.stride;
+    for (const std::ptrdiff_t left : across.starts) {
       for (std::ptrdiff_t x = 3 * left; x < 3 * left + 3; ++x) {
-        *out++ = static_cast<std::uint8_t>(boxes[x] * reciprocal >> 56);
+        *next++ = static_cast<std::uint8_t>(boxes[x] * reciprocal >> 56);
       }
     }
   }
@@ -60,14 +82,14 @@ struct Taps {
 constexpr int kFractionBits = 22;
 
 /// Pillow's antialiased bilinear filter: triangles whose width grows with the reduction.
-inline std::vector<Taps> bilinear_taps(int side, int size) {
-  const double scale = static_cast<double>(side) / size, reach = std::max(scale, 1.0), slope = 1.0 / reach;
-  std::vector<Taps> taps(size);
-  for (int i = 0; i < size; ++i) {
+inline std::vector<Taps> bilinear_taps(int before, int after) {
+  const double scale = static_cast<double>(before) / after, reach = std::max(scale, 1.0), slope = 1.0 / reach;
+  std::vector<Taps> taps(after);
+  for (int i = 0; i < after; ++i) {
     const double centre = (i + 0.5) * scale;
     taps[i].first = std::max(0, static_cast<int>(centre - reach + 0.5));
     std::vector<double> triangle;
-    for (int x = taps[i].first; x < std::min(side, static_cast<int>(centre + reach + 0.5)); ++x) {
+    for (int x = taps[i].first; x < std::min(before, static_cast<int>(centre + reach + 0.5)); ++x) {
       triangle.push_back(std::max(0.0, 1.0 - std::abs((x - centre + 0.5) * slope)));
     }
     double sum = 0;
@@ -87,46 +109,92 @@ inline std::uint8_t weigh(const Taps& taps, const std::uint8_t* bytes, std::ptrd
   return static_cast<std::uint8_t>(std::min(sum >> kFractionBits, 255));
 }
 
-inline void resize_bilinear(const Frame& square, int size, std::uint8_t* out) {
-  const std::vector<Taps> taps = bilinear_taps(square.width, size);
-  const std::ptrdiff_t width = 3 * size;
+inline void interpolate(const Frame& picture, const Canvas& out) {
+  const std::ptrdiff_t width = std::ptrdiff_t{3} * out.width;
+  const std::vector<Taps> across = bilinear_taps(picture.width, out.width);
   std::vector<std::uint8_t> narrow;
-  narrow.reserve(static_cast<std::size_t>(width) * square.height);
-  for (int y = 0; y < square.height; ++y) {
-    const std::uint8_t* row = square.pixels + y * square.stride;
-    for (const Taps& column : taps) {
-      for (int channel = 0; channel < 3; ++channel) narrow.push_back(weigh(column, row + channel, 3));
+  narrow.reserve(static_cast<std::size_t>(width) * picture.height);
+  for (int y = 0; y < picture.height; ++y) {
+    const std::uint8_t* row = picture.pixels + y * picture.stride;
+    for (const Taps& taps : across) {
+      for (int channel = 0; channel < 3; ++channel) narrow.push_back(weigh(taps, row + channel, 3));
     }
   }
-  for (const Taps& row : taps) {
-    for (int x = 0; x < width; ++x) *out++ = weigh(row, narrow.data() + x, width);
+  std::uint8_t* row = out.pixels;
+  for (const Taps& taps : bilinear_taps(picture.height, out.height)) {
+    for (std::ptrdiff_t x = 0; x < width; ++x) row[x] = weigh(taps, narrow.data() + x, width);
+    row += out.stride;
   }
 }
 
+inline void resize(const Frame& picture, const Canvas& out) {
+  if (picture.width == out.width && picture.height == out.height) {
+    for (int y = 0; y < out.height; ++y) {
+      std::copy_n(picture.pixels + y * picture.stride, std::ptrdiff_t{3} * out.width, out.pixels + y * out.stride);
+    }
+    return;
+  }
+  if (picture.width < 2 * out.width || picture.height < 2 * out.height) return interpolate(picture, out);
+  const Boxes down(picture.height, out.height), across(picture.width, out.width);
+  const std::int64_t count = std::int64_t{down.length} * across.length;
+  if (count <= 256) return average<std::uint16_t>(picture, down, across, out);
+  if (count < 1 << 24) return average<std::uint32_t>(picture, down, across, out);
+  throw BadInput("The frame is too large for the network's input.", "Reduce it first.");
+}
+
+/// The first pixel and the number of pixels of a share of a side, edges rounded to the nearest pixel; one at least.
+struct Range {
+  Range(double start, double share, int pixels)
+      : first(std::min(static_cast<int>(start * pixels + 0.5), pixels - 1)),
+        count(std::max(1, std::min(static_cast<int>((start + share) * pixels + 0.5), pixels) - first)) {}
+  int first, count;
+};
+
 }  // namespace detail
 
-/// Crop the centre square out of `frame` and resize it, as rrr_edge.images.fit: 3 * size * size bytes go to `out`.
-/// Throws BadInput.
-inline void fit(const Frame& frame, int size, std::uint8_t* out) {
+/// Throws UsageError unless `region` is inside the frame.
+inline void require_region(const Region& region) {
+  constexpr double kEnd = 1 + 1e-9;  // shares such as 0.58 + 0.42 may add up to a little more than 1
+  if (region.x >= 0 && region.y >= 0 && region.width > 0 && region.height > 0 && region.x + region.width <= kEnd &&
+      region.y + region.height <= kEnd) {
+    return;
+  }
+  throw UsageError("The region of interest is not inside the frame.",
+                   "x, y, width and height are shares of the frame: x + width and y + height reach 1 at most.");
+}
+
+/// The view of `frame` within `region`. Throws BadInput where `frame` is no picture, and UsageError.
+inline Frame cut(const Frame& frame, const Region& region) {
   const std::ptrdiff_t row = std::ptrdiff_t{3} * frame.width, stride = frame.stride ? frame.stride : row;
   if (!frame.pixels || frame.width < 1 || frame.height < 1 || stride < row) {
     throw BadInput("A frame of " + std::to_string(frame.width) + "x" + std::to_string(frame.height) +
                        " pixels with rows of " + std::to_string(stride) + " bytes is not a picture.",
                    "Pass RGB bytes, three for each pixel.");
   }
-  const int side = std::min(frame.width, frame.height);
-  const std::ptrdiff_t top = (frame.height - side) / 2, left = (frame.width - side) / 2;
-  const Frame square{frame.pixels + top * stride + 3 * left, side, side, stride};
-  if (side == size) {
-    for (int y = 0; y < side; ++y) out = std::copy_n(square.pixels + y * stride, 3 * side, out);
-  } else if (side < 2 * size) {
-    detail::resize_bilinear(square, size, out);
-  } else if (side > 4095 * size) {
-    throw BadInput("A frame of " + std::to_string(side) + " pixels is too large.", "Reduce it first.");
-  } else if (side <= 16 * size) {  // 65535 holds the sum over 16 x 16 pixels, and its half
-    detail::average_boxes<std::uint16_t>(square, size, out);
+  require_region(region);
+  const detail::Range columns(region.x, region.width, frame.width), rows(region.y, region.height, frame.height);
+  return {frame.pixels + rows.first * stride + std::ptrdiff_t{3} * columns.first, columns.count, rows.count, stride};
+}
+
+/// Make `frame` a square of `size` pixels: 3 * size * size bytes go to `out`. Throws BadInput.
+inline void fit(const Frame& frame, int size, std::uint8_t* out, Fit how = Fit::crop) {
+  const Frame whole = cut(frame, {});
+  const std::ptrdiff_t stride = std::ptrdiff_t{3} * size;
+  const int shorter = std::min(whole.width, whole.height), longer = std::max(whole.width, whole.height);
+  if (how == Fit::squash) {
+    detail::resize(whole, {out, size, size, stride});
+  } else if (how == Fit::crop) {
+    const std::ptrdiff_t top = (whole.height - shorter) / 2, left = (whole.width - shorter) / 2;
+    detail::resize({whole.pixels + top * whole.stride + 3 * left, shorter, shorter, whole.stride},
+                   {out, size, size, stride});
   } else {
-    detail::average_boxes<std::uint32_t>(square, size, out);
+    const auto scaled = [size, longer](std::int64_t side) {
+      return static_cast<int>(std::max<std::int64_t>(1, (2 * side * size + longer) / (2 * longer)));
+    };
+    const int width = scaled(whole.width), height = scaled(whole.height);
+    std::fill_n(out, stride * size, std::uint8_t{114});  // the mean gray of ImageNet's photos
+    std::uint8_t* corner = out + (size - height) / 2 * stride + (size - width) / 2 * 3;
+    detail::resize(whole, {corner, width, height, stride});
   }
 }
 
