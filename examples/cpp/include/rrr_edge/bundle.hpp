@@ -66,7 +66,9 @@ void read_record(const fs::path& path, const std::string& kind, const std::strin
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
-    throw CorruptArtifact(path.string() + " cannot be used: " + error.what() + ".", repair);
+    std::string reason = error.what();
+    if (reason[0] == '[') reason.erase(0, reason.find(' ') + 1);  // nlohmann-json's number of the error
+    throw CorruptArtifact(path.string() + " cannot be used: " + reason + ".", repair);
   }
 }
 
