@@ -101,29 +101,38 @@ inline std::vector<Taps> bilinear_taps(int before, int after) {
   return taps;
 }
 
-/// The weighted sum of bytes that lie `step` apart.
-inline std::uint8_t weigh(const Taps& taps, const std::uint8_t* bytes, std::ptrdiff_t step) {
-  int sum = 1 << (kFractionBits - 1);
-  bytes += taps.first * step;
-  for (std::size_t i = 0; i < taps.weights.size(); ++i, bytes += step) sum += taps.weights[i] * *bytes;
-  return static_cast<std::uint8_t>(std::min(sum >> kFractionBits, 255));
-}
+inline std::uint8_t to_byte(int sum) { return static_cast<std::uint8_t>(std::min(sum >> kFractionBits, 255)); }
 
 inline void interpolate(const Frame& picture, const Canvas& out) {
-  const std::ptrdiff_t width = std::ptrdiff_t{3} * out.width;
+  constexpr int kHalf = 1 << (kFractionBits - 1);
+  const std::size_t width = 3 * static_cast<std::size_t>(out.width);
   const std::vector<Taps> across = bilinear_taps(picture.width, out.width);
-  std::vector<std::uint8_t> narrow;
-  narrow.reserve(static_cast<std::size_t>(width) * picture.height);
+  std::vector<std::uint8_t> narrow;  // the rows of the picture with the width of the result
+  narrow.reserve(width * picture.height);
   for (int y = 0; y < picture.height; ++y) {
-    const std::uint8_t* row = picture.pixels + y * picture.stride;
     for (const Taps& taps : across) {
-      for (int channel = 0; channel < 3; ++channel) narrow.push_back(weigh(taps, row + channel, 3));
+      const std::uint8_t* pixel = picture.pixels + y * picture.stride + std::ptrdiff_t{3} * taps.first;
+      int red = kHalf, green = kHalf, blue = kHalf;
+      for (const int weight : taps.weights) {
+        red += weight * pixel[0];
+        green += weight * pixel[1];
+        blue += weight * pixel[2];
+        pixel += 3;
+      }
+      narrow.insert(narrow.end(), {to_byte(red), to_byte(green), to_byte(blue)});
     }
   }
-  std::uint8_t* row = out.pixels;
+  std::vector<int> sums(width);
+  std::uint8_t* next = out.pixels;
   for (const Taps& taps : bilinear_taps(picture.height, out.height)) {
-    for (std::ptrdiff_t x = 0; x < width; ++x) row[x] = weigh(taps, narrow.data() + x, width);
-    row += out.stride;
+    std::fill(sums.begin(), sums.end(), kHalf);
+    const std::uint8_t* row = narrow.data() + taps.first * width;
+    for (const int weight : taps.weights) {
+      for (std::size_t x = 0; x < width; ++x) sums[x] += weight * row[x];
+      row += width;
+    }
+    std::transform(sums.begin(), sums.end(), next, to_byte);
+    next += out.stride;
   }
 }
 
