@@ -1,5 +1,6 @@
 """Compress a ResNet152 for a small task, compile it for the box it must run on, and prove what was gained."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
     from rrr_edge.runtime.classifier import Prediction as Prediction
 
 __version__ = "0.1.0"
+
+# ONNX Runtime and the libraries that import it write a device's id into the home and call their maker as soon as they
+# are imported, unless they find these.
+os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 _HOME = {
     "Bundle": "rrr_edge.bundle.folder",

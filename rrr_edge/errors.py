@@ -11,7 +11,10 @@ RRREdgeError
 """
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from os import PathLike
 
 
 class RRREdgeError(Exception):
@@ -54,13 +57,60 @@ class MissingLibrary(RRREdgeError):
     exit_code = 6
 
     def __init__(self, library: str, *, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs {library}, which is not installed.", advice=f"pip install 'rrr-edge[{extra}]'"
-        )
+        super().__init__(f"{purpose} needs {library}, which is not installed.", advice=pip_install(extra))
 
 
 class Interrupted(RRREdgeError):
     exit_code = 130
+
+
+def pip_install(extra: str = "", *, upgrade: bool = False) -> str:
+    """The pip line that adds `extra` to this installation, from where it came: an index, a folder or an archive."""
+    words = ["pip install", *(["--upgrade"] if upgrade else [])]
+    origin, editable = _origin()
+    named = f"[{extra}]" if extra else ""
+    if origin.startswith(("http:", "https:", "file:")):
+        return " ".join((*words, f"'rrr-edge{named} @ {origin}'"))
+    what = f"{origin}{named}"
+    return " ".join((*words, *(["-e"] if editable else []), f"'{what}'" if named or " " in what else what))
+
+
+def _origin() -> tuple[str, bool]:
+    """What pip was given to install this package: a name, a folder (and whether it is editable) or an archive's URL."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+    from pathlib import Path
+    from urllib.parse import unquote, urlparse
+
+    try:
+        direct = json.loads(distribution("rrr-edge").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):  # a checkout that is on the path only
+        checkout = Path(__file__).parent.parent
+        return (str(checkout) if (checkout / "pyproject.toml").is_file() else "rrr-edge"), False
+    url = str(direct.get("url", ""))
+    if "dir_info" in direct and url.startswith("file:"):
+        return unquote(urlparse(url).path), bool(direct["dir_info"].get("editable"))
+    return url or "rrr-edge", False
+
+
+# What is wrong with the name that was given, not with this machine.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+
+@contextmanager
+def reading(path: str | PathLike[str]) -> Iterator[None]:
+    """Turn what the system says against reading `path` into CannotRunHere: no advice to replace the file helps then.
+
+    OSErrors of a file that is not there, or is a folder, pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _ABSENT or error.errno is None:
+            raise
+        raise CannotRunHere(
+            f"{path} cannot be read: {error.strerror}.", advice="Check its permissions and the disk that it is on."
+        ) from error
 
 
 def choose(value: str, choices: Iterable[str], what: str) -> str:

@@ -6,12 +6,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from made_up import make_bundle, profile
 from small_bundle import LABELS, write_shapes
 
+from rrr_edge.bundle.recipe import METHODS, RRR, Schedule, Selection, Training
 from rrr_edge.report.tables import networks, times
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +78,17 @@ def test_the_demos_tables_have_the_columns_and_rows_that_a_profile_prints(tmp_pa
 
 def _cells(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_the_recipe_that_it_shows_is_the_default_and_no_setting_is_left_out() -> None:
+    section = README[README.index("### Recipes") : README.index("## Embed it in an app")]
+    data = tomllib.loads(section.partition("```toml\n")[2].partition("```")[0])
+    assert RRR.parse(data, "README") == RRR()
+    fields = {name for recipe in METHODS.values() for name in recipe.model_fields}
+    for record in (Training, Selection, Schedule):
+        fields |= set(record.model_fields)
+    assert len(fields) > 25
+    assert {name for name in fields if not re.search(rf"\b{name}\b", section)} == set()
 
 
 def test_no_placeholder_is_left() -> None:

@@ -12,7 +12,7 @@ from rrr_edge.bundle.measurements import Granularity
 from rrr_edge.bundle.record import SCHEMA, SchemaVersion, Sealed
 from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone
 from rrr_edge.bundle.spec import NetworkSpec
-from rrr_edge.errors import CannotRunHere
+from rrr_edge.errors import CannotRunHere, pip_install
 
 LATENCY_ONLY = "latency only, random weights"
 # So many typical images are enough for what is there for its time only.
@@ -66,7 +66,7 @@ class BaselineCard(Sealed):
         if not (model.is_file() and card_of(model).is_file()):
             raise CannotRunHere(
                 f"{model} is missing: networks to compare with are made where PyTorch is installed.",
-                advice="Run: pip install 'rrr-edge[compress]', then the command again; or compare with nothing: "
+                advice=f"Run: {pip_install('compress')}, then the command again; or compare with nothing: "
                 "--against none",
             )
         card = cls.from_json_file(card_of(model))

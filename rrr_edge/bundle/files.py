@@ -17,10 +17,24 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from rrr_edge.bundle.record import Record
-from rrr_edge.errors import CannotRunHere, CorruptArtifact, UsageError
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, UsageError, reading
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+# What a file system says of a place that it does not take files in.
+_REFUSED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+    errno.ENXIO,
+)
 
 
 def sha256(path: Path) -> str:
@@ -30,7 +44,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Turn the failures of a file system (full, read-only, forbidden) into one sentence that names `path`."""
+    """Turn the failures of a file system (full, read-only, forbidden, ...) into one sentence that names `path`."""
     try:
         yield
     except OSError as error:
@@ -38,11 +52,16 @@ def writing_to(path: Path) -> Iterator[None]:
             raise CannotRunHere(
                 f"The disk that holds {path} is full.", advice="Free some space and run again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENXIO):
+        if error.errno == errno.EFBIG:
             raise CannotRunHere(
-                f"{path} cannot be written: {error.strerror}.", advice="Choose another folder."
+                f"{path} would be larger than files may be here.", advice="Raise the limit: ulimit -f unlimited"
             ) from error
-        raise
+        if error.errno not in _REFUSED:
+            raise
+        another = "name" if error.errno == errno.ENAMETOOLONG else "folder"
+        raise CannotRunHere(
+            f"{path} cannot be written: {error.strerror}.", advice=f"Choose another {another}."
+        ) from error
 
 
 def write_file(path: Path, data: bytes | str) -> None:
@@ -249,11 +268,14 @@ def describe_file(path: Path) -> FileEntry:
 def require_file(path: Path, entry: FileEntry, repair: str) -> None:
     """Raise CorruptArtifact unless `path` is, byte for byte, what `entry` says, and no link."""
     advice = f"Run: {repair}"
-    if not path.is_file():
+    with reading(path):
+        size = path.stat().st_size if path.is_file() else None
+        digest = sha256(path) if size == entry.bytes else ""
+    if size is None:
         raise CorruptArtifact(f"{path} is missing.", advice=advice)
     if path.is_symlink():
         raise CorruptArtifact(f"{path} is a link; in a bundle links are not followed.", advice=advice)
-    if path.stat().st_size != entry.bytes:
-        raise CorruptArtifact(f"{path} has {path.stat().st_size:,} bytes instead of {entry.bytes:,}.", advice=advice)
-    if sha256(path) != entry.sha256:
+    if size != entry.bytes:
+        raise CorruptArtifact(f"{path} has {size:,} bytes instead of {entry.bytes:,}.", advice=advice)
+    if digest != entry.sha256:
         raise CorruptArtifact(f"{path} has changed since it was written (its SHA-256 differs).", advice=advice)

@@ -30,8 +30,8 @@ from rrr_edge.bundle.files import FileEntry, require_file, require_no_links, sha
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.record import Sealed
 from rrr_edge.bundle.reference import Reference
-from rrr_edge.bundle.target import Target
-from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
+from rrr_edge.bundle.target import PRECISIONS, Target
+from rrr_edge.errors import BadInput, CorruptArtifact, UsageError, reading
 
 R = TypeVar("R", bound=Sealed)
 MANIFEST = "manifest.json"
@@ -58,12 +58,14 @@ class Bundle:
     def open(cls, path: str | Path) -> "Bundle":
         """Read and validate the manifest. Raises BadInput (no bundle there) or CorruptArtifact."""
         path = Path(path)
-        if not path.exists():
+        with reading(path):
+            exists, is_bundle = path.exists(), (path / MANIFEST).is_file()
+        if not exists:
             raise BadInput(
                 f"There is no bundle {path}.",
                 advice=f"Make one with: {compressing(path)}",
             )
-        if not (path / MANIFEST).is_file():
+        if not is_bundle:
             raise BadInput(
                 f"{path} is not a bundle: it has no {MANIFEST}.",
                 advice="Give the folder that `rrr-edge compress` wrote.",
@@ -163,6 +165,15 @@ class Bundle:
     def rounds_folder(self, name: str) -> Path:
         """What an interrupted profile has measured so far; may not exist."""
         return self._inside("profiles", f".{name}.rounds")
+
+    def available(self, target: Target) -> Target:
+        """`target` at its own precision, or else at the lowest whose engine is there; itself where none is."""
+        own = target.precision
+        for precision in (own, *(p for p in reversed(PRECISIONS) if p != own)):
+            asked = target.model_copy(update={"precision": precision})
+            if (self.engine_folder(asked.engine_name) / ENGINE).is_file():
+                return asked
+        return target
 
     def engine(self, target: Target) -> Engine:
         """The engine compiled for `target` at its precision, its files checked.

@@ -180,8 +180,9 @@ class Load(Record):
 
     `setting` is the frames a second of a paced load, the images of a batch, the number of streams, and 0 for a cold
     start. The measurement is of one answer: frame to answer, process start to first answer, one batch, one image of a
-    stream. `images_per_second` is the throughput that was seen. Of a paced load's frames `late` were answered only
-    after the next had come, and `dropped` were never looked at, for a newer one was there.
+    stream. `images_per_second` are the images that were answered over all the time that it took. Of a paced load's
+    frames `late` were answered only after the next had come, and `dropped` were never looked at, for a newer one was
+    there.
     """
 
     kind: LoadKind

@@ -25,7 +25,7 @@ from rrr_edge.bundle.measurements import (
 from rrr_edge.bundle.record import SCHEMA, SchemaVersion, Sealed, read_json
 from rrr_edge.bundle.target import Target
 from rrr_edge.bundle.verification import Accuracy, Verification
-from rrr_edge.errors import BadInput, CorruptArtifact
+from rrr_edge.errors import BadInput, CorruptArtifact, reading
 
 SAMPLES = "samples.csv"
 
@@ -97,9 +97,9 @@ class Profile(Sealed):
 
     @property
     def beyond_ceiling(self) -> str:
-        """The parts that seem to compute faster than the machine does at best, with their shares of that."""
+        """The parts that seem to compute faster than the machine does at best."""
         beyond = (part for part in self.parts if part.share is not None and part.share > 1)
-        return ", ".join(f"{part.part} {part.share:.0%}" for part in beyond)
+        return ", ".join(part.part for part in beyond)
 
     def measurement(self, name: str) -> Measurement:
         return next(m for m in self.measurements if m.name == name)
@@ -116,7 +116,7 @@ class Profile(Sealed):
             summaries = {m["name"]: m.pop("summary") for m in stored}
             for measurement in stored:
                 measurement["samples_ms"] = samples.get(measurement["name"], ())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(f"{folder / PROFILE} cannot be read: {error}.") from error
         profile = cls.parse(data, str(folder / PROFILE))
         if profile.samples_sha256 and profile.samples_sha256 != sha256(folder / SAMPLES):
@@ -168,7 +168,7 @@ def part_name(part: str) -> str:
 def _read_samples(path: Path) -> dict[str, tuple[float, ...]]:
     samples: dict[str, list[float]] = {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with reading(path), path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 samples.setdefault(row["candidate"], []).append(float(row["ms"]))
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from rrr_edge.errors import BadInput, CorruptArtifact
+from rrr_edge.errors import BadInput, CorruptArtifact, pip_install, reading
 
 
 class Record(BaseModel):
@@ -43,9 +43,13 @@ class Record(BaseModel):
 
 
 def read_json(path: Path) -> tuple[Any, str]:
-    """What the file says, and its text. Raises BadInput where it cannot be read, nor written again as UTF-8."""
+    """What the file says, and its text.
+
+    Raises CannotRunHere where it may not be read, and BadInput where it cannot be, nor written again as UTF-8.
+    """
     try:
-        text = path.read_text("utf-8")
+        with reading(path):
+            text = path.read_text("utf-8")
         data = json.loads(text)
         if "\\ud" in text.lower():
             json.dumps(data, ensure_ascii=False).encode()  # half a pair of surrogates is JSON, but no text
@@ -55,9 +59,10 @@ def read_json(path: Path) -> tuple[Any, str]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What the file says. Raises BadInput where it cannot be read."""
+    """What the file says. Raises CannotRunHere where it may not be read, BadInput where it cannot be."""
     try:
-        return tomllib.loads(path.read_text("utf-8-sig"))
+        with reading(path):
+            return tomllib.loads(path.read_text("utf-8-sig"))
     except (ValueError, OSError, RecursionError) as error:
         raise BadInput(f"{path} cannot be read as TOML: {_why(error)}.") from error
 
@@ -106,7 +111,7 @@ class Sealed(Record):
         if type(version) is int and version > SCHEMA:
             raise CorruptArtifact(
                 f"{path} has schema {version}; this rrr-edge reads up to {SCHEMA}.",
-                advice="Update with: pip install --upgrade rrr-edge",
+                advice=f"Update with: {pip_install(upgrade=True)}",
             )
         if cls.unsealed_before is not None and not {"seal", cls.unsealed_before} & data.keys():
             return

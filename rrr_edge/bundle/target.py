@@ -73,7 +73,9 @@ class Target(Record):
     def load(cls, name: str | Path) -> "Target":
         """Resolve `name` as a path, then ./targets/NAME.toml, then the packaged NAME.toml.
 
-        Raises UsageError where there is none (with the near misses) and BadInput where the file is not a target.
+        A target that is only named may not let engines run code of their own: whoever can write into the current
+        folder would decide that. Raises UsageError where there is none (with the near misses) or it may not be so, and
+        BadInput where the file is not a target.
         """
         path = Path(name)
         if path.suffix == ".toml":
@@ -81,8 +83,16 @@ class Target(Record):
                 raise UsageError(f"There is no target file {path}.")
             return cls.from_toml_file(path)
         choose(str(name), target_names(), "target")
-        own = Path("targets") / f"{name}.toml"
-        return cls.from_toml_file(own if own.is_file() else PACKAGED / own.name)
+        own = target_here(str(name))
+        if own is None:
+            return cls.from_toml_file(PACKAGED / f"{name}.toml")
+        found = cls.from_toml_file(own)
+        if found.portability == "version":
+            raise UsageError(
+                f'{own} allows engines that run code of their own (portability = "version").',
+                advice=f"Say that you mean this file: --target {own}",
+            )
+        return found
 
     @classmethod
     def resolve(cls, target: "Target | str", precision: Precision | None = None) -> "Target":
@@ -91,5 +101,16 @@ class Target(Record):
         return found if precision is None else found.model_copy(update={"precision": precision})
 
 
+def target_here(name: str) -> Path | None:
+    """The current folder's own file of the target `name`, which goes before the packaged one."""
+    own = Path("targets") / f"{name}.toml"
+    return own if own.is_file() else None
+
+
 def target_names() -> list[str]:
+    if not PACKAGED.is_dir():
+        raise CannotRunHere(
+            f"rrr-edge has no folder of targets beside {_HERE}: it cannot run from an archive.",
+            advice="Unpack the archive, or install it with pip.",
+        )
     return sorted({file.stem for folder in (Path("targets"), PACKAGED) for file in folder.glob("*.toml")})

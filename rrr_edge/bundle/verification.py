@@ -71,8 +71,8 @@ class Verification(Record):
     @property
     def words(self) -> str:
         return (
-            f"verified on {self.images} images: top-1 agrees on {self.top1_agreement:.2%}, largest difference "
-            f"{self.max_abs_diff:.2g}, accuracy {self.accuracy_reference:.2%} -> {self.accuracy:.2%}"
+            f"verified on {self.images} images: top-1 agrees on {self.top1_agreement:.2%} (ties aside), largest "
+            f"difference {self.max_abs_diff:.2g}, accuracy {self.accuracy_reference:.2%} -> {self.accuracy:.2%}"
         )
 
 

@@ -1,11 +1,16 @@
-"""The command line: parse, call one function, print, exit. Heavy imports happen inside the commands."""
+"""The Typer app: what every command has around it. Heavy imports happen inside the commands."""
 
+import atexit
 import functools
+import os
 import platform
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -14,13 +19,13 @@ from rrr_edge import __version__
 from rrr_edge.cli.display import Display
 from rrr_edge.cli.options import Command, Commands
 from rrr_edge.cli.settings import SettingsCommand
-from rrr_edge.errors import Interrupted, RRREdgeError
+from rrr_edge.errors import CannotRunHere, Interrupted, RRREdgeError
+from rrr_edge.timing.processes import process_rank
 
 app = typer.Typer(
     name="rrr-edge",
     help="Compress a ResNet152 for a small task, compile it for the box it must run on, prove what was gained.",
     cls=Commands,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -36,8 +41,18 @@ _AGAIN = {
 
 
 def main() -> None:
+    require_home()
     signal.signal(signal.SIGTERM, _terminated)
     app()
+
+
+def require_home() -> None:
+    """Give libraries that insist on a home a temporary one, where this user has none."""
+    try:
+        Path.home()
+    except RuntimeError:
+        home = os.environ["HOME"] = mkdtemp(prefix="rrr-edge-home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
 
 
 def _terminated(number: int, frame: Any) -> NoReturn:
@@ -51,21 +66,30 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 def command_with_settings(function: Callable[..., None]) -> Callable[..., None]:
     """A command, as above, that takes the settings of a recipe too."""
-    return app.command(cls=SettingsCommand)(_guarded(function))
+    return app.command(cls=SettingsCommand)(_guarded(function, many=True))
 
 
-def _guarded(function: Callable[..., None]) -> Callable[..., None]:
+def _guarded(function: Callable[..., None], *, many: bool = False) -> Callable[..., None]:
+    """`function` with its errors told; torchrun may start `many` processes of it, of which the first one speaks."""
 
     @functools.wraps(function)
     def run(**options: Any) -> None:
-        display = Display(as_json=options["as_json"], quiet=options["quiet"], verbose=options["verbose"])
-        display.detail(_particulars(options))
+        rank = process_rank() if many else 0
+        display = Display(**{name: options[name] for name in ("as_json", "quiet", "verbose")}, rank=rank)
+        for line in _particulars(options):
+            display.detail(line)
         try:
             function(**options)
         except (KeyboardInterrupt, SystemExit, Interrupted) as stop:
             _fail(display, _interrupted(stop, function.__name__))
         except RRREdgeError as error:
             _fail(display, error)
+        except Exception as error:
+            limit = _limit_of(error)
+            if limit is None:
+                raise
+            limit.__cause__ = error
+            _fail(display, limit)
 
     return run
 
@@ -73,6 +97,19 @@ def _guarded(function: Callable[..., None]) -> Callable[..., None]:
 def _fail(display: Display, error: RRREdgeError) -> NoReturn:
     display.failure(error)
     raise typer.Exit(error.exit_code)
+
+
+def _limit_of(error: Exception) -> CannotRunHere | None:
+    """What this machine refused, where `error` says so: memory, or a file that is not read or written."""
+    # PyTorch's and CUDA's are RuntimeErrors of these names.
+    if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "CUDAOutOfMemoryError"):
+        return CannotRunHere(
+            "There is not enough memory for this.", advice="Stop other programs, or use smaller batches or images."
+        )
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes | str) else str(error.filename)
+        return CannotRunHere(f"{name}: {error.strerror}.", advice="Check the name, its permissions and the disk.")
+    return None
 
 
 def _interrupted(stop: BaseException, command: str) -> Interrupted:
@@ -83,7 +120,7 @@ def _interrupted(stop: BaseException, command: str) -> Interrupted:
     return error
 
 
-def _particulars(options: dict[str, Any]) -> str:
+def _particulars(options: dict[str, Any]) -> tuple[str, str]:
     """Whose versions decide what happens, and what was asked, from options and environment."""
     versions = {"rrr-edge": __version__, "Python": platform.python_version()}
     for library in _LIBRARIES:
@@ -93,7 +130,7 @@ def _particulars(options: dict[str, Any]) -> str:
     settings = getattr(options.get("context"), "obj", None) or {}
     given = {name: value for name, value in {**options, **settings}.items() if value is not None}
     asked = ", ".join(f"{name}={value}" for name, value in given.items() if name != "context")
-    return f"{said}\n{asked}"
+    return said, asked
 
 
 @app.callback(invoke_without_command=True)

@@ -11,7 +11,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import Granularity
 from rrr_edge.bundle.target import Target
 from rrr_edge.cli.display import Display
-from rrr_edge.errors import UsageError, choose
+from rrr_edge.errors import UsageError, choose, pip_install
 from rrr_edge.profile.request import Asked, Baselines, Sweep
 from rrr_edge.timing.machine import usable_cores
 from rrr_edge.timing.progress import OnProgress, Step
@@ -77,7 +77,7 @@ def _assemble(bundle: Bundle, target: Target, asked: Asked, display: Display, on
     try:
         from rrr_edge.compress.baselines import RandomNetworks
     except ImportError as error:
-        display.say(f"note: PyTorch is not measured, for {error.name} is missing: pip install 'rrr-edge[compress]'")
+        display.say(f"note: PyTorch is not measured, for {error.name} is missing: {pip_install('compress')}")
         return against
     if asked.baseline:
         on_progress(

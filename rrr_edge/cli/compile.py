@@ -43,7 +43,7 @@ def compile(
     from rrr_edge.compile import compile_bundle, prepare_bundle, require_sense
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
-    opened, chosen = Bundle.open(bundle), chosen_target(target, precision)
+    opened, chosen = Bundle.open(bundle), chosen_target(target, precision, display)
     if lowering:
         chosen = chosen.model_copy(update={"lowering": choose(lowering, (*LOWERINGS, "auto"), "lowering")})
     display.detail(f"target: {chosen.model_dump_json()}")

@@ -12,6 +12,7 @@ from rrr_edge.cli.display import Display
 from rrr_edge.cli.options import AsJson, DataFolder, DryRun, Quiet, Verbose
 from rrr_edge.cli.settings import read_depths
 from rrr_edge.errors import RRREdgeError, choose
+from rrr_edge.timing.processes import process_rank
 
 if TYPE_CHECKING:
     from rrr_edge.images.dataset import Dataset
@@ -43,7 +44,7 @@ def compress(
     from rrr_edge.bundle.commands import command_line
     from rrr_edge.bundle.settings import read_recipe
 
-    display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    display = Display(as_json=as_json, quiet=quiet, verbose=verbose, rank=process_rank())
     choose(device, ("auto", "cpu", "cuda"), "device")
     settings = {**context.obj, "depths": read_depths(context.obj["depths"])}
     resolved = read_recipe(recipe, **settings)

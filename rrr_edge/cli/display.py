@@ -1,7 +1,7 @@
 """Output for people and programs: results on stdout, everything else on stderr."""
 
 import json
-import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,23 +17,38 @@ if TYPE_CHECKING:
 _PLAIN_EVERY_S = 10.0
 # What the first moments promise is not kept.
 _TELLING_S = 2.0
+# Control characters, halves of surrogate pairs, and what turns the direction of writing: names have no right to them.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """`text` with the characters that would act on a terminal written as Python escapes them, but those to `keep`."""
+    return _UNPRINTABLE.sub(lambda c: c[0] if c[0] in keep else c[0].encode("unicode_escape").decode(), text)
+
+
+def take_any_text(*streams: Any) -> None:
+    """Let streams that cannot encode a character, such as an ASCII terminal's, write its escape in its place."""
+    for stream in streams:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Display:
     """With `as_json` stdout carries exactly one JSON document; `quiet` leaves only results and errors.
 
-    Of several processes that torchrun started, the first one speaks; the others have only errors to tell.
+    Of several processes at one task the one of `rank` 0 speaks; the others have only errors to tell. Texts are one
+    line, but for results.
     """
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
-        self.is_first = os.environ.get("RANK", "0") == "0"
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, rank: int = 0) -> None:
+        self.is_first = rank == 0
         self.as_json = as_json
         self.quiet = quiet or not self.is_first
         self.verbose = verbose
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            _tell(text)
 
     def detail(self, text: str) -> None:
         if self.verbose:
@@ -41,12 +56,14 @@ class Display:
 
     def warn(self, text: str) -> None:
         if self.is_first:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            _tell(f"warning: {text}")
 
     def error(self, text: str, advice: str, cause: BaseException | None) -> None:
-        print(f"error: {text}" + (f"\n       {advice}" if advice else ""), file=sys.stderr, flush=True)
+        _tell(f"error: {text}")
+        if advice:
+            _tell(f"       {advice}")
         if self.verbose and cause is not None:
-            print(f"       caused by {type(cause).__name__}: {cause}", file=sys.stderr, flush=True)
+            _tell(f"       caused by {type(cause).__name__}: {cause}")
 
     def failure(self, error: RRREdgeError) -> None:
         """An expected error: a sentence with its advice, and as the document of programs."""
@@ -60,7 +77,7 @@ class Display:
         if self.as_json:
             print(json.dumps(document, indent=2), flush=True)
         elif text:
-            print(text, flush=True)
+            print(printable(text, keep="\n"), flush=True)
 
     def table(self, title: str, rows: Sequence[Mapping[str, str]]) -> None:
         """Print `rows` with their keys as columns, for people only; a column that is empty in all rows is left out."""
@@ -71,13 +88,19 @@ class Display:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+        table = Table(
+            title=Text(printable(title)) if title else None,
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
         columns = [column for column in (rows[0] if rows else ()) if any(row[column] for row in rows)]
         for column in columns:
             figures = all(_is_figure(row[column]) for row in rows if row[column])
-            table.add_column(column, justify="right" if figures else "left", overflow="fold")
+            table.add_column(Text(column), justify="right" if figures else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(row[column]) for column in columns))
+            table.add_row(*(Text(printable(row[column])) for column in columns))
         Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
     def profile(self, profile: "Profile", title: str) -> None:
@@ -106,14 +129,19 @@ def _bars() -> Iterator[OnProgress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as progress:
+    columns = (
+        TextColumn("{task.description:>10}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, TextColumn("{task.fields[note]}", markup=False), console=Console(stderr=True)) as progress:
         tasks: dict[str, TaskID] = {}
 
         def on_progress(step: Step) -> None:
             if step.stage not in tasks:
                 tasks[step.stage] = progress.add_task(step.stage, total=step.total, note="")
-            progress.update(tasks[step.stage], completed=step.done, total=step.total, note=step.note)
+            progress.update(tasks[step.stage], completed=step.done, total=step.total, note=printable(step.note))
 
         yield on_progress
 
@@ -133,7 +161,11 @@ class _PlainLines:
         left = (now - self._begun) / step.done * (step.total - step.done) if step.done else 0.0
         tells = step.done and step.done < step.total and now - self._begun >= _TELLING_S
         eta = f", {int(left // 60)}:{int(left % 60):02d} left" if tells else ""
-        print(f"{step.stage} {step.done}/{step.total}{eta} {step.note}".rstrip(), file=sys.stderr, flush=True)
+        _tell(f"{step.stage} {step.done}/{step.total}{eta} {step.note}".rstrip())
+
+
+def _tell(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _is_figure(text: str) -> bool:

@@ -45,7 +45,7 @@ def gate(
         raise UsageError("--max-drop means nothing with --self-test, which compares times.")
     if times is not None and not self_test:
         raise UsageError("--times means nothing without --self-test.")
-    chosen = chosen_target(target, precision)
+    chosen = chosen_target(target, precision, display)
     limits = gates.Limits(max_slowdown, (1 if self_test else 0.01) if max_drop is None else max_drop, budget_s)
     shipped = gates.Side.parse(baseline)
     other = gates.Side.parse(candidate) if candidate else shipped

@@ -1,16 +1,20 @@
-"""Option types, and how the command line's words are read."""
+"""Option types, and reading of their values."""
 
+import difflib
+import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from rrr_edge.cli.display import Display
+from rrr_edge.cli.display import Display, take_any_text
 from rrr_edge.errors import UsageError, choose
 
 if TYPE_CHECKING:
+    from rrr_edge.bundle.folder import Bundle
     from rrr_edge.bundle.target import Target
 
 
@@ -29,6 +33,11 @@ def _variable(command: str | None, option: str) -> str:
     return f"rrr-edge-{command or ''}-{option.removeprefix('--')}".replace("-", "_").upper()
 
 
+_PREFIX = "RRR_EDGE_"
+# Variables that are for programs around the command line.
+_OTHERS = ("RRR_EDGE_TEST_",)
+# No engine that answers a camera takes so many images, or sessions, at once.
+_MOST = 1024
 # What every command takes beside whatever else is said.
 _ALWAYS = ("--target", "--precision", "--json", "--quiet", "--verbose")
 
@@ -45,8 +54,28 @@ def require_alone(context: typer.Context, option: str, *beside: str) -> None:
 class Commands(TyperGroup):
     """Commands whose misspelt arguments end like every other mistake: a sentence, an advice, a document, exit code."""
 
+    def misspelt(self, environment: Mapping[str, str]) -> Iterator[str]:
+        """A sentence for each variable that looks like an option's but is none."""
+        said = sorted(name for name in environment if name.startswith(_PREFIX))
+        if not said:
+            return
+        context = typer.Context(self)
+        known = {
+            str(option.envvar)
+            for command in self.commands.values()
+            for option in command.get_params(context)
+            if getattr(option, "envvar", None)
+        }
+        for name in said:
+            if name not in known and not name.startswith(_OTHERS):
+                near = difflib.get_close_matches(name, sorted(known), n=1)
+                yield f"warning: {name} is no option's variable." + (f" Did you mean {near[0]}?" if near else "")
+
     def main(self, args: Any = None, *others: Any, **settings: Any) -> Any:
         words = list(sys.argv[1:] if args is None else args)
+        take_any_text(sys.stdout, sys.stderr)
+        for warning in self.misspelt(os.environ):
+            Display(quiet="--quiet" in words or "-q" in words).say(warning)
         try:
             code = super().main(words or ["--help"], *others, **{**settings, "standalone_mode": False})
         except Exception as wrong:
@@ -80,11 +109,25 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: versio
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 
 
-def chosen_target(name: str, precision: str | None) -> "Target":
-    from rrr_edge.bundle.target import PRECISIONS, Target
+def chosen_target(name: str, precision: str | None, display: Display) -> "Target":
+    """The target as asked; one of the current folder's own is said."""
+    from rrr_edge.bundle.target import PACKAGED, PRECISIONS, Target, target_here
 
+    if precision:
+        choose(precision, PRECISIONS, "precision")
     target = Target.load(name)
-    return target.model_copy(update={"precision": choose(precision, PRECISIONS, "precision")}) if precision else target
+    if (own := target_here(name)) and own.resolve() != (PACKAGED / own.name).resolve():
+        display.say(f"note: the target {name} is {own} in this folder")
+    return target.model_copy(update={"precision": precision}) if precision else target
+
+
+def chosen_engine(bundle: "Bundle", name: str, precision: str | None, display: Display) -> "Target":
+    """The target as asked, or where no precision is asked at one whose engine is there, which is said."""
+    target = chosen_target(name, precision, display)
+    found = target if precision else bundle.available(target)
+    if found != target:
+        display.say(f"note: there is no {target.engine_name} engine; {found.engine_name} is taken")
+    return found
 
 
 def scan_words(option: str, text: str) -> tuple[int, ...]:
@@ -92,6 +135,6 @@ def scan_words(option: str, text: str) -> tuple[int, ...]:
         counts = tuple(int(word) for word in text.split(",") if text)
     except ValueError:
         counts = (0,)
-    if min(counts, default=1) < 1 or len(set(counts)) < len(counts):
-        raise UsageError(f"{option} takes different whole numbers such as 1,2,4, not {text!r}.")
+    if not all(1 <= count <= _MOST for count in counts) or len(set(counts)) < len(counts):
+        raise UsageError(f"{option} takes different whole numbers up to {_MOST} such as 1,2,4, not {text[:80]!r}.")
     return counts

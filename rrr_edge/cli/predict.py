@@ -15,7 +15,7 @@ from rrr_edge.cli.options import (
     RegionText,
     TargetName,
     Verbose,
-    chosen_target,
+    chosen_engine,
 )
 from rrr_edge.errors import BadInput, RRREdgeError, UsageError
 
@@ -35,18 +35,18 @@ def predict(
     verbose: Verbose = False,
 ) -> None:
     """Classify images and folders. An unreadable file that was named makes the exit code 5."""
+    from rrr_edge.bundle.folder import Bundle
     from rrr_edge.images.fit import Region
-    from rrr_edge.images.layouts import image_files
     from rrr_edge.runtime.classifier import Classifier
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     rows, unreadable = [], []
-    chosen = chosen_target(target, precision)
+    chosen = chosen_engine(Bundle.open(bundle), target, precision, display)
     region = None if roi is None else Region.of(roi)
     with display.progress() as on_progress:
         opened = Classifier.open(bundle, chosen, roi=region, verify=verify, on_progress=on_progress)
     with opened as classifier:
-        files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
+        files = [file for path in images for file in (_files_in(path, display) if path.is_dir() else [path])]
         if not files:
             raise UsageError(f"There is no image in {', '.join(map(str, images))}.")
         display.say(f"engine: {chosen.engine_name}")
@@ -66,3 +66,14 @@ def predict(
     display.result({"engine": chosen.engine_name, "predictions": rows, "unreadable": unreadable})
     if not rows or {bad["image"] for bad in unreadable} & set(map(str, images)):
         raise typer.Exit(BadInput.exit_code)
+
+
+def _files_in(folder: Path, display: Display) -> list[Path]:
+    """The pictures in `folder`; those that only links in it lead to are left out, which is said."""
+    from rrr_edge.images.layouts import image_files
+
+    found, root = image_files(folder), folder.resolve()
+    inside = [file for file in found if file.resolve().is_relative_to(root)]
+    if len(inside) < len(found):
+        display.warn(f"{len(found) - len(inside)} pictures are left out: links lead to them out of {folder}")
+    return inside

@@ -14,7 +14,7 @@ from rrr_edge.cli.options import (
     Quiet,
     TargetName,
     Verbose,
-    chosen_target,
+    chosen_engine,
     require_alone,
     scan_words,
 )
@@ -78,7 +78,8 @@ def profile(
     asked = read_comparison(against, sparsity, prepare=prepare)
     counts = {"batches": scan_words("--batches", batches), "streams": scan_words("--streams", streams)}
     extras = Extras(anatomy, Loads(fps=pace, cold_starts=_COLD_STARTS * cold_start, **counts))
-    opened, chosen = Bundle.open(bundle), chosen_target(target, precision)
+    opened = Bundle.open(bundle)
+    chosen = chosen_engine(opened, target, precision, display)
     if clean:
         freed = delete_pruned(opened)
         display.result({"freed_bytes": freed}, f"{freed / 1e6:,.0f} MB of pruned networks deleted")

@@ -6,7 +6,7 @@ import typer
 
 from rrr_edge.cli.app import command
 from rrr_edge.cli.display import Display
-from rrr_edge.cli.options import AsJson, BundleFolder, PrecisionName, Quiet, TargetName, Verbose, chosen_target
+from rrr_edge.cli.options import AsJson, BundleFolder, PrecisionName, Quiet, TargetName, Verbose, chosen_engine
 
 
 @command
@@ -28,7 +28,8 @@ def verify(
     from rrr_edge.runtime.verify import verify_engine
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
-    opened, chosen = Bundle.open(bundle), chosen_target(target, precision)
+    opened = Bundle.open(bundle)
+    chosen = chosen_engine(opened, target, precision, display)
     if max_drop is not None:
         require_share(max_drop)
     with display.progress() as on_progress:

@@ -49,6 +49,8 @@ class Workdir:
 
     def check(self) -> None:
         """Refuse to overwrite a bundle, anything else, or an interrupted run, and to disturb one that goes on."""
+        if self.out.name in ("", ".."):
+            raise UsageError(f"{self.out} is no name for a bundle.", advice=f"Give it one: -o {self.out / 'mine.rrr'}")
         if _is_held(self.work):
             raise _held(self.work)
         self._check_what_is_there()

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from rrr_edge.errors import BadInput
+from rrr_edge.errors import BadInput, reading
 
 Layout = Literal["splits", "classes", "meta-album"]
 
@@ -200,7 +200,8 @@ def _pictures(path: Path) -> list[str]:
 
 def _visible(path: Path) -> list[str]:
     try:
-        return sorted(name for name in os.listdir(path) if not name.startswith("."))
+        with reading(path):
+            return sorted(name for name in os.listdir(path) if not name.startswith("."))
     except OSError as error:
         raise BadInput(f"{path} cannot be listed: {error.strerror}.") from error
 

@@ -86,8 +86,9 @@ class Gate(Record):
             bounds = f"99 %, if stretches of {speed.stretch} rounds are independent: {low:.3f} to {high:.3f}"
         about = {"pass": "within", "fail": "beyond", "undecided": "not told apart from"}[speed.verdict]
         reasons = [
-            f"{speed.candidate_ms:.3f} ms against {speed.baseline_ms:.3f} ms: {speed.ratio:.3f} times as long "
-            f"({bounds}), {about} the limit of {limit:g}, after {speed.rounds} rounds in {speed.seconds:.1f} s."
+            f"{speed.candidate_ms:.3f} ms against {speed.baseline_ms:.3f} ms in the median, and {speed.ratio:.3f} "
+            f"times as long in the median round ({bounds}), {about} the limit of {limit:g}, after "
+            f"{speed.rounds} rounds in {speed.seconds:.1f} s."
         ]
         if speed.verdict == "undecided":
             reasons.append(

@@ -58,7 +58,7 @@ def verifications(bundles: Sequence[Bundle]) -> Table:
         "verdict",
         "against",
         "images",
-        "top-1 alike",
+        "top-1 alike, ties aside",
         "largest difference",
         "accuracy before",
         "after",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rrr_edge import __version__
+from rrr_edge.bundle.profile import Profile
 from rrr_edge.report import appendix, tables
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.latency import draw_distribution, draw_latency
@@ -25,7 +26,7 @@ _CAPTIONS = {
     "latency": "A tick is one run, the box the middle half of them, the bar the median.",
     "distribution": "The share of runs that took at most so many times the median. A steep curve is a steady engine; "
     "a long tail means that some images wait.",
-    "parts": "Medians, and shares of their sum. The backend's own clock tells which layer takes which share of a run.",
+    "parts": "Medians, and shares of their sum.{clocked}",
     "roofline": "Multiply-accumulates a second over the most that this machine was seen to reach: {how}.",
     "spider": "Towards the centre is better. Each arm is as long as the larger of the two.",
     "pareto": "Up and to the left is better.",
@@ -119,7 +120,6 @@ def _comparison(candidates: Sequence[Candidate]) -> Iterable[Markup]:
 def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
     profile = own.profile
     spider = draw_spider(own, candidates if own is candidates[0] else (own,))
-    how = profile.ceiling.how if profile.ceiling else ""
     times, *others = tables.measured(profile)
     return element(
         "section",
@@ -134,7 +134,7 @@ def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
                 draw_roofline(profile),
                 spider,
             ],
-            how=how,
+            profile,
             panels=sparsity_panels(profile),
         ),
         *map(_table, others),
@@ -142,15 +142,21 @@ def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
     )
 
 
-def _figures(found: Sequence[Picture | None], *, how: str = "", panels: Sequence[Picture] = ()) -> Markup:
-    drawn = [_figure(picture, how) for picture in found if picture]
+def _figures(
+    found: Sequence[Picture | None], profile: Profile | None = None, *, panels: Sequence[Picture] = ()
+) -> Markup:
+    drawn = [_figure(picture, profile) for picture in found if picture]
     if panels:
         drawn.insert(0, _figure3(panels))
     return element("div", *drawn, class_="figures") if drawn else Markup()
 
 
-def _figure(picture: Picture, how: str) -> Markup:
-    caption = element("figcaption", _CAPTIONS[picture.name].format(how=how))
+def _figure(picture: Picture, profile: Profile | None) -> Markup:
+    """With a caption of what is in it: of the engine's layers only where they were profiled."""
+    how = profile.ceiling.how if profile and profile.ceiling else ""
+    clocked = " The backend's own clock tells which layer takes which share of a run."
+    said = _CAPTIONS[picture.name].format(how=how, clocked=clocked if profile and profile.layers else "")
+    caption = element("figcaption", said)
     heading = element("h3", picture.title.partition(", ")[0])
     return element("figure", heading, picture.inline(), caption)
 

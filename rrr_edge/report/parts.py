@@ -60,7 +60,7 @@ def draw_roofline(profile: Profile) -> Picture | None:
     drawn = []
     for index, (name, share) in enumerate(shares.items()):
         top, bar = _RATE * index, "rate hollow" if index else "rate full own"
-        words = f"{name}: {three_digits(rates[name])} GMAC/s, {share:.0f} % of the ceiling"
+        words = f"{name}: {three_digits(rates[name])} GMAC/s, {_said_of(share)} of the ceiling"
         band = {"x": edges[0], "y": top + 18, "width": edges[1] - edges[0], "height": 20}
         drawn += [
             row_of(x, words, top, 20, own=not index),
@@ -71,7 +71,7 @@ def draw_roofline(profile: Profile) -> Picture | None:
     bottom = _RATE * len(shares) + 2
     label = f"% of the {three_digits(ceiling.gmacs_per_s)} GMAC/s that this machine reaches in {ceiling.precision}"
     drawn.append(axis_below(x, bottom, label))
-    told = ", ".join(f"{name} {share:.0f} %" for name, share in shares.items())
+    told = ", ".join(f"{name} {_said_of(share)}" for name, share in shares.items())
     return Picture(
         "roofline",
         f"Arithmetic against the ceiling, {title_of(profile)}",
@@ -79,3 +79,8 @@ def draw_roofline(profile: Profile) -> Picture | None:
         together(drawn),
         bottom + 42,
     )
+
+
+def _said_of(share: float) -> str:
+    """A share in per cent; the most that was found is too low where there would be more than that."""
+    return f"{share:.0f} %" if share <= 100 else "more than 100 %"

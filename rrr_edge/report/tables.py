@@ -28,7 +28,8 @@ def tables_of(profile: Profile) -> Iterator[Table]:
         yield Table(f"Where the engine's time goes{best}", header, rows)
     if profile.loads:
         columns = ("", "median ms", "p95 ms", "max ms", "images/s", "late", "dropped", "what is timed")
-        yield Table("Under load", columns, [_load_row(load) for load in profile.loads])
+        caption = "Under load, each on its own after the rounds above"
+        yield Table(caption, columns, [_load_row(load) for load in profile.loads])
     if profile.alternatives:
         yield _sweep(profile)
 
@@ -145,7 +146,7 @@ def _part_row(part: PartTime, run_ms: float) -> tuple[str, ...]:
         f"{part.ms / run_ms:.1%}",
         f"{part.macs / 1e6:,.1f} M" if computes else "",
         f"{part.macs / part.ms / 1e6:,.1f}" if computes else "",
-        f"{part.share:.1%}" if part.share is not None else "",
+        "" if part.share is None else f"{part.share:.1%}" if part.share <= 1 else "> 100%",
     )
 
 

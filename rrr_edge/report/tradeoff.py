@@ -34,8 +34,12 @@ from rrr_edge.timing.statistics import wilson_interval
 
 
 def draw_pareto(candidates: Sequence[Candidate]) -> Picture | None:
-    """Each engine whose accuracy is known; a line joins those that no other beats in both. None for fewer than two."""
-    known = [c.profile for c in candidates if c.profile.accuracy]
+    """Each engine whose accuracy is known; a line joins those that no other beats in both. None for fewer than two.
+
+    Accuracies of another task than the first candidate's, one with other labels, say nothing beside its own.
+    """
+    labels = set(candidates[0].bundle.manifest.labels)
+    known = [c.profile for c in candidates if c.profile.accuracy and set(c.bundle.manifest.labels) == labels]
     if len(known) < 2:
         return None
     ms = [p.engine.summary.median_ms for p in known]

@@ -49,7 +49,16 @@ class Classifier:
     `close` waits for the call that is being answered; later ones raise UsageError.
     """
 
-    def __init__(self, session: Session, manifest: Manifest, *, batch: int = 1, roi: Region | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        manifest: Manifest,
+        *,
+        batch: int = 1,
+        roi: Region | None = None,
+        engine_name: str = "",
+    ) -> None:
+        self.engine_name = engine_name
         self.session = session
         self.labels = manifest.labels
         self.preprocess = Preprocessor(manifest.preprocess, roi)
@@ -72,6 +81,8 @@ class Classifier:
     ) -> "Classifier":
         """Load the engine of the bundle `path` for `target`, at the target's own precision unless another is given.
 
+        Where only its name is given and there is no such engine, it is the one that is there: `engine_name` tells.
+
         `threads` 0 uses the target's number, or else all cores that affinity and the container's quota allow; there are
         never more than those.
         An engine that has not run on such a GPU yet is verified first, unless `verify` is false.
@@ -82,6 +93,8 @@ class Classifier:
         region = Region(*roi) if isinstance(roi, tuple) else roi
         bundle = Bundle.open(path)
         chosen = Target.resolve(target, precision)
+        if isinstance(target, str) and precision is None:
+            chosen = bundle.available(chosen)
         engine = bundle.engine(chosen)
         # What an engine may do here is for the caller's target to say, not for the bundle's.
         asked = {"threads": threads or engine.target.threads, "portability": chosen.portability}
@@ -93,7 +106,7 @@ class Classifier:
         except RRREdgeError:
             session.close()
             raise
-        return cls(session, bundle.manifest, batch=stored.batch, roi=region)
+        return cls(session, bundle.manifest, batch=stored.batch, roi=region, engine_name=engine.name)
 
     def predict(self, frame: Any) -> Prediction:
         """Classify a uint8 RGB array [H, W, 3], a path, the bytes of an image file, or a PIL image."""

@@ -6,7 +6,6 @@ instead, as data-parallel training does, would need normalisation over all proce
 would change the augmentation. A stump that learns too is kept alike by adding up its gradients over the processes.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -19,18 +18,19 @@ from torch import distributed as dist
 from rrr_edge.bundle.structure import in_stump
 from rrr_edge.errors import CannotRunHere, UsageError
 from rrr_edge.networks import Network, build
+from rrr_edge.timing.processes import process_count, process_rank
 
 T = TypeVar("T")
 
 
 def processes() -> int:
-    """How many of them torchrun, or whoever sets its variables, started for this training."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many of them torchrun started for this training."""
+    return process_count()
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return process_rank() == 0
 
 
 def first_does(fabric: Fabric, act: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from rrr_edge.backends.onnxruntime import ONNXRuntime, run_model
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.target import Target
-from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary, pip_install
 from rrr_edge.timing.progress import silent
 
 TARGET = Target(name="onnxruntime", backend="onnxruntime", threads=1)
@@ -76,4 +76,4 @@ def test_where_it_is_missing_the_pip_line_is_said(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(MissingLibrary, match="needs onnxruntime, which is not installed") as caught:
         ONNXRuntime().check(TARGET)
     assert caught.value.exit_code == 6
-    assert caught.value.advice == "pip install 'rrr-edge[onnxruntime]'"
+    assert caught.value.advice == pip_install("onnxruntime")

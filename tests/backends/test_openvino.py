@@ -19,7 +19,7 @@ from rrr_edge.backends.openvino import OpenVINO
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
-from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary, pip_install
 from rrr_edge.timing.progress import Step, silent
 
 TARGET = Target(name="openvino", backend="openvino", threads=1)
@@ -287,7 +287,7 @@ def test_without_nncf_int8_names_what_to_install(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(MissingLibrary, match="INT8 for OpenVINO needs nncf") as caught:
         backend_module._nncf()
-    assert caught.value.advice == "pip install 'rrr-edge[quantize]'"
+    assert caught.value.advice == pip_install("quantize")
 
 
 def test_nncf_brings_no_warning_of_a_cuda_that_is_not_there(tmp_path: Path) -> None:

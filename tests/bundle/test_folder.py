@@ -17,7 +17,7 @@ from rrr_edge.bundle.files import describe_file
 from rrr_edge.bundle.folder import Bundle, writing_engine
 from rrr_edge.bundle.record import SCHEMA, UNSEALED
 from rrr_edge.bundle.target import Target
-from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
+from rrr_edge.errors import BadInput, CorruptArtifact, UsageError, pip_install
 from rrr_edge.images.fit import fit
 from rrr_edge.images.picture import load
 
@@ -144,7 +144,7 @@ def test_a_newer_schema_asks_for_a_newer_rrr_edge(small: Bundle) -> None:
     rewrite(small.path / "manifest.json", lambda m: m.update(schema=SCHEMA + 1, surprise=1))
     with pytest.raises(CorruptArtifact, match=f"schema {SCHEMA + 1}; this rrr-edge reads up to {SCHEMA}") as caught:
         Bundle.open(small.path)
-    assert "pip install --upgrade rrr-edge" in caught.value.advice
+    assert pip_install(upgrade=True) in caught.value.advice
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from rrr_edge.bundle.recipe import RRR, LinearProbe, Recipe, Training
 from rrr_edge.bundle.structure import in_stump
 from rrr_edge.compress import METHODS, Run, compress, plan
 from rrr_edge.compress.method import Inputs
-from rrr_edge.errors import BadInput, CannotRunHere, MissingLibrary, UsageError
+from rrr_edge.errors import BadInput, CannotRunHere, MissingLibrary, UsageError, pip_install
 from rrr_edge.images.dataset import Dataset, scan
 from rrr_edge.images.fit import PADDING, fit
 from rrr_edge.timing.progress import Step
@@ -237,7 +237,7 @@ def test_a_library_for_the_end_is_missed_at_the_beginning(
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingLibrary, match=f"needs {library}, which is not installed") as caught:
         compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED)
-    assert caught.value.advice == "pip install 'rrr-edge[compress]'"
+    assert caught.value.advice == pip_install("compress")
 
 
 def test_a_gpu_that_is_not_there_is_said_before_the_photos_are_read(

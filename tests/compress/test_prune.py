@@ -21,7 +21,7 @@ from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.bundle.spec import RESNET152_DEPTHS, ResNetSpec, source_spec
 from rrr_edge.compress import compress, plan, prune
 from rrr_edge.compress.prune import depths_by_removal, make_permanent, mask, slim, slimming, sparsity_of, without_blocks
-from rrr_edge.errors import MissingLibrary, UsageError
+from rrr_edge.errors import MissingLibrary, UsageError, pip_install
 from rrr_edge.networks import build, cost
 from rrr_edge.training import Examples, Run, predict, train
 
@@ -288,7 +288,7 @@ def test_torch_pruning_is_missed_before_the_photos_are_read(tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(MissingLibrary, match="torch-pruning") as caught:
         compress(tmp_path / "no photos", tmp_path / "x.rrr", recipe=Channel(weights="random"))
-    assert caught.value.advice == "pip install 'rrr-edge[compress]'"
+    assert caught.value.advice == pip_install("compress")
 
 
 _MAGNITUDE = Element(sparsity=0.3, criterion="magnitude")

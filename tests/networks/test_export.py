@@ -10,7 +10,7 @@ import torch
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.spec import ResNetSpec
-from rrr_edge.errors import GateFailed, MissingLibrary
+from rrr_edge.errors import GateFailed, MissingLibrary, pip_install
 from rrr_edge.networks import build
 from rrr_edge.networks.export import export_onnx, verify_onnx
 
@@ -115,7 +115,7 @@ def test_a_missing_library_is_named_with_its_pip_line(
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingLibrary, match=f"needs {library}, which is not installed") as caught:
         export_onnx(network, PREPROCESS, tmp_path / "model.onnx")
-    assert caught.value.advice == "pip install 'rrr-edge[compress]'"
+    assert caught.value.advice == pip_install("compress")
 
 
 def test_every_node_says_where_in_the_network_it_lies(model: Path) -> None:

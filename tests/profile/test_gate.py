@@ -162,7 +162,7 @@ def test_what_is_stored_reads_back_and_the_markdown_has_the_verdict_first(shippe
     first, _, *rest = gate.to_markdown().splitlines()
     assert first == "### rrr-edge gate: pass: shipped.rrr:int8 beside shipped.rrr:int8, on test."
     assert all(line.startswith("- ") for line in rest)
-    assert any(f"{gate.speed.ratio:.3f} times as long" in line for line in rest)
+    assert any(f"{gate.speed.ratio:.3f} times as long in the median round" in line for line in rest)
 
 
 def test_a_self_test_counts_what_should_not_be(shipped: Bundle) -> None:

@@ -11,7 +11,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import LayerTime, Measurement, Subject, sum_up
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
-from rrr_edge.errors import GateFailed, MissingLibrary
+from rrr_edge.errors import GateFailed, MissingLibrary, pip_install
 from rrr_edge.profile.ceiling import large_convolutions
 from rrr_edge.profile.layer_times import CEILING, LAYERS, LayerTimes, profiling_layers
 from rrr_edge.timing.interleave import TimingSettings, interleave
@@ -155,4 +155,4 @@ def test_where_the_ceiling_cannot_be_built_the_layers_are_still_clocked(
     with profiling_layers(backend, tmp_path, TARGET, silent) as layer_times:
         assert [rival.name for rival in layer_times.baselines] == [LAYERS]
         assert layer_times.ceiling(None) is None
-    assert "rrr-edge[tensorrt]" in layer_times.notes[0]
+    assert pip_install("tensorrt") in layer_times.notes[0]

@@ -27,7 +27,15 @@ from rrr_edge.bundle.profile import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, Pr
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.cli.display import Display
-from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, MissingLibrary, UsageError
+from rrr_edge.errors import (
+    BadInput,
+    CannotRunHere,
+    CorruptArtifact,
+    GateFailed,
+    MissingLibrary,
+    UsageError,
+    pip_install,
+)
 from rrr_edge.profile import engine as engine_module
 from rrr_edge.profile import profile_bundle, require_machine
 from rrr_edge.profile.loads import Loads
@@ -301,7 +309,7 @@ def test_a_baseline_that_nothing_here_can_prepare_is_left_out_with_a_note(
     )
     (note,) = (note for note in profile.notes if "baseline" in note)
     assert note.startswith("The baseline in int8 was not measured: Preparing for TensorRT needs modelopt")
-    assert note.endswith("pip install 'rrr-edge[prepare]'")
+    assert note.endswith(pip_install("prepare"))
     assert [ratio.of for ratio in profile.ratios] == ["ResNet152, fake fp32"]
     assert {session.closed for session in backend.opened} == {True}
 
@@ -575,7 +583,7 @@ def test_without_the_engine_it_is_a_usage_error(bundle: Bundle, backend: FakeBac
 def test_a_missing_baseline_says_how_to_make_it(bundle: Bundle, backend: FakeBackend) -> None:
     with pytest.raises(CannotRunHere, match="PyTorch") as caught:
         profile_bundle(bundle, TARGET, baselines=Baselines((bundle.baseline,)))
-    assert "rrr-edge[compress]" in caught.value.advice
+    assert pip_install("compress") in caught.value.advice
     assert not bundle.profile_folder("test-int8").exists()
 
 

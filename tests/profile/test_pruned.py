@@ -19,7 +19,7 @@ from rrr_edge.bundle.measurements import Subject
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
-from rrr_edge.errors import CannotRunHere
+from rrr_edge.errors import CannotRunHere, pip_install
 from rrr_edge.profile import profile_bundle
 from rrr_edge.profile.pruned import delete_pruned, prepare_sweep
 from rrr_edge.profile.request import Baselines, Sweep
@@ -237,7 +237,7 @@ def test_a_device_without_a_workshop_measures_the_files(
     assert "Blocks reach 80%." in found.notes
     with pytest.raises(CannotRunHere, match=r"element-50\.onnx is missing.*PyTorch") as caught:
         profile(bundle, backend, sweep(None, 0.5))
-    assert "rrr-edge[compress]" in caught.value.advice
+    assert pip_install("compress") in caught.value.advice
 
 
 def workshop_sweep(workshop: FakeWorkshop | None, *sparsities: float) -> Sweep:

@@ -1,6 +1,7 @@
 """Every picture, judged by reading its axes: what it shows is what the samples say."""
 
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,6 +21,7 @@ from rrr_edge.report.latency import draw_distribution, draw_latency
 from rrr_edge.report.parts import draw_parts, draw_roofline
 from rrr_edge.report.plots import Picture
 from rrr_edge.report.sparsity import sparsity_panels
+from rrr_edge.report.tables import tables_of
 from rrr_edge.report.tradeoff import criteria, draw_pareto, draw_spider
 
 ATTACK = "<script>alert('&')</script>"
@@ -225,6 +227,25 @@ def test_there_is_no_pareto_picture_of_fewer_than_two_accuracies(
     pairs: list[tuple[float, float | None]], full: Candidate
 ) -> None:
     assert draw_pareto(rivalling(full.bundle, *pairs)) is None
+
+
+def test_accuracies_of_another_task_are_in_no_chart_with_ours(full: Candidate, tmp_path: Path) -> None:
+    ours = rivalling(full.bundle, (1.0, 0.9), (2.0, 0.8))
+    other = make_bundle(tmp_path / "dogs.rrr", name="dogs", labels=("pug", "hound", "poodle"))
+    assert draw_pareto([ours[0], *rivalling(other, (3.0, 0.99))]) is None
+    mixed, alone = draw_pareto([*ours, *rivalling(other, (3.0, 0.99))]), draw_pareto(ours)
+    assert mixed
+    assert alone
+    assert mixed.alone() == alone.alone()
+
+
+def test_a_ceiling_is_not_said_to_be_passed_by_so_and_so_much(full: Candidate) -> None:
+    low = full.profile.model_copy(update={"ceiling": full.profile.ceiling.model_copy(update={"gmacs_per_s": 1.0})})
+    picture = draw_roofline(low)
+    assert picture
+    assert "more than 100 % of the ceiling" in picture.alone()
+    assert "> 100%" in {cell for table in tables_of(low) for row in table.rows for cell in row}
+    assert "%" not in low.beyond_ceiling
 
 
 # Figure 9

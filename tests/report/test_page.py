@@ -289,3 +289,14 @@ def test_the_commands_have_what_the_engine_was_made_with(tmp_path: Path) -> None
     asked = "mugs.rrr --target FILE.toml --precision int8"
     assert said[1] == f"rrr-edge compile {asked} --lowering dense --calib-data DIR --max-drop 0.024"
     assert said[2].startswith(f"rrr-edge profile {asked} ")
+
+
+def test_a_caption_speaks_of_layers_only_where_they_were_profiled(full: Candidate) -> None:
+    said = "own clock tells which layer"
+    assert said in page_of([full])
+    bare = full.profile.model_copy(update={"layers": (), "ceiling": None})
+    assert said not in page_of([Candidate(full.bundle, bare)])
+
+
+def test_the_page_says_that_ties_are_left_out_of_the_agreement(full: Candidate) -> None:
+    assert "top-1 alike, ties aside" in page_of([full])

@@ -11,7 +11,7 @@ from rrr_edge.backends.fake import Fake
 from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.target import Target
-from rrr_edge.errors import BadInput, CorruptArtifact
+from rrr_edge.errors import BadInput, CorruptArtifact, pip_install
 from rrr_edge.runtime.doctor import Finding, examine
 
 TARGET = Target(name="test", backend="fake")
@@ -72,7 +72,7 @@ def test_an_engine_of_another_model_is_to_be_rebuilt(small: Bundle) -> None:
 
 def test_an_engine_of_a_later_rrr_edge_asks_for_it(small: Bundle) -> None:
     edit_engine(small, schema=99)
-    assert "pip install --upgrade rrr-edge" in engine_finding(small).repair
+    assert pip_install(upgrade=True) in engine_finding(small).repair
 
 
 @pytest.mark.parametrize(("built", "verdict"), [("1", "load"), ("0.9", "load"), ("1.1", "rebuild"), ("2", "rebuild")])

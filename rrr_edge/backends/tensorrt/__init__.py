@@ -23,7 +23,7 @@ from rrr_edge.bundle.files import write_file
 from rrr_edge.bundle.folder import PREPARED, timing_cache
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Precision, Target
-from rrr_edge.errors import CannotRunHere, MissingLibrary
+from rrr_edge.errors import CannotRunHere, MissingLibrary, pip_install
 from rrr_edge.timing.progress import OnProgress
 
 _OLDEST = 11
@@ -67,7 +67,7 @@ class TensorRT:
         if int(trt.__version__.split(".")[0]) < _OLDEST:
             raise CannotRunHere(
                 f"The tensorrt backend needs TensorRT {_OLDEST} or newer; this is {trt.__version__}.",
-                advice="Run: pip install --upgrade 'rrr-edge[tensorrt]'",
+                advice=f"Run: {pip_install('tensorrt', upgrade=True)}",
             )
         if target.device != "GPU":
             raise CannotRunHere(

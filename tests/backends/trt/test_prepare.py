@@ -19,7 +19,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Precision
 from rrr_edge.bundle.verification import verify
-from rrr_edge.errors import MissingLibrary
+from rrr_edge.errors import MissingLibrary, pip_install
 from rrr_edge.timing.progress import Step, silent
 
 pytest.importorskip("modelopt")
@@ -229,4 +229,4 @@ def test_without_modelopt_the_pip_line_is_said(
     with pytest.raises(MissingLibrary) as caught:
         prepare(shared_bundle.model, "int8", shared_bundle.calibration, tmp_path / "int8.onnx", silent)
     assert caught.value.exit_code == 6
-    assert caught.value.advice == "pip install 'rrr-edge[prepare]'"
+    assert caught.value.advice == pip_install("prepare")

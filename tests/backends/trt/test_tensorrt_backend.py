@@ -20,7 +20,7 @@ from rrr_edge.backends.tensorrt.run import Libraries, TensorRTSession
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle
-from rrr_edge.errors import CannotRunHere, CorruptArtifact, GateFailed, MissingLibrary
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, GateFailed, MissingLibrary, pip_install
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.runtime.doctor import examine
 from rrr_edge.timing.progress import Step
@@ -446,7 +446,7 @@ def test_what_is_missing_is_one_line_with_the_way_to_get_it(monkeypatch: pytest.
     with pytest.raises(MissingLibrary) as caught:
         TensorRT().check(TARGET)
     assert str(caught.value) == "The tensorrt backend needs TensorRT, which is not installed."
-    assert caught.value.advice == "pip install 'rrr-edge[tensorrt]'"
+    assert caught.value.advice == pip_install("tensorrt")
     assert caught.value.exit_code == 6
 
 
