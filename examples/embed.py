@@ -1,6 +1,8 @@
 """Embed an engine: classify image files, or what a camera library hands over as arrays. No torch needed.
 
 python examples/embed.py mugs.rrr photo.jpg ...
+
+OpenCV's frames are BGR: Classifier.open(..., channels="bgr"), and then classifier.predict(frame).
 """
 
 import sys

@@ -16,16 +16,21 @@ LARGEST_SIDE = 4096
 
 
 class Preprocess(Record):
-    """What turns any picture into the network's input; all but the decoding and `fit` happens in the graph."""
+    """What turns any picture into the network's input; all but the decoding and `fit` happens in the graph.
+
+    `decoding`: JPEG files are decoded in full, as the first bundles' were, or reduced, at the smallest of their scales
+    1, 1/2, 1/4 and 1/8 that leaves twice the network's side.
+    """
 
     image_size: int = Field(ge=1, le=LARGEST_SIDE)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     fit: Fit = "crop"
+    decoding: Literal["full", "reduced"] = "full"
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        return cls(image_size=recipe.image_size, fit=recipe.fit)
+        return cls(image_size=recipe.image_size, fit=recipe.fit, decoding="reduced")
 
     @field_validator("fit", mode="before")
     @classmethod

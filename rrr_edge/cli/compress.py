@@ -106,6 +106,8 @@ def _tell(display: Display, dataset: "Dataset") -> None:
         display.warn(f"{bad.path} is skipped: {bad.reason}")
     if len(dataset.bad) > _NAMED:
         display.warn(f"{len(dataset.bad) - _NAMED} more unreadable files are skipped; --dry-run --json names them all")
+    for remark in dataset.remarks:
+        display.warn(remark)
     if dataset.duplicates:
         train, test = dataset.duplicates[0]
         count = len(dataset.duplicates)

@@ -84,7 +84,7 @@ def write_bundle(
 
 
 def _provenance(dataset: Dataset, made: CompressedNetwork, doubts: Sequence[str]) -> Provenance:
-    notes = [*filter(None, [made.weights.found, *made.notes, *doubts])]
+    notes = [*filter(None, [made.weights.found, *made.notes, *doubts, *dataset.remarks])]
     if dataset.bad:
         named = "; ".join(f"{bad.path}: {bad.reason}" for bad in dataset.bad[:10])
         notes.append(f"{len(dataset.bad)} unreadable files were skipped: {named}")

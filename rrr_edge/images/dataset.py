@@ -9,10 +9,7 @@ Everything is looked at before anything is trained: each picture is decoded once
 
 import difflib
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,36 +17,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rrr_edge.bundle.files import writing_to
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.errors import BadInput, UsageError
+from rrr_edge.images.decode import Pixels
 from rrr_edge.images.layouts import (
-    SUFFIXES,
     TEST_SHARE,
     Layout,
     divide_for_test,
     find_layout,
-    first_few,
     image_files,
+    passed_over,
     require_classes,
 )
-from rrr_edge.images.picture import Pixels, Undecodable, without_warnings
-from rrr_edge.images.preprocess import Preprocessor
-from rrr_edge.timing.machine import usable_cores
-from rrr_edge.timing.progress import OnProgress, Step, silent
+from rrr_edge.images.names import SUFFIXES, first_few, shown
+from rrr_edge.images.picture import NO_FILE
+from rrr_edge.images.reading import BadFile, read_pictures
+from rrr_edge.timing.progress import OnProgress, silent
 
-IN_MEMORY_BYTES = 1_000_000_000
 # In a wheel the folder lies in the package, in a checkout beside it.
 _HERE = Path(__file__).parent.parent
 _PACKAGED = next(
     (d for d in (_HERE / "calibration", _HERE.parent / "calibration") if d.is_dir()), _HERE / "calibration"
 )
-
-
-@dataclass(frozen=True)
-class BadFile:
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,9 @@ class Dataset:
     """What `scan` found.
 
     `labels` are the class names in order, `bad` the files that were skipped, `duplicates` pairs of a training and a
-    test file with the same bytes, `digest` the SHA-256 over all files' contents with their classes and splits.
+    test file with the same bytes and class, `digest` the SHA-256 over all files' contents with their classes and
+    splits, `remarks` sentences on what else a user should know: files that are passed over, the same bytes under two
+    classes, pictures that are nearly black.
     """
 
     path: Path
@@ -78,6 +69,7 @@ class Dataset:
     bad: tuple[BadFile, ...]
     duplicates: tuple[tuple[str, str], ...]
     digest: str
+    remarks: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -113,8 +105,8 @@ def scan(
 
     Images over 1 GB in all are kept in an unnamed temporary file instead of memory ($TMPDIR says where).
     Raises BadInput: no such layout, one class, classes without pictures or that differ between splits, too few
-    pictures to split, pictures in folders inside a class, or a larger share of unreadable files than `max_bad`; and
-    UsageError where `max_bad` is no share.
+    pictures to split, pictures in folders inside a class, or a larger share than `max_bad` of unreadable files or of
+    files whose bytes are under two classes; and UsageError where `max_bad` is no share.
     """
     if not 0 <= max_bad <= 1:  # nor nan
         raise UsageError(f"The share of unreadable pictures to skip lies between 0 and 1, not at {max_bad}.")
@@ -126,18 +118,29 @@ def scan(
     labels = tuple(splits["train"])
     entries = [_Entry(s, label, file) for s, classes in splits.items() for label in labels for file in classes[label]]
 
-    images, digests, bad = _read(path, [entry.file for entry in entries], preprocess, on_progress)
+    images, digests, bad, dark = read_pictures(path, [entry.file for entry in entries], preprocess, on_progress)
     if len(bad) > max_bad * len(entries):
         raise BadInput(
             f"{len(bad)} of {len(entries)} pictures in {path} cannot be read, more than {100 * max_bad:g} %: "
             f"{first_few([f'{file.path} ({file.reason})' for file in bad])}.",
-            advice="Repair or remove them, or allow a larger share with --max-bad.",
+            advice=_advice(bad, layout),
         )
     good = [entry for entry, digest in zip(entries, digests, strict=True) if digest]
     digests = list(filter(None, digests))
     lost = sorted({f"{e.split}/{e.label}" for e in entries} - {f"{e.split}/{e.label}" for e in good})
     if lost:
         raise BadInput(f"No picture of these classes in {path} can be read: {first_few(lost)}.")
+
+    contradictory = _contradictions(good, digests)
+    count = sum(map(len, contradictory))
+    said = f"the same bytes under two classes: {first_few([' = '.join(files) for files in contradictory])}."
+    if count > max_bad * len(entries):
+        raise BadInput(
+            f"{count} of {len(entries)} pictures in {path} are {said}",
+            advice="Decide for each which class is right, or allow a larger share with --max-bad.",
+        )
+    unknown = "" if layout == "meta-album" else passed_over(path)
+    remarks = [unknown, f"{count} pictures are {said}" if count else "", dark]
 
     parts = {split: _part(images, good, split, labels) for split in splits}
     return Dataset(
@@ -150,6 +153,7 @@ def scan(
         bad=bad,
         duplicates=_duplicates(good, digests),
         digest=_digest(good, digests),
+        remarks=tuple(filter(None, remarks)),
     )
 
 
@@ -166,7 +170,7 @@ def read_folder(
         raise BadInput(f"There is no picture in {path} or below.", advice=f"Pictures end in {', '.join(SUFFIXES)}.")
     if limit is not None and limit < len(files):
         files = [files[i] for i in np.linspace(0, len(files) - 1, limit).round().astype(int)]
-    images, digests, bad = _read(path, files, preprocess, on_progress)
+    images, digests, bad, _ = read_pictures(path, files, preprocess, on_progress)
     if len(bad) == len(files):
         raise BadInput(
             f"No picture in {path} can be read: {first_few([f'{file.path} ({file.reason})' for file in bad])}."
@@ -207,48 +211,10 @@ class _Entry(NamedTuple):
     file: str
 
 
-def _read(
-    folder: Path, files: Sequence[str], preprocess: Preprocess, on_progress: OnProgress
-) -> tuple[Pixels, list[str], tuple[BadFile, ...]]:
-    """Decode `files` in threads: the good ones' pixels in order, each file's SHA-256 ("" if bad), the bad files."""
-    images = _allocate((len(files), preprocess.image_size, preprocess.image_size, 3))
-    preprocessor = Preprocessor(preprocess)
-    bad = []
-
-    def read(index: int) -> tuple[str, str]:
-        try:
-            images[index], digest = preprocessor.read_file(folder / files[index])
-        except Undecodable as error:
-            return "", str(error)
-        return digest, ""
-
-    digests = []
-    pool = ThreadPoolExecutor(usable_cores())
-    try:
-        with without_warnings():
-            for file, (digest, reason) in zip(files, pool.map(read, range(len(files))), strict=True):
-                digests.append(digest)
-                if reason:
-                    bad.append(BadFile(file, reason))
-                on_progress(Step("scan", len(digests), len(files), f"{len(bad)} unreadable" if bad else ""))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-    good = [index for index, digest in enumerate(digests) if digest]
-    if bad:
-        for row, index in enumerate(good):
-            images[row] = images[index]
-    return images[: len(good)], digests, tuple(bad)
-
-
-def _allocate(shape: tuple[int, ...]) -> Pixels:
-    size = int(np.prod(shape, dtype=np.int64))
-    if size <= IN_MEMORY_BYTES:
-        return np.empty(shape, np.uint8)
-    with writing_to(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
-        # Reserved now, so that a full disk is an error here and not a bus error in the middle.
-        os.posix_fallocate(file.fileno(), 0, size)
-        return np.memmap(file, np.uint8, "r+", shape=shape)
+def _advice(bad: Sequence[BadFile], layout: Layout) -> str:
+    if layout == "meta-album" and all(file.reason == NO_FILE for file in bad):
+        return "Correct the names in labels.csv: they are relative to images/. Or allow a larger share with --max-bad."
+    return "Repair or remove them, or allow a larger share with --max-bad."
 
 
 def _part(images: Pixels, good: Sequence[_Entry], split: str, labels: tuple[str, ...]) -> Split:
@@ -263,8 +229,24 @@ def _part(images: Pixels, good: Sequence[_Entry], split: str, labels: tuple[str,
 
 def _duplicates(good: Sequence[_Entry], digests: Sequence[str]) -> tuple[tuple[str, str], ...]:
     pairs = list(zip(good, digests, strict=True))
-    trained = {digest: entry.file for entry, digest in reversed(pairs) if entry.split == "train"}
-    return tuple((trained[d], entry.file) for entry, d in pairs if entry.split == "test" and d in trained)
+    trained = {digest: entry for entry, digest in reversed(pairs) if entry.split == "train"}
+    return tuple(
+        (shown(trained[d].file), shown(entry.file))
+        for entry, d in pairs
+        if entry.split == "test" and d in trained and trained[d].label == entry.label
+    )
+
+
+def _contradictions(good: Sequence[_Entry], digests: Sequence[str]) -> list[list[str]]:
+    """The files of each content that lies under more than one class."""
+    found: dict[str, list[_Entry]] = {}
+    for entry, digest in zip(good, digests, strict=True):
+        found.setdefault(digest, []).append(entry)
+    return [
+        [shown(entry.file) for entry in entries]
+        for entries in found.values()
+        if len({entry.label for entry in entries}) > 1
+    ]
 
 
 def _digest(good: Sequence[_Entry], digests: Sequence[str]) -> str:

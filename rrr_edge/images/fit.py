@@ -12,7 +12,8 @@ from PIL import Image
 
 from rrr_edge.bundle.recipe import Fit
 from rrr_edge.errors import UsageError
-from rrr_edge.images.picture import Pixels, require_frame
+from rrr_edge.images.decode import Pixels
+from rrr_edge.images.picture import require_frame
 
 # The mean gray of ImageNet's photos.
 PADDING = 114

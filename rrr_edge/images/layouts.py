@@ -1,26 +1,18 @@
 """Layouts of data folders: splits, classes, Meta-Album."""
 
-import csv
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from rrr_edge.errors import BadInput, reading
+from rrr_edge.images.album import read_album
+from rrr_edge.images.names import SUFFIXES, first_few, has_picture_name, is_printable, is_unknown, nfc, shown
 
 Layout = Literal["splits", "classes", "meta-album"]
 
-# What a camera or a browser saves; other files (Thumbs.db, notes.txt) and hidden ones are passed over in silence.
-SUFFIXES = tuple(
-    f".{name}"
-    for name in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff"),
-        *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "qoi", "avif", "heic", "heif"),
-    )
-)
 _SPLITS = ("train", "val", "test")
 TEST_SHARE: dict[Layout, float] = {"classes": 0.2, "meta-album": 0.5}
 _LAYOUTS = (
@@ -34,7 +26,11 @@ Classes = dict[str, list[str]]
 def image_files(folder: str | Path) -> list[Path]:
     """The pictures in `folder` and below, unread, sorted. Links to folders are followed, but none is entered twice."""
     require_folder(Path(folder))
-    files: list[Path] = []
+    return sorted(Path(here) / name for here, _ in _walk(Path(folder)) for name in _pictures(Path(here)))
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder in `folder` and below, with the names of those in it. Links are followed, but none entered twice."""
     entered: set[str] = set()
     for here, below, _ in os.walk(folder, followlinks=True):
         identity = os.path.realpath(here)
@@ -43,15 +39,14 @@ def image_files(folder: str | Path) -> list[Path]:
             continue
         entered.add(identity)
         below[:] = _folders(Path(here))
-        files += [Path(here) / name for name in _pictures(Path(here))]
-    return sorted(files)
+        yield here, below
 
 
 def find_layout(path: Path) -> tuple[Layout, dict[str, Classes]]:
     """The layout, and the files of each class by split; one split "all" where it is for us to divide them."""
     require_folder(path)
     if (path / "labels.csv").is_file():
-        return "meta-album", {"all": _read_album(path)}
+        return "meta-album", {"all": read_album(path)}
     folders = _folders(path)
     parents = [name for name in folders if _folders(path / name)]
     for name in parents:
@@ -63,7 +58,7 @@ def find_layout(path: Path) -> tuple[Layout, dict[str, Classes]]:
         if missing:
             raise BadInput(f"{path} has {', '.join(n + '/' for n in parents)} but no {missing[0]}/.", advice=_LAYOUTS)
         splits = {split: _classes(path, split) for split in _SPLITS if split in folders}
-        _require_flat_classes(path, [f"{split}/{label}" for split, classes in splits.items() for label in classes])
+        _require_flat_classes(path, [f"{split}/{folder}" for split in splits for folder in _folders(path / split)])
         return "splits", splits
     classes = _classes(path, "")
     if not any(classes.values()):
@@ -76,7 +71,7 @@ def find_layout(path: Path) -> tuple[Layout, dict[str, Classes]]:
             else "no picture and no folder"
         )
         raise BadInput(f"{path} is no data set: it holds {holds}.", advice=_LAYOUTS)
-    _require_flat_classes(path, list(classes))
+    _require_flat_classes(path, folders)
     return "classes", {"all": classes}
 
 
@@ -97,51 +92,23 @@ def _require_flat_classes(path: Path, classes: Sequence[str]) -> None:
 
 
 def _classes(path: Path, parent: str) -> Classes:
-    return {
-        label: [os.path.join(parent, label, name) for name in _pictures(path / parent / label)]
-        for label in _folders(path / parent)
-    }
+    """Folders whose names are equal in NFC are one class."""
+    classes: Classes = {}
+    for folder in _folders(path / parent):
+        found = [os.path.join(parent, folder, name) for name in _pictures(path / parent / folder)]
+        classes.setdefault(nfc(folder), []).extend(found)
+    return dict(sorted(classes.items()))
 
 
-def _read_album(path: Path) -> Classes:
-    """Read `labels.csv` (commas or tabs); `info.json` may rename the two columns that are needed."""
-    columns = ("FILE_NAME", "CATEGORY")
-    table = path / "labels.csv"
-    try:
-        if (path / "info.json").is_file():
-            info = json.loads((path / "info.json").read_text("utf-8"))
-            columns = (info.get("image_column_name", columns[0]), info.get("category_column_name", columns[1]))
-        with table.open(encoding="utf-8-sig", newline="") as lines:
-            delimiter = "\t" if "\t" in lines.readline() else ","
-            lines.seek(0)
-            header, *rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    except (OSError, ValueError, AttributeError, csv.Error) as error:
-        raise BadInput(f"The Meta-Album folder {path} cannot be read: {error}.") from error
-    header = [name.strip() for name in header]
-    absent = [column for column in columns if column not in header]
-    if absent:
-        raise BadInput(
-            f"{table} has no column {', '.join(absent)}; it has {', '.join(header)}.",
-            advice="info.json may name other columns as image_column_name and category_column_name.",
-        )
-    at_file, at_label = map(header.index, columns)
-    label_of: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        cells = [cell.strip() for cell in row]
-        if not any(cells):
-            continue
-        if len(cells) <= max(at_file, at_label) or not (cells[at_file] and cells[at_label]):
-            raise BadInput(f"Line {number} of {table} lacks a file or a category.")
-        file, label = cells[at_file], cells[at_label]
-        if os.path.isabs(file) or os.path.normpath(file).split(os.sep)[0] == os.pardir:
-            raise BadInput(f"Line {number} of {table} names {file}, which lies outside the folder of its pictures.")
-        if label_of.setdefault(file, label) != label:
-            raise BadInput(f"{table} gives {file} two categories: {label_of[file]} and {label}.")
-    folder = "images" if (path / "images").is_dir() else ""
-    classes: Classes = {label: [] for label in sorted(set(label_of.values()))}
-    for file, label in sorted(label_of.items()):
-        classes[label].append(os.path.join(folder, file))
-    return classes
+def passed_over(folder: str | Path) -> str:
+    """A sentence on the files in `folder` and below that are left out for their unknown endings; "" without any."""
+    names = [
+        str((Path(here) / name).relative_to(folder))
+        for here, below in _walk(Path(folder))
+        for name in _visible(Path(here))
+        if name not in below and not has_picture_name(Path(here) / name) and is_unknown(Path(here) / name)
+    ]
+    return f"Files passed over for their unknown endings: {len(names)}, such as {shown(min(names))}." if names else ""
 
 
 def require_classes(path: Path, splits: dict[str, Classes]) -> None:
@@ -162,6 +129,11 @@ def require_classes(path: Path, splits: dict[str, Classes]) -> None:
         raise BadInput(
             f"{path} has classes without a picture: {first_few(empty)}.",
             advice=f"Remove these folders or fill them; pictures end in {', '.join(SUFFIXES)}.",
+        )
+    if unprintable := sorted(name for name in names if not is_printable(name)):
+        raise BadInput(
+            f"{path} has classes whose names are no text: {first_few(unprintable)}.",
+            advice="Rename them: control characters and bytes that are not UTF-8 cannot be shown.",
         )
     if len(names) < 2:
         raise BadInput(f"{path} has only one class: {', '.join(names)}.", advice="Classification needs two at least.")
@@ -195,7 +167,7 @@ def _folders(path: Path) -> list[str]:
 
 def _pictures(path: Path) -> list[str]:
     """Names that look like pictures; a broken link is one, so that it is reported when it is read."""
-    return [name for name in _visible(path) if name.lower().endswith(SUFFIXES) and not (path / name).is_dir()]
+    return [name for name in _visible(path) if has_picture_name(path / name) and not (path / name).is_dir()]
 
 
 def _visible(path: Path) -> list[str]:
@@ -204,8 +176,3 @@ def _visible(path: Path) -> list[str]:
             return sorted(name for name in os.listdir(path) if not name.startswith("."))
     except OSError as error:
         raise BadInput(f"{path} cannot be listed: {error.strerror}.") from error
-
-
-def first_few(names: Sequence[str], limit: int = 10) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -12,7 +12,6 @@ from rrr_edge.backends.protocols import Baseline
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import UNSTABLE_SPREAD, Measurement
 from rrr_edge.bundle.profile import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, part_name
-from rrr_edge.images.picture import load
 from rrr_edge.profile.baselines import running, shuffled_images
 from rrr_edge.profile.frames import FRAME_SIZE, JPEG_QUALITY, frames_of
 from rrr_edge.profile.run import ProfileRun
@@ -92,7 +91,7 @@ class _PhotoToAnswer:
 
     def __call__(self, round_: int) -> None:
         start = self._clock()
-        frame = load(self._photos[round_ % len(self._photos)])
+        frame = self._classifier.preprocess.load(self._photos[round_ % len(self._photos)])
         decoded = self._clock()
         self._classifier.predict(frame)
         # The timed run is the last of its round.

@@ -5,7 +5,7 @@ with Classifier.open("mugs.rrr", target="openvino", precision="int8") as classif
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -19,9 +19,9 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.reference import Floats, Images
 from rrr_edge.bundle.target import Precision, Target
-from rrr_edge.errors import RRREdgeError, UsageError
+from rrr_edge.errors import RRREdgeError, UsageError, choose
 from rrr_edge.images.fit import Region
-from rrr_edge.images.preprocess import Preprocessor
+from rrr_edge.images.preprocess import CHANNELS, Channels, Preprocessor, is_single
 from rrr_edge.runtime.verify import is_verified_here, open_engine, verify_session
 from rrr_edge.timing.progress import OnProgress, silent
 
@@ -56,12 +56,13 @@ class Classifier:
         *,
         batch: int = 1,
         roi: Region | None = None,
+        channels: Channels = "rgb",
         engine_name: str = "",
     ) -> None:
         self.engine_name = engine_name
         self.session = session
         self.labels = manifest.labels
-        self.preprocess = Preprocessor(manifest.preprocess, roi)
+        self.preprocess = Preprocessor(manifest.preprocess, roi, channels)
         self.batch = batch
         self._nats = float(np.log(len(manifest.labels)))
         self._closed = False
@@ -76,6 +77,7 @@ class Classifier:
         precision: Precision | None = None,
         threads: int = 0,
         roi: Region | tuple[float, float, float, float] | None = None,
+        channels: Channels = "rgb",
         verify: bool = True,
         on_progress: OnProgress = silent,
     ) -> "Classifier":
@@ -87,10 +89,12 @@ class Classifier:
         never more than those.
         An engine that has not run on such a GPU yet is verified first, unless `verify` is false.
         `roi` (x, y, width, height) in shares of the frame is the part of each that is looked at.
-        Raises UsageError (not compiled, no region), CorruptArtifact, CannotRunHere, MissingLibrary, GateFailed (it
-        answers differently here).
+        `channels` is the order in arrays: OpenCV's are "bgr".
+        Raises UsageError (not compiled, no such region or order), CorruptArtifact, CannotRunHere, MissingLibrary,
+        GateFailed (it answers differently here).
         """
         region = Region(*roi) if isinstance(roi, tuple) else roi
+        choose(channels, CHANNELS, "order of channels")
         bundle = Bundle.open(path)
         chosen = Target.resolve(target, precision)
         if isinstance(target, str) and precision is None:
@@ -106,17 +110,30 @@ class Classifier:
         except RRREdgeError:
             session.close()
             raise
-        return cls(session, bundle.manifest, batch=stored.batch, roi=region, engine_name=engine.name)
+        return cls(session, bundle.manifest, batch=stored.batch, roi=region, channels=channels, engine_name=engine.name)
 
-    def predict(self, frame: Any) -> Prediction:
-        """Classify a uint8 RGB array [H, W, 3], a path, the bytes of an image file, or a PIL image."""
-        return self._predict([frame])[0]
+    def predict(self, frame: Any, *, channels: Channels | None = None) -> Prediction:
+        """Classify a picture: a path, an open binary file or its bytes, a PIL image, or a uint8 array.
 
-    def predict_many(self, frames: Iterable[Any]) -> Iterator[Prediction]:
-        """Classify any number of frames, in the engine's batches, as they are asked for."""
-        remaining = iter(frames)
+        Arrays are RGB [H, W, 3], RGBA [H, W, 4] or gray [H, W]; with `channels` (or at `open`) "bgr", BGR and BGRA.
+        """
+        return self._predict([frame], channels)[0]
+
+    def predict_many(self, frames: Iterable[Any], *, channels: Channels | None = None) -> Iterator[Prediction]:
+        """Classify any number of frames, in the engine's batches, as they are asked for.
+
+        Raises UsageError for a single path, picture or array instead of several.
+        """
+        if is_single(frames):
+            raise UsageError(
+                f"predict_many takes several pictures, not one {type(frames).__name__}.",
+                advice="Put it into a list, or call predict.",
+            )
+        return self._predict_batches(iter(frames), channels)
+
+    def _predict_batches(self, remaining: Iterator[Any], channels: Channels | None) -> Iterator[Prediction]:
         while batch := list(islice(remaining, self.batch)):
-            yield from self._predict(batch)
+            yield from self._predict(batch, channels)
 
     def close(self) -> None:
         with self._lock:
@@ -131,9 +148,10 @@ class Classifier:
     ) -> None:
         self.close()
 
-    def _predict(self, frames: list[Any]) -> list[Prediction]:
+    def _predict(self, frames: list[Any], channels: Channels | None) -> list[Prediction]:
         self._require_open()
-        fitted = [self.preprocess(frame) for frame in frames]
+        preprocess = self.preprocess if channels is None else replace(self.preprocess, channels=channels)
+        fitted = [preprocess(frame) for frame in frames]
         images: Images = fitted[0][None] if len(fitted) == 1 else np.stack(fitted)
         with self._lock:
             self._require_open()

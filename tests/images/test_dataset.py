@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -15,13 +16,16 @@ from PIL import Image
 
 import rrr_edge.images.dataset
 import rrr_edge.images.preprocess
+import rrr_edge.images.reading
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.errors import BadInput, CannotRunHere, UsageError
-from rrr_edge.images.dataset import BadFile, calibration_folder, choose_balanced, read_folder, scan
+from rrr_edge.images.dataset import calibration_folder, choose_balanced, read_folder, scan
+from rrr_edge.images.decode import Decoded, Reduction
 from rrr_edge.images.digits import write_calibration_digits, write_digits
 from rrr_edge.images.fit import fit
 from rrr_edge.images.layouts import image_files
 from rrr_edge.images.picture import load
+from rrr_edge.images.reading import BadFile
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -138,7 +142,7 @@ class TestLayouts:
         assert len(data.train.files) + len(data.test.files) == 10
 
     def test_links_to_classes_are_followed_and_loops_do_no_harm(self, tmp_path):
-        draw_classes(tmp_path / "elsewhere", labels=("mug",))
+        draw_classes(tmp_path / "elsewhere", labels=("mug",), seed=100)
         draw_classes(tmp_path / "data", labels=("cup",))
         (tmp_path / "data" / "mug").symlink_to(tmp_path / "elsewhere" / "mug")
         (tmp_path / "data" / "cup" / "loop").symlink_to(tmp_path / "data" / "cup")
@@ -150,6 +154,66 @@ class TestLayouts:
         before = {file: (file.stat().st_mtime_ns, sha256(file)) for file in tmp_path.rglob("*.png")}
         scan(tmp_path, Preprocess(image_size=8))
         assert {f: (f.stat().st_mtime_ns, sha256(f)) for f in tmp_path.rglob("*") if f.is_file()} == before
+
+
+class TestNames:
+    """`composed` and `decomposed` are equal in NFC."""
+
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+
+    def test_folders_whose_names_are_equal_are_one_class(self, tmp_path):
+        draw_classes(tmp_path, labels=(self.composed, "mug"))
+        draw_classes(tmp_path, 3, labels=(self.decomposed,), seed=100)
+        data = scan(tmp_path, Preprocess(image_size=8))
+        assert data.labels == (self.composed, "mug")
+        assert len(data.train.files) + len(data.test.files) == 5 + 5 + 3
+
+    def test_splits_may_write_them_in_different_ways(self, tmp_path):
+        draw_classes(tmp_path / "train", labels=(self.composed, "mug"))
+        draw_classes(tmp_path / "test", labels=(self.decomposed, "mug"), seed=100)
+        assert scan(tmp_path, Preprocess(image_size=8)).labels == (self.composed, "mug")
+
+    @pytest.mark.parametrize(
+        "written",
+        ["images/{0}.png", "{0}", "images\\{0}.png", "images/{0}", "./{0}.png", "\ufeff{0}.png", "{0}.png"],
+    )
+    def test_a_table_may_write_files_and_classes_in_other_ways(self, tmp_path, written):
+        names = {f"{label}{i}": label for label in (self.composed, "mug") for i in range(3)}
+        for seed, name in enumerate(names):
+            draw(tmp_path / "images" / f"{name.replace(self.composed, self.decomposed)}.png", seed)
+        mark = "\ufeff" if written.startswith("\ufeff") else ""
+        lines = [f"{written.lstrip(mark).format(name)},{label}" for name, label in names.items()]
+        (tmp_path / "labels.csv").write_text(f"{mark}FILE_NAME,CATEGORY\n" + "\n".join([*lines, ""]), "utf-8")
+        data = scan(tmp_path, Preprocess(image_size=8))
+        assert (data.labels, data.bad) == ((self.composed, "mug"), ())
+        np.testing.assert_array_equal(np.bincount(data.train.labels), [1, 1])
+
+    def test_an_ending_that_two_files_could_have_is_not_guessed(self, tmp_path):
+        draw_album(tmp_path)
+        shutil.copy(tmp_path / "images" / "bee1.png", tmp_path / "images" / "bee1.webp")
+        table = tmp_path / "labels.csv"
+        table.write_text(table.read_text().replace("bee1.png", "bee1"))
+        bad = scan(tmp_path, Preprocess(image_size=8), max_bad=0.2).bad
+        assert bad == (BadFile("images/bee1", "there is no such file"),)
+
+    def test_a_file_without_an_ending_is_judged_by_its_content_and_other_endings_are_said(self, tmp_path):
+        draw_classes(tmp_path)
+        (tmp_path / "cup" / "000.png").rename(tmp_path / "cup" / "000")
+        (tmp_path / "cup" / "README").write_text("no picture")
+        assert scan(tmp_path, Preprocess(image_size=8)).remarks == ()
+        for name in ("a.cr2", "b.jpg_large"):
+            shutil.copy(tmp_path / "cup" / "001.png", tmp_path / "mug" / name)
+        data = scan(tmp_path, Preprocess(image_size=8))
+        assert sorted(data.train.files + data.test.files)[0] == "cup/000"
+        assert len(data.train.files + data.test.files) == 10
+        assert data.remarks == ("Files passed over for their unknown endings: 2, such as mug/a.cr2.",)
+
+    def test_file_names_are_printed_without_control_characters(self, tmp_path):
+        draw_classes(tmp_path)
+        for name in ("\x1b[2J.png", os.fsdecode(b"caf\xe9.png")):
+            (tmp_path / "cup" / name).write_bytes(b"")
+        bad = scan(tmp_path, Preprocess(image_size=8), max_bad=0.5).bad
+        assert [file.path for file in bad] == ["cup/\\x1b[2J.png", "cup/caf\\udce9.png"]
 
 
 class TestRefusals:
@@ -237,15 +301,44 @@ class TestRefusals:
         (tmp_path / "labels.csv").write_text(table)
         assert self.refused(tmp_path) == sentence
 
-    @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00"])
-    def test_an_unreadable_table(self, tmp_path, content):
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (b"", "is empty."),
+            (b"\xef\xbb\xbf\n\n", "is empty."),
+            ("FILE_NAME,CATEGORY\n".encode("utf-16"), "is not UTF-8 text: "),
+            (b'FILE_NAME,CATEGORY\n"' + 200_000 * b"x" + b'",bee\n', "cannot be read: field larger than"),
+        ],
+    )
+    def test_an_unreadable_table(self, tmp_path, content, said):
         (tmp_path / "labels.csv").write_bytes(content)
-        assert self.refused(tmp_path).startswith("The Meta-Album folder DATA cannot be read: ")
+        assert self.refused(tmp_path).startswith(f"DATA/labels.csv {said}")
 
-    @pytest.mark.parametrize("content", ["{", "[]"])
-    def test_unreadable_info(self, tmp_path, content):
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ("{", "cannot be read as JSON: "),
+            (100_000 * "[", "cannot be read as JSON: "),
+            ("[]", "holds list where an object belongs."),
+            ("null", "holds null where an object belongs."),
+            ('{"image_column_name": 7}', "has image_column_name: 7, which is not the name of a column."),
+        ],
+    )
+    def test_unreadable_info(self, tmp_path, content, said):
         (draw_album(tmp_path) / "info.json").write_text(content)
-        assert self.refused(tmp_path).startswith("The Meta-Album folder DATA cannot be read: ")
+        assert self.refused(tmp_path).startswith(f"DATA/info.json {said}")
+
+    @pytest.mark.parametrize("content", ['{"image_column_name": null}', '\ufeff{"category_column_name": "CATEGORY"}'])
+    def test_info_may_be_short_and_begin_with_a_byte_order_mark(self, tmp_path, content):
+        (draw_album(tmp_path) / "info.json").write_text(content)
+        assert scan(tmp_path, Preprocess(image_size=8)).labels == ("bee", "wasp")
+
+    @pytest.mark.parametrize("name", ["mug\x1b]0;title\a", "two\nlines", os.fsdecode(b"caf\xe9")])
+    def test_class_names_that_are_no_text(self, tmp_path, name):
+        draw_classes(tmp_path, labels=("cup", name))
+        said = self.refused(tmp_path)
+        assert said.startswith("DATA has classes whose names are no text: ")
+        assert said.isprintable()
 
     @pytest.mark.parametrize("split", ["", "train"])
     def test_pictures_in_folders_inside_a_class(self, tmp_path, split):
@@ -333,6 +426,9 @@ class TestBadFiles:
 
     def test_files_that_the_table_lists_but_are_not_there(self, tmp_path):
         (draw_album(tmp_path) / "images" / "bee1.png").unlink()
+        with pytest.raises(BadInput) as caught:
+            scan(tmp_path, Preprocess(image_size=8))
+        assert caught.value.advice.startswith("Correct the names in labels.csv: they are relative to images/.")
         assert scan(tmp_path, Preprocess(image_size=8), max_bad=0.2).bad == (
             BadFile("images/bee1.png", "there is no such file"),
         )
@@ -355,10 +451,16 @@ class TestWhatIsRecorded:
         (tmp_path / "test" / "cup" / "again.png").write_bytes((tmp_path / "train" / "cup" / "002.png").read_bytes())
         (tmp_path / "test" / "mug" / "other.png").write_bytes((tmp_path / "train" / "cup" / "002.png").read_bytes())
         (tmp_path / "train" / "mug" / "twice.png").write_bytes((tmp_path / "train" / "mug" / "000.png").read_bytes())
-        assert scan(tmp_path, Preprocess(image_size=8)).duplicates == (
-            ("train/cup/002.png", "test/cup/again.png"),
-            ("train/cup/002.png", "test/mug/other.png"),
+        found = scan(tmp_path, Preprocess(image_size=8), max_bad=0.2)
+        assert found.duplicates == (("train/cup/002.png", "test/cup/again.png"),)
+        assert found.remarks == (
+            "3 pictures are the same bytes under two classes: "
+            "train/cup/002.png = test/cup/again.png = test/mug/other.png.",
         )
+        with pytest.raises(
+            BadInput, match=r"^3 of 21 pictures in .* are the same bytes under two classes: train/cup/0"
+        ):
+            scan(tmp_path, Preprocess(image_size=8))
 
     def test_the_digest_is_of_contents_classes_and_splits(self, tmp_path):
         data = draw_splits(tmp_path)
@@ -378,9 +480,9 @@ class TestWhatIsRecorded:
         opened, steps = Counter(), []
         read_file = rrr_edge.images.preprocess.read_file
 
-        def counting(path: Path):
+        def counting(path: Path, reduction: Reduction):
             opened[path] += 1
-            return read_file(path)
+            return read_file(path, reduction)
 
         monkeypatch.setattr(rrr_edge.images.preprocess, "read_file", counting)
         scan(tmp_path, Preprocess(image_size=8), max_bad=0.5, on_progress=steps.append)
@@ -393,7 +495,7 @@ class TestWhatIsRecorded:
         (tmp_path / "scratch").mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
         in_memory = scan(tmp_path / "data", Preprocess(image_size=8))
-        monkeypatch.setattr(rrr_edge.images.dataset, "IN_MEMORY_BYTES", 100)
+        monkeypatch.setattr(rrr_edge.images.reading, "IN_MEMORY_BYTES", 100)
         on_disk = scan(tmp_path / "data", Preprocess(image_size=8))
         assert isinstance(on_disk.train.images, np.memmap)
         assert not isinstance(in_memory.train.images, np.memmap)
@@ -404,7 +506,7 @@ class TestWhatIsRecorded:
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(rrr_edge.images.dataset, "IN_MEMORY_BYTES", 100)
+        monkeypatch.setattr(rrr_edge.images.reading, "IN_MEMORY_BYTES", 100)
         monkeypatch.setattr(os, "posix_fallocate", full)
         with pytest.raises(CannotRunHere, match=r"^The disk that holds .* is full\.$"):
             scan(draw_splits(tmp_path), Preprocess(image_size=8))
@@ -413,7 +515,9 @@ class TestWhatIsRecorded:
     def test_an_interrupt_does_not_wait_for_all_pictures(self, tmp_path, monkeypatch):
         draw_classes(tmp_path, 50)
         monkeypatch.setattr(
-            rrr_edge.images.preprocess, "read_file", lambda path: time.sleep(0.1) or (np.zeros((8, 8, 3), "u1"), "x")
+            rrr_edge.images.preprocess,
+            "read_file",
+            lambda *_: time.sleep(0.1) or (Decoded(np.zeros((8, 8, 3), "u1")), "x"),
         )
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
         start = time.monotonic()

@@ -157,12 +157,15 @@ class TestLoad:
     @pytest.mark.parametrize("side", [12_000, 20_000, 100_000])
     def test_a_decompression_bomb_is_refused_by_its_header(self, side):
         """Pillow itself warns about the first and refuses the others; no row is there to be decoded."""
-        with warnings.catch_warnings(action="error"), pytest.raises(BadInput, match="has more than 100 megapixels"):
+        with (
+            warnings.catch_warnings(action="error"),
+            pytest.raises(BadInput, match="would take .* MB of memory, more than 400"),
+        ):
             load(png_header(side, side))
 
     def test_below_the_limit_the_header_passes(self):
         with pytest.raises(BadInput, match="truncated"):
-            load(png_header(9_999, 10_000)[:-12])
+            load(png_header(9_000, 10_000)[:-12])
 
     @pytest.mark.parametrize(("mode", "kind"), [("F", "floats"), ("I", "integers")])
     def test_pixels_of_unknown_range_are_refused(self, mode, kind):
@@ -173,8 +176,9 @@ class TestLoad:
         ("wrong", "sentence"),
         [
             (NOISE / 255, "A frame of float64 [24, 32, 3] is not a picture."),
-            (NOISE[..., 0], "A frame of uint8 [24, 32] is not a picture."),
-            (np.dstack([NOISE, NOISE[..., 0]]), "A frame of uint8 [24, 32, 4] is not a picture."),
+            (NOISE[0, 0], "A frame of uint8 [3] is not a picture."),
+            (NOISE[..., :2], "A frame of uint8 [24, 32, 2] is not a picture."),
+            (NOISE[..., 0].astype(np.uint16), "A frame of uint16 [24, 32] is not a picture."),
             (NOISE[:0], "A frame of uint8 [0, 32, 3] is not a picture."),
             (7, "A picture cannot be read from int."),
         ],
@@ -183,7 +187,7 @@ class TestLoad:
         with pytest.raises(BadInput) as caught:
             load(wrong)
         assert str(caught.value) == sentence
-        assert "uint8 RGB array [H, W, 3]" in caught.value.advice
+        assert "RGB [H, W, 3]" in caught.value.advice
 
     def test_warnings_do_not_leak_and_filters_are_restored(self):
         image = Image.new("RGB", (8, 8))

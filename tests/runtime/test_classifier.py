@@ -276,3 +276,26 @@ def test_a_region_of_interest_is_given_at_opening(compiled: Bundle, photos: list
         assert alike(corner.predict(frame), whole.predict(pixels))
     with pytest.raises(UsageError, match=r"The region 0\.5, 0\.5, 1, 1 is not inside the frame"):
         Classifier.open(compiled.path, roi=(0.5, 0.5, 1, 1))
+
+
+def test_opencvs_frames_are_bgr(compiled: Bundle, photos: list[Path]) -> None:
+    bgr = np.asarray(Image.open(photos[0]))[..., ::-1]
+    with Classifier.open(compiled.path) as rgb, Classifier.open(compiled.path, channels="bgr") as opencv:
+        expected = rgb.predict(photos[0])
+        assert alike(opencv.predict(bgr), expected)
+        assert alike(opencv.predict(photos[0]), expected)
+        assert alike(rgb.predict(bgr, channels="bgr"), expected)
+        assert alike(next(rgb.predict_many([bgr], channels="bgr")), expected)
+        assert not alike(rgb.predict(bgr), expected)
+    with pytest.raises(UsageError, match="There is no order of channels 'bgra'. Did you mean 'bgr'"):
+        Classifier.open(compiled.path, channels="bgra")
+
+
+def test_predict_many_refuses_a_single_picture(compiled: Bundle, photos: list[Path]) -> None:
+    classifier = Classifier(Fake.always([0.2, 0.3, 0.5]), compiled.manifest)
+    frame = np.zeros((40, 50, 3), np.uint8)
+    for single in (photos[0], str(photos[0]), b"data", frame, frame[..., 0], Image.new("RGB", (8, 8)), io.BytesIO()):
+        with pytest.raises(UsageError, match="predict_many takes several pictures, not one") as caught:
+            classifier.predict_many(single)
+        assert caught.value.advice == "Put it into a list, or call predict."
+    assert len(list(classifier.predict_many(np.stack([frame, frame])))) == 2

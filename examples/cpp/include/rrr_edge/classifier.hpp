@@ -128,7 +128,7 @@ inline Classifier::Classifier(const fs::path& bundle, const Options& options) : 
     detail::require_known(manifest, {"seal", "schema", "kind", "name", "spec", "labels", "preprocess", "recipe", "cost",
                                      "accuracy", "provenance", "verification", "files", "parent"});
     const detail::Json& preprocess = manifest.at("preprocess");
-    detail::require_known(preprocess, {"image_size", "mean", "std", "fit"});
+    detail::require_known(preprocess, {"image_size", "mean", "std", "fit", "decoding"});
     const std::string fit = preprocess.at("fit");
     if (!fits.count(fit)) throw std::invalid_argument("this header does not know its fit '" + fit + "'");
     fit_ = fits.at(fit);
