@@ -50,7 +50,7 @@ def test_the_precision_is_read_from_the_graph(tmp_path: Path, kind: int, precisi
 def test_threads_are_passed_and_zero_is_all_usable_cores(
     compiled: Bundle, monkeypatch: pytest.MonkeyPatch, threads: int, expected: int
 ) -> None:
-    monkeypatch.setattr("rrr_edge.backends.onnxruntime.usable_cores", lambda: 5)
+    monkeypatch.setattr("rrr_edge.timing.machine.usable_cores", lambda: 5)
     session = ONNXRuntime().open(
         compiled.engine_folder("onnxruntime-fp32"), TARGET.model_copy(update={"threads": threads})
     )

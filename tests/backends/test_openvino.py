@@ -78,8 +78,8 @@ def test_no_pass_over_the_pixels_moves_the_channels(compiled: Bundle, precision:
     target = TARGET.model_copy(update={"precision": precision})
     session = OpenVINO().open_profiled(compiled.engine_folder(target.engine_name), target)
     session.run(compiled.reference.images[:1])
-    executed = {i.node_name for i in session._request.get_profiling_info() if i.status == i.EXECUTED}
-    layer = next(op for op in session._compiled.get_runtime_model().get_ordered_ops() if kind_of(op) == "Convolution")
+    executed = {i.node_name for i in session._open.request.get_profiling_info() if i.status == i.EXECUTED}
+    layer = next(op for op in session._open.compiled.get_runtime_model().get_ordered_ops() if kind_of(op) == "Convolution")
     kinds = []
     while kind_of(layer) != "Input":
         layer = layer.input_value(0).get_node()
@@ -138,10 +138,10 @@ def test_calibration_reports_its_images(compiled: Bundle, tmp_path: Path) -> Non
 def test_threads_stream_and_precision_are_set_and_never_left_to_openvino(
     compiled: Bundle, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    monkeypatch.setattr(backend_module, "usable_cores", lambda: 2)
+    monkeypatch.setattr("rrr_edge.timing.machine.usable_cores", lambda: 2)
     target = TARGET.model_copy(update={"threads": threads if threads == 1 else 0})
     session = OpenVINO().open(compiled.engine_folder("openvino-fp32"), target)
-    compiled_model = session._compiled
+    compiled_model = session._open.compiled
     assert compiled_model.get_property("INFERENCE_NUM_THREADS") == threads
     assert compiled_model.get_property("NUM_STREAMS") == 1
     # Pinned, two sessions of one thread each would share a core, and a thread waits for what else runs on its own.
