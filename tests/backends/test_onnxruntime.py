@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -39,8 +38,10 @@ def test_the_engine_is_the_graph_itself(compiled: Bundle, tmp_path: Path) -> Non
 @pytest.mark.parametrize(("kind", "precision"), [(TensorProto.FLOAT, "fp32"), (TensorProto.FLOAT16, "fp16")])
 def test_the_precision_is_read_from_the_graph(tmp_path: Path, kind: int, precision: str) -> None:
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, [1, 2])
-    answers = helper.make_tensor_value_info("answers", kind, [1, 2])
-    graph = helper.make_graph([helper.make_node("Cast", ["images"], ["answers"], to=kind)], "g", [images], [answers])
+    names = ("probabilities", "branch_probabilities")
+    answers = [helper.make_tensor_value_info(name, kind, [1, 2]) for name in names]
+    nodes = [helper.make_node("Cast", ["images"], [name], to=kind) for name in names]
+    graph = helper.make_graph(nodes, "g", [images], answers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save_model(model, str(tmp_path / "model.onnx"))
     assert ONNXRuntime().open(tmp_path, TARGET).precision_found() == {precision: 1.0}
@@ -67,7 +68,7 @@ def test_what_it_cannot_do_it_refuses(change: dict[str, str], said: str) -> None
 
 def test_a_file_that_is_no_graph_is_a_corrupt_artifact(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
-    with pytest.raises(CorruptArtifact, match=f"ONNX Runtime {onnxruntime.__version__} cannot load"):
+    with pytest.raises(CorruptArtifact, match="is no ONNX file"):
         ONNXRuntime().open(tmp_path, TARGET)
 
 

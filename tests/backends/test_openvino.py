@@ -79,7 +79,9 @@ def test_no_pass_over_the_pixels_moves_the_channels(compiled: Bundle, precision:
     session = OpenVINO().open_profiled(compiled.engine_folder(target.engine_name), target)
     session.run(compiled.reference.images[:1])
     executed = {i.node_name for i in session._open.request.get_profiling_info() if i.status == i.EXECUTED}
-    layer = next(op for op in session._open.compiled.get_runtime_model().get_ordered_ops() if kind_of(op) == "Convolution")
+    layer = next(
+        op for op in session._open.compiled.get_runtime_model().get_ordered_ops() if kind_of(op) == "Convolution"
+    )
     kinds = []
     while kind_of(layer) != "Input":
         layer = layer.input_value(0).get_node()
