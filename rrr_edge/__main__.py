@@ -1,4 +1,4 @@
-"""`python -m rrr_edge` is `rrr-edge`."""
+"""The entry point of `python -m rrr_edge`, the same as `rrr-edge`."""
 
 from rrr_edge.cli import main
 

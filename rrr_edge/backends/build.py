@@ -1,4 +1,4 @@
-"""Building an engine that nobody has verified yet."""
+"""The build of an engine, before its verification."""
 
 from pathlib import Path
 

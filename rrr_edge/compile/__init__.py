@@ -1,4 +1,4 @@
-"""VERB 2: bundle + target -> an engine that has been proven to answer like the network it came from."""
+"""Verb 2, compilation: an engine built from a bundle, verified against the network, stored with its engine.json."""
 
 import time
 from pathlib import Path

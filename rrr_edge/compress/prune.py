@@ -1,4 +1,4 @@
-"""The granularities of pruning that Sun et al. 2023 compare (figure 3): elements, channels or blocks of a ResNet.
+"""Pruning of a ResNet's elements, channels or blocks: the granularities that Sun et al. 2023 compare (figure 3).
 
 Sparsity is always the share of all of its parameters that goes. Afterwards what is left learns as in fine-tuning.
 """

@@ -1,4 +1,4 @@
-"""Writing a bundle."""
+"""The writer of a bundle: network, reference images, manifest and provenance."""
 
 import csv
 import io

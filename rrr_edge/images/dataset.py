@@ -1,4 +1,4 @@
-"""Folders of pictures to arrays. Three layouts are understood:
+"""The reader of image folders as arrays. Three layouts are understood:
 
 train/CLASS/*  test/CLASS/*  (val/CLASS/*)   used as they are
 CLASS/*                                      split 80 to 20, stratified and seeded

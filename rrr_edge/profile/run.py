@@ -1,4 +1,4 @@
-"""The engine that a profile is about, and how it is timed."""
+"""The settings of one profile: bundle, target, subject and timing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The report as one HTML page that asks nobody for anything: styles, script and figures are inside."""
+"""The report as one self-contained HTML page: styles, script and figures inside, nothing loaded from elsewhere."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""The whole report in one sentence, by rules, and as ready to say what is bad as what is good."""
+"""The report's verdict in one sentence, by fixed rules, with what is bad as well as what is good."""
 
 from collections.abc import Iterator, Sequence
 

@@ -22,7 +22,8 @@ from rrr_edge.bundle.target import Precision, Target
 from rrr_edge.errors import RRREdgeError, UsageError, choose
 from rrr_edge.images.fit import Region
 from rrr_edge.images.preprocess import CHANNELS, Channels, Preprocessor, is_single
-from rrr_edge.runtime.verify import is_verified_here, open_engine, verify_session
+from rrr_edge.runtime.opening import open_engine
+from rrr_edge.runtime.verify import is_verified_here, verify_session
 from rrr_edge.timing.progress import OnProgress, silent
 
 

@@ -3,7 +3,7 @@
 import time
 
 from rrr_edge.backends import Backend, Session, backend_of
-from rrr_edge.backends.protocols import CrossCompiler, GPUBackend, require_files, require_signature
+from rrr_edge.backends.protocols import GPUBackend
 from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.engine import DeviceVerification, Engine
 from rrr_edge.bundle.files import sha256, write_file
@@ -12,6 +12,7 @@ from rrr_edge.bundle.reference import Images, Outputs, in_batches
 from rrr_edge.bundle.target import Target
 from rrr_edge.bundle.verification import MAX_DROP, require_precision, verify_answers
 from rrr_edge.errors import CannotRunHere, GateFailed
+from rrr_edge.runtime.opening import open_engine
 from rrr_edge.timing.machine import cpu_info
 from rrr_edge.timing.progress import OnProgress, Step, silent
 
@@ -33,28 +34,6 @@ def verify_engine(
         return verify_session(bundle, engine, session, max_drop=max_drop, on_progress=on_progress)
     finally:
         session.close()
-
-
-def open_engine(bundle: Bundle, engine: Engine, target: Target, on_progress: OnProgress) -> Session:
-    """Load `engine` as `target` asks, if this machine can. Raises CannotRunHere, CorruptArtifact, MissingLibrary."""
-    target.require_device()
-    backend, folder, repair = backend_of(target), bundle.engine_folder(engine.name), compiling(bundle.path, target)
-    backend.check(target)
-    backend.require_fit(engine, repair=repair)
-    require_files(backend, engine, repair=repair)
-    note = backend.first_load(folder) if isinstance(backend, CrossCompiler) else ""
-    if note:
-        on_progress(Step("load", 0, 1, note))
-    session = backend.open(folder, target)
-    try:
-        require_signature(session, bundle.manifest, target.batch, what=f"The engine {engine.name}", repair=repair)
-        if note:
-            session.run(bundle.reference.images[:1])  # what is compiled then is kept
-            on_progress(Step("load", 1, 1, note))
-    except BaseException:
-        session.close()
-        raise
-    return session
 
 
 def verify_session(

@@ -1,4 +1,4 @@
-"""Honest time: candidates run in turns in one process, every sample is kept, and the result doubts itself aloud."""
+"""Interleaved timing of candidates in one process: every sample is kept, and doubts are reported with the result."""
 
 import gc
 import statistics

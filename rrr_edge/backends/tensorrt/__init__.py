@@ -13,9 +13,9 @@ from rrr_edge.backends.protocols import GPUModel, Preparation
 from rrr_edge.backends.tensorrt.build import build
 from rrr_edge.backends.tensorrt.configure import Configuration, TensorRTLoading
 from rrr_edge.backends.tensorrt.cuda import cuda, this_gpu
-from rrr_edge.backends.tensorrt.fit import require_fit, require_gpu
 from rrr_edge.backends.tensorrt.layers import Products
 from rrr_edge.backends.tensorrt.libraries import Libraries
+from rrr_edge.backends.tensorrt.loadable import require_fit, require_gpu
 from rrr_edge.backends.tensorrt.run import ENGINE_FILE, PRODUCTS_FILE, TensorRTSession
 from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.engine import Engine

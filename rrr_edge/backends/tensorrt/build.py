@@ -1,4 +1,4 @@
-"""prepared.onnx -> a serialised engine, in the precision that the graph itself prescribes."""
+"""The build of a serialised engine from prepared.onnx, in the precision that the graph itself prescribes."""
 
 import signal
 import threading

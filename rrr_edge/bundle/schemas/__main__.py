@@ -1,4 +1,4 @@
-"""Write the JSON Schemas anew."""
+"""The writer of the JSON Schemas: `python -m rrr_edge.bundle.schemas`."""
 
 from rrr_edge.bundle.schemas import FOLDER, PUBLISHED, schema_text
 

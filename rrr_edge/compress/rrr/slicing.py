@@ -1,4 +1,4 @@
-"""Reuse, reduce, recycle (Sun et al. 2023): the weights of a branched ResNet, cut out of a source network's.
+"""Reuse, reduce, recycle (Sun et al. 2023): a source's weights, and filters split into branches (Algorithm 2).
 
 `reduce` keeps the leading blocks of each phase, `branch_widths` sizes the branches by equation 1, and `split` fills
 them. The stump keeps everything; branches keep convolution kernels only: their normalisation starts fresh, as do the

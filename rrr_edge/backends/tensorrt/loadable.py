@@ -1,4 +1,4 @@
-"""The check that this machine can load an engine, from the engine's card alone: nothing is deserialised."""
+"""The rules by which this machine may load a stored engine: versions and GPU, from engine.json alone."""
 
 from collections.abc import Callable, Mapping
 
