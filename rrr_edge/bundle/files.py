@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -225,7 +225,8 @@ def _remove_litter(path: Path) -> None:
             if stage.is_dir() and not stage.is_symlink():
                 shutil.rmtree(stage, ignore_errors=True)
             else:
-                stage.unlink(missing_ok=True)
+                with suppress(OSError):  # another user's
+                    stage.unlink()
 
 
 def _alive(pid: int) -> bool:

@@ -101,8 +101,9 @@ def _fail(display: Display, error: RRREdgeError) -> NoReturn:
 
 def _limit_of(error: Exception) -> CannotRunHere | None:
     """What this machine refused, where `error` says so: memory, or a file that is not read or written."""
-    # PyTorch's and CUDA's are RuntimeErrors of these names.
-    if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "CUDAOutOfMemoryError"):
+    # PyTorch's are RuntimeErrors: on a GPU of these names, on a CPU with its allocator's in the text.
+    named = type(error).__name__ in ("OutOfMemoryError", "CUDAOutOfMemoryError")
+    if isinstance(error, MemoryError) or named or "DefaultCPUAllocator" in str(error):
         return CannotRunHere(
             "There is not enough memory for this.", advice="Stop other programs, or use smaller batches or images."
         )

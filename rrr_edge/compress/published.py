@@ -84,12 +84,20 @@ def fetch(published: Published, on_progress: OnProgress) -> Path:
         with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         _download(published, path, on_progress)
-    elif cached == path and not sha256(path).startswith(_expected_digits(published)):
+    elif not sha256(cached).startswith(_digits_of(cached, published)):
         raise BadInput(
-            f"{path} is damaged or another file: its SHA-256 does not begin as its name says.",
+            f"{cached} is damaged or another file: its SHA-256 does not begin as its name says.",
             advice="Delete it: it is downloaded again.",
         )
     return cached or path
+
+
+def _digits_of(cached: Path, published: Published) -> str:
+    """Digits with which the SHA-256 begins: Hugging Face's cache names the file that it links to by the whole of it."""
+    if cached == _torchs_copy(published):
+        return _expected_digits(published)
+    name = cached.resolve().name
+    return name if re.fullmatch(r"[0-9a-f]{64}", name) else ""
 
 
 def _torchs_copy(published: Published) -> Path:

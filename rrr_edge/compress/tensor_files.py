@@ -111,10 +111,11 @@ class _Kind(NamedTuple):
     read: Callable[[Path], Any]
 
 
+# Safetensors first: they begin with the length of their header, whose lowest byte may be any of the others' marks.
 _KINDS = (
+    _Kind(lambda start: start[8:9] == b"{", _read_safetensors),
     _Kind(lambda start: start.startswith(b"PK"), _read_zip),
     _Kind(lambda start: start.startswith(b"\x80"), _read_pickled),
-    _Kind(lambda start: start[8:9] == b"{", _read_safetensors),
 )
 
 # What is mistaken for a file of weights, by what it begins with.

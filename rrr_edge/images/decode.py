@@ -201,7 +201,9 @@ def _upright_rgb(image: Image.Image, samples: _Samples) -> Decoded:
     if image.mode.startswith("I"):
         return _gray16(np.asarray(image), samples)
     pixels = _rgb(image)
-    return Decoded(pixels, _TOO_DARK if samples == (16, 16) and image.format == "PNG" and 0 < pixels.max() < 16 else "")
+    return Decoded(
+        pixels, _TOO_DARK if samples and samples.bits == 16 and image.format == "PNG" and 0 < pixels.max() < 16 else ""
+    )
 
 
 def _gray16(values: NDArray[Any], samples: _Samples) -> Decoded:

@@ -19,7 +19,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.reference import Floats, Images
 from rrr_edge.bundle.target import Precision, Target
-from rrr_edge.errors import RRREdgeError, UsageError, choose
+from rrr_edge.errors import UsageError, choose
 from rrr_edge.images.fit import Region
 from rrr_edge.images.preprocess import CHANNELS, Channels, Preprocessor, is_single
 from rrr_edge.runtime.opening import open_engine
@@ -94,7 +94,7 @@ class Classifier:
         Raises UsageError (not compiled, no such region or order), CorruptArtifact, CannotRunHere, MissingLibrary,
         GateFailed (it answers differently here).
         """
-        region = Region(*roi) if isinstance(roi, tuple) else roi
+        region = roi if roi is None or isinstance(roi, Region) else Region(*roi)
         choose(channels, CHANNELS, "order of channels")
         bundle = Bundle.open(path)
         chosen = Target.resolve(target, precision)
@@ -108,7 +108,7 @@ class Classifier:
         try:
             if verify and not is_verified_here(bundle, engine, backend_of(stored)):
                 verify_session(bundle, engine, session, on_progress=on_progress)
-        except RRREdgeError:
+        except BaseException:
             session.close()
             raise
         return cls(session, bundle.manifest, batch=stored.batch, roi=region, channels=channels, engine_name=engine.name)

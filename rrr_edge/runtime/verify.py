@@ -10,7 +10,7 @@ from rrr_edge.bundle.files import sha256, write_file
 from rrr_edge.bundle.folder import ENGINE, VERIFIED, Bundle
 from rrr_edge.bundle.reference import Images, Outputs, in_batches
 from rrr_edge.bundle.target import Target
-from rrr_edge.bundle.verification import MAX_DROP, require_precision, verify_answers
+from rrr_edge.bundle.verification import MAX_DROP, PRECISION_SHARE, require_precision, verify_answers
 from rrr_edge.errors import CannotRunHere, GateFailed
 from rrr_edge.runtime.opening import open_engine
 from rrr_edge.timing.machine import cpu_info
@@ -75,14 +75,21 @@ def verify_session(
 
 def is_verified_here(bundle: Bundle, engine: Engine, backend: Backend) -> bool:
     """Whether the engine has answered rightly on such a device: on a CPU it did when it was compiled."""
+    record = bundle.verified(engine)
+    if record is not None and not _passed(record, engine):
+        return False
     if not isinstance(backend, GPUBackend):
         return True
     runs = [engine.versions] if engine.verified_by == "engine" else []
-    record = bundle.verified(engine)
-    if record is not None and record.verification.passed:
+    if record is not None:
         runs.append(record.versions)
     here = backend.versions()
     return any(all(run.get(name) == here[name] for name in _DEVICE) for run in runs)
+
+
+def _passed(record: DeviceVerification, engine: Engine) -> bool:
+    """Whether the answers were right and the layers ran in the precision that was asked."""
+    return record.verification.passed and record.precision_found.get(engine.target.precision, 0.0) >= PRECISION_SHARE
 
 
 def answer(session: Session, images: Images, on_progress: OnProgress) -> Outputs:

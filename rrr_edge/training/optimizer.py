@@ -41,6 +41,8 @@ class Learner:
     def __init__(self, groups: tuple[Group, ...], training: Training) -> None:
         self.parameters = {name: parameter for group in groups for name, parameter in group.parameters.items()}
         self._kind = _KINDS[training.optimizer]
+        # SGD without momentum keeps nothing.
+        self._moments = () if training.optimizer == "sgd" and not training.momentum else self._kind.moments
         self._optimizer = self._kind.make(
             [{"params": list(g.parameters.values()), "weight_decay": g.weight_decay} for g in groups], training
         )
@@ -60,11 +62,11 @@ class Learner:
             # empty_like, because the fused step needs the moments in the parameter's memory layout.
             self._optimizer.state[parameter] = {
                 "step": torch.tensor(float(steps), device=parameter.device),
-                **{moment: torch.empty_like(parameter, requires_grad=False) for moment in self._kind.moments},
+                **{moment: torch.empty_like(parameter, requires_grad=False) for moment in self._moments},
             }
 
     def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
         """What a checkpoint holds: which moment, of which parameter, and it."""
         for name, parameter in self.parameters.items():
-            for moment in self._kind.moments:
+            for moment in self._moments:
                 yield moment, name, self._optimizer.state[parameter][moment]

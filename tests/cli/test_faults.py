@@ -226,6 +226,8 @@ def test_importing_what_we_need_writes_nothing_into_an_empty_home_and_calls_nobo
     if not calls:
         subprocess.run(words, env=env, check=True)
     assert list(home.rglob("*")) == []
+    if not calls:
+        pytest.skip("the home stayed empty; without strace it is not seen whom it calls")
     assert "AF_INET" not in calls
 
 

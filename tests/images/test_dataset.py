@@ -282,7 +282,8 @@ class TestRefusals:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(os, "listdir", forbid)
-        assert self.refused(tmp_path) == "DATA cannot be listed: Permission denied."
+        with pytest.raises(CannotRunHere, match=r"cannot be read: Permission denied\.$"):
+            scan(tmp_path, Preprocess(image_size=8))
 
     @pytest.mark.parametrize(
         ("table", "sentence"),

@@ -1,5 +1,6 @@
 """Loading an engine of TensorRT for RTX: its kernels are compiled for the GPU at hand, and kept for the next time."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,9 @@ class CompilingLoading:
         trt, runtime_config = self._libraries.trt, engine.create_runtime_config()
         if self._kernels is None:
             self._kernels = runtime_config.create_runtime_cache()
-            if self._file is not None and self._file.is_file():
-                kept = self._file.read_bytes()
-                if self._kernels.deserialize(kept):  # else they are another machine's, and compiled anew
-                    self._kept = len(kept)
+            kept = self._read_kept()
+            if kept and self._kernels.deserialize(kept):  # else they are another machine's, and compiled anew
+                self._kept = len(kept)
         runtime_config.set_runtime_cache(self._kernels)
         eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
@@ -54,10 +54,28 @@ class CompilingLoading:
             return
         kernels = bytes(self._kernels.serialize())
         if len(kernels) > self._kept:
-            write_file(self._file, kernels)
+            try:
+                write_file(self._file, kernels)
+                write_file(_digest_of(self._file), hashlib.sha256(kernels).hexdigest())
+            except (CannotRunHere, OSError):  # a cache is a convenience: without one they are compiled each time
+                self._file = None
             self._kept = len(kernels)
+
+    def _read_kept(self) -> bytes:
+        """The kept kernels; nothing where there are none, or they are not, byte for byte, what was kept."""
+        if self._file is None:
+            return b""
+        try:
+            kept, digest = self._file.read_bytes(), _digest_of(self._file).read_text("ascii")
+        except (OSError, ValueError):
+            return b""
+        return kept if hashlib.sha256(kept).hexdigest() == digest else b""
 
     def layers(self, information: str) -> list[Layer]:
         inspected, listed = read_layers(information), read_list(self._listed)
         told = {node for layer in inspected if layer.data != "unknown" for node in layer.nodes}
         return inspected if all(node in told for layer in listed for node in layer.nodes) else listed
+
+
+def _digest_of(cache: Path) -> Path:
+    return cache.with_name(f"{cache.name}.sha256")
