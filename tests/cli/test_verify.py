@@ -12,6 +12,9 @@ from typer.testing import CliRunner
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.target import Target
 from rrr_edge.cli.app import app
+from rrr_edge.errors import GateFailed
+from rrr_edge.runtime.classifier import Classifier
+from rrr_edge.runtime.verify import verify_engine
 
 ENGINE = "onnxruntime-fp32"
 
@@ -34,6 +37,21 @@ def test_verify_runs_the_reference_images_and_stores_what_came_of_it(own: Bundle
     assert record.versions.keys() == {"onnxruntime"}
     said = CliRunner().invoke(app, ["verify", str(own.path), "--target", "onnxruntime"]).stdout
     assert f"verified on {len(own.reference.images)} images: top-1 agrees on 100.00%" in said
+
+
+def test_what_failed_on_the_device_is_verified_anew_when_it_is_opened(own: Bundle) -> None:
+    target = Target.load("onnxruntime")
+    reference = own.reference
+    object.__setattr__(reference, "probabilities", reference.probabilities[:, ::-1].copy())
+    with pytest.raises(GateFailed):
+        verify_engine(own, target)
+    failed = own.verified(own.engine(target))
+    assert failed is not None
+    assert not failed.verification.passed
+    Classifier.open(own.path, "onnxruntime").close()
+    again = own.verified(own.engine(target))
+    assert again is not None
+    assert again.verification.passed
 
 
 def test_what_was_not_compiled_cannot_be_verified(own: Bundle) -> None:
