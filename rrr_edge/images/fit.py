@@ -30,7 +30,8 @@ def fit(frame: Pixels, size: int, mode: Fit = "crop") -> Pixels:
 
     Where both sides are at least twice the new ones they are averaged over equal boxes (kh x kw pixels, each
     k = ceil(old / new), their corners spread evenly), which is fast and hardly aliases; else Pillow's antialiased
-    bilinear filter resizes; what has the right size already is left untouched (and may share memory with `frame`).
+    bilinear filter resizes, each row and then each column; what has the right size already is left untouched (and may
+    share memory with `frame`).
     The order of the channels does not matter here.
     """
     height, width = require_frame(frame).shape[:2]
@@ -99,7 +100,9 @@ def _resize(picture: Pixels, height: int, width: int) -> Pixels:
         return picture
     if len(picture) >= 2 * height and picture.shape[1] >= 2 * width:
         return _box_means(picture, height, width)
-    return np.array(Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.BILINEAR))
+    # In two steps: Pillow 13 begins with the rows or the columns, whichever is less work, older ones with the columns.
+    narrow = Image.fromarray(np.ascontiguousarray(picture)).resize((width, len(picture)), Image.Resampling.BILINEAR)
+    return np.array(narrow.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _box_means(picture: Pixels, height: int, width: int) -> Pixels:
