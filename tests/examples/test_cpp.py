@@ -18,7 +18,9 @@ from fake_bundle import rewrite
 from PIL import Image
 from small_bundle import COLOURS, flip_a_byte, link_bundle, write_target
 
+from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.folder import ENGINE, MANIFEST, Bundle
+from rrr_edge.bundle.manifest import Manifest, Preprocess
 from rrr_edge.bundle.recipe import Fit
 from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle
@@ -100,6 +102,17 @@ def test_the_machine_is_seen_as_python_sees_it(parts: ctypes.CDLL) -> None:
         assert parts.usable_cores() == machine.usable_cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+def test_the_header_knows_the_keys_of_every_record() -> None:
+    """It refuses those that it does not know, so a new one is added there, with what it changes in the answers."""
+    header = (EXAMPLE / "include" / "rrr_edge" / "classifier.hpp").read_text()
+    lists = re.findall(r"require_known\((\w+), \{(.*?)\}\)", header, re.DOTALL)
+    known = {record: set(re.findall(r'"(\w+)"', keys)) for record, keys in lists}
+    records = {"manifest": Manifest, "preprocess": Preprocess, "engine": Engine, "target": Target}
+    assert known == {
+        name: {field.alias or key for key, field in record.model_fields.items()} for name, record in records.items()
+    }
 
 
 @pytest.mark.parametrize("size", [32, 64, 112, 128, 224])
