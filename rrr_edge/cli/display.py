@@ -62,8 +62,9 @@ class Display:
         _tell(f"error: {text}")
         if advice:
             _tell(f"       {advice}")
-        if self.verbose and cause is not None:
+        while self.verbose and cause is not None:
             _tell(f"       caused by {type(cause).__name__}: {cause}")
+            cause = cause.__cause__
 
     def failure(self, error: RRREdgeError) -> None:
         """An expected error: a sentence with its advice, and as the document of programs."""

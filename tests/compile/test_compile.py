@@ -360,9 +360,11 @@ def test_a_damaged_bundle_is_refused_before_anything_is_built(
     assert "rrr-edge compress" in caught.value.advice
 
 
-def test_a_full_disk_leaves_no_engine_and_a_sentence(compiled: Bundle, small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_engine_and_a_sentence(
+    compiled: Bundle, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = link_bundle(compiled, tmp_path)
-    (bundle.path / "engines").symlink_to(small_disk)
+    monkeypatch.setattr(Bundle, "engine_folder", lambda _, name: small_disk / name)
     for target in ("onnxruntime", Target.load("openvino").model_copy(update={"precision": "fp32"})):
         with pytest.raises(CannotRunHere, match="full|cannot write"):
             compile_bundle(bundle, target)

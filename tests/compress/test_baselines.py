@@ -138,7 +138,9 @@ def test_it_is_written_again_for_another_size_and_when_damaged(bundle: Bundle) -
     assert path.stat().st_size == whole
 
     larger = bundle.manifest.model_copy(update={"preprocess": Preprocess(image_size=64)})
-    write_baseline(Bundle(bundle.path, larger))
+    other = Bundle(bundle.path, larger)
+    other.__dict__["calibration"] = np.zeros((6, 64, 64, 3), np.uint8)
+    write_baseline(other)
     assert BaselineCard.read(path).preprocess.image_size == 64
 
 

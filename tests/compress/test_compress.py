@@ -258,7 +258,7 @@ def test_a_share_of_bad_photos_is_a_share(shapes: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weights", "error", "said"),
     [
-        ("imagnet", UsageError, r"no weights 'imagnet'. Did you mean 'imagenet'\?"),
+        ("imagnet", UsageError, r"no weights 'imagnet' of ResNet152. Did you mean 'imagenet'\?"),
         ("photo.pth", BadInput, "photo.pth"),
     ],
 )
@@ -432,7 +432,7 @@ def test_photos_are_never_changed_but_fitted_and_skipped_or_double_ones_are_note
     before = tree(photos)
     recipe = UNTRAINED.model_copy(update={"fit": "pad"})
     bundle = compress(photos, tmp_path / "x.rrr", recipe=recipe, run=Run(max_bad=0.1))
-    assert bundle.manifest.preprocess == Preprocess(image_size=32, fit="pad")
+    assert bundle.manifest.preprocess == Preprocess(image_size=32, fit="pad", decoding="reduced")
     (padded,) = (image for image in bundle.calibration if (image[0] == PADDING).all())
     assert (padded == fit(np.zeros((32, 64, 3), np.uint8), 32, "pad")).all()
     assert tree(photos) == before

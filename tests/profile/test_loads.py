@@ -205,7 +205,9 @@ def test_cold_starts_are_fresh_processes_with_and_without_a_cache(compiled: Bund
     assert all("cache" in load.measurement.subject.note for load in loads)
 
 
-def test_a_backend_without_a_cache_has_one_kind_of_cold_start(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_without_a_cache_has_one_kind_of_cold_start(
+    bundle: Bundle, backend: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The child imports what an answer needs, so no start can be shorter than that of an idle Python."""
     monkeypatch.setattr(
         "rrr_edge.profile.cold_start._PROGRAM", ("-c", "import sys, time; time.sleep(0.3); print(0, flush=True)")
@@ -217,7 +219,7 @@ def test_a_backend_without_a_cache_has_one_kind_of_cold_start(bundle: Bundle, mo
 
 
 def test_a_process_that_hangs_and_one_that_never_stops_complaining(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, backend: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rrr_edge.profile.cold_start._PATIENCE_S", 0.5)
     monkeypatch.setattr("rrr_edge.profile.cold_start._PROGRAM", ("-c", "import time; time.sleep(60)"))

@@ -409,7 +409,7 @@ def test_what_is_no_engine_of_a_bundle_is_corrupt(
     graph = onnx.load_from_string(body)
     del graph.graph.output[1]
     plan.write_bytes(head + b"\n" + graph.SerializeToString())
-    with pytest.raises(CorruptArtifact, match="its tensors are images UINT8, probabilities FLOAT"):
+    with pytest.raises(CorruptArtifact, match="no graph of a bundle: it takes images and gives probabilities"):
         here.backend.open(engine_folder, TARGET)
 
 
