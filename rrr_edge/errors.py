@@ -12,6 +12,7 @@ RRREdgeError
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -23,12 +24,22 @@ class RRREdgeError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, advice: str = "") -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = redacted(message)
+        super().__init__(self.message)
         self.advice = advice
 
     def __str__(self) -> str:
         return self.message
+
+
+# Logins in front of a host, in an address or without its scheme, and the values of keys that are secret.
+_LOGINS = re.compile(r"(:/{1,2})\S*@(?=\S)|()(?<![^\s=])[^\s/:=]+:(?!/)\S*@(?=\S)")
+_SECRETS = re.compile(r"(?i)((?:pass\w*|pwd|token|secret|auth\w*|api_?key|user(?:name)?|login)=)[^\s&]+")
+
+
+def redacted(text: str) -> str:
+    """`text` with stars in place of logins and secrets in addresses, such as a camera's."""
+    return _SECRETS.sub(r"\1***", _LOGINS.sub(r"\1***@", text))
 
 
 class UsageError(RRREdgeError):

@@ -9,9 +9,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from made_up import make_bundle, profile
-from small_bundle import LABELS, write_shapes
+from small_bundle import LABELS, draw, write_shapes
 
 from rrr_edge.bundle.recipe import METHODS, RRR, Schedule, Selection, Training
 from rrr_edge.report.tables import networks, times
@@ -41,7 +43,20 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shapes(folder / "split", train=20, test=1)
     (folder / "split" / "train").rename(folder / "photos")
     (folder / "photos" / LABELS[0] / "0.png").rename(folder / "photo.jpg")
+    _write_video(folder / "video.mp4")
     return folder
+
+
+def _write_video(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width = stream.height = 48
+        stream.pix_fmt = "yuv420p"
+        for number in range(6):
+            picture = np.asarray(draw(LABELS[number % 3], rng))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
 
 
 @pytest.mark.slow
@@ -120,7 +135,7 @@ def test_every_option_that_is_named_exists() -> None:
     said = set(re.findall(r"`(--[a-z-]+)", README))
     helps = "".join(
         _run([sys.executable, "-m", "rrr_edge", verb, "--help"], ROOT).stdout
-        for verb in ("compress", "compile", "profile", "report", "gate", "demo", "predict", "doctor", "verify")
+        for verb in ("compress", "compile", "profile", "report", "gate", "demo", "predict", "doctor", "verify", "watch")
     )
     assert said
     assert all(option in helps for option in said), said

@@ -19,7 +19,7 @@ from rrr_edge import __version__
 from rrr_edge.cli.display import Display
 from rrr_edge.cli.options import Command, Commands
 from rrr_edge.cli.settings import SettingsCommand
-from rrr_edge.errors import CannotRunHere, Interrupted, RRREdgeError
+from rrr_edge.errors import CannotRunHere, Interrupted, RRREdgeError, redacted
 from rrr_edge.timing.processes import process_rank
 
 app = typer.Typer(
@@ -69,13 +69,18 @@ def command_with_settings(function: Callable[..., None]) -> Callable[..., None]:
     return app.command(cls=SettingsCommand)(_guarded(function, many=True))
 
 
-def _guarded(function: Callable[..., None], *, many: bool = False) -> Callable[..., None]:
+def command_of_lines(function: Callable[..., None]) -> Callable[..., None]:
+    """A command, as above, whose JSON is one document a line."""
+    return app.command(cls=Command)(_guarded(function, indent=None))
+
+
+def _guarded(function: Callable[..., None], *, many: bool = False, indent: int | None = 2) -> Callable[..., None]:
     """`function` with its errors told; torchrun may start `many` processes of it, of which the first one speaks."""
 
     @functools.wraps(function)
     def run(**options: Any) -> None:
         rank = process_rank() if many else 0
-        display = Display(**{name: options[name] for name in ("as_json", "quiet", "verbose")}, rank=rank)
+        display = Display(**{name: options[name] for name in ("as_json", "quiet", "verbose")}, rank=rank, indent=indent)
         for line in _particulars(options):
             display.detail(line)
         try:
@@ -131,7 +136,7 @@ def _particulars(options: dict[str, Any]) -> tuple[str, str]:
     settings = getattr(options.get("context"), "obj", None) or {}
     given = {name: value for name, value in {**options, **settings}.items() if value is not None}
     asked = ", ".join(f"{name}={value}" for name, value in given.items() if name != "context")
-    return said, asked
+    return said, redacted(asked)
 
 
 @app.callback(invoke_without_command=True)

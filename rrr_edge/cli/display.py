@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rrr_edge.errors import RRREdgeError
+from rrr_edge.errors import RRREdgeError, redacted
 from rrr_edge.timing.progress import OnProgress, Step, silent
 
 if TYPE_CHECKING:
@@ -37,11 +37,20 @@ class Display:
     """With `as_json` stdout carries exactly one JSON document; `quiet` leaves only results and errors.
 
     Of several processes at one task the one of `rank` 0 speaks; the others have only errors to tell. Texts are one
-    line, but for results.
+    line, but for results; without an `indent` documents are too.
     """
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, rank: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        rank: int = 0,
+        indent: int | None = 2,
+    ) -> None:
         self.is_first = rank == 0
+        self._indent = indent
         self.as_json = as_json
         self.quiet = quiet or not self.is_first
         self.verbose = verbose
@@ -63,7 +72,7 @@ class Display:
         if advice:
             _tell(f"       {advice}")
         while self.verbose and cause is not None:
-            _tell(f"       caused by {type(cause).__name__}: {cause}")
+            _tell(f"       caused by {type(cause).__name__}: {redacted(str(cause))}")
             cause = cause.__cause__
 
     def failure(self, error: RRREdgeError) -> None:
@@ -76,7 +85,7 @@ class Display:
         if not self.is_first:
             return
         if self.as_json:
-            print(json.dumps(document, indent=2), flush=True)
+            print(json.dumps(document, indent=self._indent), flush=True)
         elif text:
             print(printable(text, keep="\n"), flush=True)
 

@@ -4,13 +4,14 @@ with Classifier.open("mugs.rrr", target="openvino", precision="int8") as classif
     prediction = classifier.predict(frame)
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from rrr_edge.errors import UsageError, choose
 from rrr_edge.images.fit import Region
 from rrr_edge.images.preprocess import CHANNELS, Channels, Preprocessor, is_single
 from rrr_edge.runtime.opening import open_engine
+from rrr_edge.runtime.streams import Frame, Frames
 from rrr_edge.runtime.verify import is_verified_here, verify_session
 from rrr_edge.timing.progress import OnProgress, silent
 
@@ -41,6 +43,15 @@ class Prediction:
     uncertainty: float
     probabilities: Floats
     branch_probabilities: Floats
+
+
+class Answer(NamedTuple):
+    """The prediction for a frame of a stream, what it took, and how old the frame was then."""
+
+    frame: Frame
+    prediction: Prediction
+    predict_ms: float
+    age_ms: float
 
 
 class Classifier:
@@ -131,6 +142,17 @@ class Classifier:
                 advice="Put it into a list, or call predict.",
             )
         return self._predict_batches(iter(frames), channels)
+
+    def stream(self, frames: Frames) -> Iterator[Answer]:
+        """Classify frames as they come, each as soon as the one before it is answered.
+
+        Several cameras share one classifier: each has a thread with a stream of its own. Frames that arrive as JPEGs
+        are decoded as small as the network allows, as in training; damaged ones are counted by `frames`.
+        """
+        for frame in frames.decoded(self.preprocess.load):
+            begin = time.monotonic()
+            prediction = self.predict(frame.pixels, channels="rgb")
+            yield Answer(frame, prediction, (time.monotonic() - begin) * 1e3, frame.age_ms)
 
     def _predict_batches(self, remaining: Iterator[Any], channels: Channels | None) -> Iterator[Prediction]:
         while batch := list(islice(remaining, self.batch)):

@@ -31,7 +31,19 @@ from rrr_edge.errors import Interrupted, pip_install
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import TimingSettings
 
-COMMANDS = ("compress", "compile", "profile", "report", "gate", "predict", "targets", "demo", "doctor", "verify")
+COMMANDS = (
+    "compress",
+    "compile",
+    "profile",
+    "report",
+    "gate",
+    "predict",
+    "targets",
+    "demo",
+    "doctor",
+    "verify",
+    "watch",
+)
 
 
 class Result:

@@ -1,0 +1,81 @@
+"""What is said of each frame of a stream, and what is said of all of them in the end."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rrr_edge.runtime.classifier import Answer
+from rrr_edge.runtime.streams import Frames
+from rrr_edge.runtime.watch.votes import Votes
+
+# Frames a second, and medians, are over so many.
+_RECENT = 50
+_SAMPLED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The answer to a frame, with the label, probability and uncertainty that the votes gave it, and the pace."""
+
+    answer: Answer
+    label: str
+    probability: float
+    uncertainty: float
+    fps: float
+
+    def record(self) -> dict[str, Any]:
+        """Its line of JSON."""
+        frame = self.answer.frame
+        return {
+            "frame": frame.number,
+            "time_s": round(frame.time_s, 3),
+            "age_ms": round(self.answer.age_ms, 1),
+            "label": self.label,
+            "probability": round(self.probability, 6),
+            "uncertainty": round(self.uncertainty, 6),
+            "dropped": frame.dropped,
+        }
+
+
+def watch(answers: Iterable[Answer], labels: tuple[str, ...], *, smooth: int = 1) -> Iterator[Seen]:
+    """`answers` as they come, with votes over the last `smooth`."""
+    votes = Votes(smooth, labels)
+    times: deque[float] = deque(maxlen=_RECENT)
+    for answer in answers:
+        times.append(time.monotonic())
+        lasted = times[-1] - times[0]
+        fps = (len(times) - 1) / lasted if lasted else 0.0
+        yield Seen(answer, *votes.add(answer.prediction), fps)
+
+
+class Tally:
+    """Counts over all frames, and medians over the last thousand."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self._begun_s = time.monotonic()
+        self._labels: Counter[str] = Counter()
+        self._ages_ms: deque[float] = deque(maxlen=_SAMPLED)
+        self._predict_ms: deque[float] = deque(maxlen=_SAMPLED)
+
+    def __call__(self, seen: Seen) -> None:
+        self.answered += 1
+        self._labels[seen.label] += 1
+        self._ages_ms.append(seen.answer.age_ms)
+        self._predict_ms.append(seen.answer.predict_ms)
+
+    def summary(self, frames: Frames) -> str:
+        """A line on the stream, and one on what was seen in it."""
+        lasted = time.monotonic() - self._begun_s
+        counts = [f"{self.answered} frames answered in {lasted:.1f} s"]
+        if self.answered:
+            counts += [f"{self.answered / lasted:.1f} a second"]
+            counts += [f"median {np.median(self._predict_ms):.1f} ms, age {np.median(self._ages_ms):.0f} ms"]
+        found = {"dropped": frames.dropped, "damaged": frames.damaged, "losses": frames.losses}
+        counts += [f"{count} {name}" for name, count in found.items() if count or name == "dropped"]
+        labels = ", ".join(f"{label} {count / self.answered:.0%}" for label, count in self._labels.most_common(10))
+        return ", ".join(counts) + (f"\n{labels}" if labels else "")

@@ -1,0 +1,32 @@
+"""Votes over the last frames: a label that does not flicker."""
+
+from collections import deque
+
+import numpy as np
+
+from rrr_edge.runtime.classifier import Prediction
+
+
+class Votes:
+    """The label of the last `frames` predictions, one vote each.
+
+    It stays until another has more than two thirds of the votes of a full window (hysteresis), so that two labels which
+    take turns do not make it flicker. Its probability and its uncertainty are the means over the window.
+    """
+
+    def __init__(self, frames: int, labels: tuple[str, ...]) -> None:
+        self._labels = labels
+        self._needed = 2 * frames // 3 + 1
+        self._window: deque[Prediction] = deque(maxlen=frames)
+        self._index: int | None = None
+
+    def add(self, prediction: Prediction) -> tuple[str, float, float]:
+        """The label, its probability and the uncertainty, with `prediction` as the newest vote."""
+        self._window.append(prediction)
+        votes = np.bincount([vote.index for vote in self._window])
+        first = int(votes.argmax())
+        if self._index is None or votes[first] >= self._needed:
+            self._index = first
+        probability = np.mean([vote.probabilities[self._index] for vote in self._window])
+        uncertainty = np.mean([vote.uncertainty for vote in self._window])
+        return self._labels[self._index], float(probability), float(uncertainty)
