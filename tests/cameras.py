@@ -51,7 +51,6 @@ class Camera:
     def __init__(self, *, port: int = 0, fps: float = 25, login: str = "") -> None:
         self.fps, self.login = fps, login
         self.port = port
-        self.begun = time.monotonic()
         self.running = threading.Event()
         self.running.set()
         self._clients: set[socket.socket] = set()
@@ -92,13 +91,14 @@ class Camera:
             self.kill()
 
     def ticks(self) -> Iterator[tuple[int, float]]:
-        """The number and the time of each frame, at its time."""
-        number = int((time.monotonic() - self.begun) * self.fps)
+        """The number and the time of each frame, at its time. A number is never given twice, by any camera."""
+        number = 0
         while True:
-            self.running.wait()
-            number = max(number + 1, int((time.monotonic() - self.begun) * self.fps))
-            time.sleep(max(0.0, self.begun + number / self.fps - time.monotonic()))
-            self.running.wait()
+            number = max(number + 1, int(time.monotonic() * self.fps))
+            time.sleep(max(0.0, number / self.fps - time.monotonic()))
+            if not self.running.is_set():
+                self.running.wait()
+                continue
             yield number, time.monotonic()
 
     def serve(self, client: socket.socket) -> None:
