@@ -5,6 +5,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from pathlib import Path
 
@@ -59,14 +60,33 @@ def test_votes_give_means_over_the_window() -> None:
     assert (label, probability, uncertainty) == ("bright", pytest.approx(0.45), pytest.approx(0.3))
 
 
-def test_a_folder_is_watched_in_order(tmp_path: Path) -> None:
-    """By a network that tells how bright a picture is."""
+@pytest.fixture
+def classifier(tmp_path: Path) -> Classifier:
+    """A network that tells how bright a picture is."""
 
     def answer(images: np.ndarray) -> Outputs:
         rows = FOR_LABEL[np.clip(images.mean(axis=(1, 2, 3)) // 85, 0, 2).astype(int)]
         return Outputs(rows, rows[:, None])
 
-    classifier = Classifier(Fake(answer), write_bundle(tmp_path / "fakes.rrr").manifest, channels="bgr")
+    return Classifier(Fake(answer), write_bundle(tmp_path / "fakes.rrr").manifest, channels="bgr")
+
+
+def test_cameras_share_a_classifier(classifier: Classifier, tmp_path: Path) -> None:
+    """Each in a thread of its own gets the answers to its own frames."""
+    for index, label in enumerate(LABELS):
+        (tmp_path / label).mkdir()
+        for number in range(20):
+            Image.new("RGB", (20, 20), (40 + 90 * index,) * 3).save(tmp_path / label / f"{number}.png")
+
+    def work(label: str) -> set[str]:
+        with open_frames(tmp_path / label) as frames:
+            return {answer.prediction.label for answer in classifier.stream(frames)}
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(work, LABELS)) == [{label} for label in LABELS]
+
+
+def test_a_folder_is_watched_in_order(classifier: Classifier, tmp_path: Path) -> None:
     for number, value in enumerate((10, 100, 200, 20)):
         Image.new("RGB", (40, 30), (value,) * 3).save(tmp_path / f"{number}.png")
     tally = Tally()

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ _UNSTAMPED = ("mpjpeg", "mjpeg", "jpeg_pipe", "image2pipe")
 _UNDECODED_S = 30.0
 
 
-def require_av() -> ModuleType:
+def require_av() -> Any:
     """PyAV. Raises MissingLibrary."""
     try:
         import av

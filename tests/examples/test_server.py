@@ -1,0 +1,81 @@
+"""The server in examples/: right answers to many clients at once, and sentences for what is no photo."""
+
+import io
+import json
+import socket
+import sys
+import tarfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from rrr_edge.runtime.classifier import Classifier
+
+ROOT = Path(__file__).parents[2]
+ARCHIVE = ROOT / "tests" / "bundle" / "fixtures" / "bundle-0.1.0.tar.xz"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("server")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "shapes-0.1.0.rrr"
+
+
+@pytest.fixture(scope="module")
+def address(bundle: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RRR_EDGE_BUNDLE", str(bundle))
+        patch.syspath_prepend(str(ROOT / "examples" / "server"))
+        from server import app
+
+        patch.setattr(sys.modules["server"], "MAX_BYTES", 100_000)
+        own = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="critical", ws="none"))
+        thread = threading.Thread(target=server.run, args=([own],))
+        thread.start()
+        yield f"http://127.0.0.1:{own.getsockname()[1]}/predict"
+        server.should_exit = True
+        thread.join(10)
+        own.close()
+
+
+def post(address: str, data: bytes) -> tuple[int, dict[str, str | float]]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, data), timeout=10) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_clients_at_once_get_the_answers_to_their_own_photos(address: str, bundle: Path) -> None:
+    rng, photos = np.random.default_rng(0), []
+    for number in range(24):
+        file = io.BytesIO()
+        pixels = rng.integers(0, 256, (48, 60, 3), np.uint8)
+        Image.fromarray(pixels // (1 + number % 4)).save(file, ("JPEG", "PNG")[number % 2])
+        photos.append(file.getvalue())
+    with Classifier.open(bundle, precision="fp32") as classifier:
+        expected = [(classifier.predict(photo).label, classifier.predict(photo).probability) for photo in photos]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda photo: post(address, photo), photos))
+    assert {code for code, _ in answers} == {200}
+    assert [answer["label"] for _, answer in answers] == [label for label, _ in expected]
+    np.testing.assert_allclose([answer["probability"] for _, answer in answers], [p for _, p in expected], atol=1e-5)
+    assert len({probability for _, probability in expected}) > 12
+
+
+def test_what_is_no_photo_is_said(address: str) -> None:
+    code, said = post(address, b"no photo")
+    assert code == 422
+    assert "cannot be read" in str(said["detail"])
+    assert post(address, bytes(100_001))[0] == 413
