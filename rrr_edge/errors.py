@@ -124,6 +124,36 @@ def reading(path: str | PathLike[str]) -> Iterator[None]:
         ) from error
 
 
+def require_text(path: str | PathLike[str]) -> None:
+    """Raise UsageError where a name in `path` is not UTF-8: no record can hold it, and no engine's library opens it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{path} has a name that is not UTF-8.", advice="Rename it, or choose another name.") from None
+
+
+def require_local(path: str | PathLike[str]) -> None:
+    """Raise UsageError where `path`, of which nothing is there, is an address such as rtsp://camera/1."""
+    if address := re.match(r"([a-z][a-z0-9+.-]+):/+", str(path), re.IGNORECASE):
+        name = f"{address[1]}://{str(path)[address.end() :]}"
+        raise UsageError(
+            f"{name} is an address, not a file or folder of this machine.",
+            advice="Download it, or save frames of the stream, and give the files.",
+        )
+
+
+def counted(count: int, noun: str) -> str:
+    """Such as "1 photo" and "1,797 photos"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether Python, PyTorch or a vendor's library says by `error` that memory is full."""
+    named = type(error).__name__ in ("OutOfMemoryError", "CUDAOutOfMemoryError") or isinstance(error, MemoryError)
+    # PyTorch's of a CPU are RuntimeErrors with the allocator's name in the text, C++'s say bad_alloc.
+    return named or any(word in str(error) for word in ("DefaultCPUAllocator", "bad_alloc", "Cannot allocate memory"))
+
+
 def choose(value: str, choices: Iterable[str], what: str) -> str:
     """Return `value` if it is one of `choices`; a near miss is refused with "did you mean", never corrected."""
     known = sorted(choices)

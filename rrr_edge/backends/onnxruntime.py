@@ -18,7 +18,7 @@ from rrr_edge.bundle.measurements import LayerTime
 from rrr_edge.bundle.reference import Images, Outputs, in_batches
 from rrr_edge.bundle.spec import PARTS, Part
 from rrr_edge.bundle.target import Target
-from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary, is_lack_of_memory
 from rrr_edge.timing.machine import threads_to_use
 from rrr_edge.timing.progress import OnProgress
 
@@ -83,6 +83,8 @@ class ONNXRuntimeSession:
         try:
             self._session: Any = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         except Exception as error:
+            if is_lack_of_memory(error):
+                raise
             raise CorruptArtifact(f"ONNX Runtime {onnxruntime.__version__} cannot load {model}: {error}") from error
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         require_ports(model, [port.name for port in inputs], [port.name for port in outputs])

@@ -29,7 +29,8 @@ class Origin(Record):
 class Prepared(Sealed):
     """The card of a graph with its precision in it, verified before there is an engine.
 
-    `precision_found` are the shares of the MACs, counted on the graph.
+    `precision_found` are the shares of the MACs, counted on the graph; `notes` what a user should know of how it was
+    made.
     """
 
     schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
@@ -38,6 +39,7 @@ class Prepared(Sealed):
     file: FileEntry
     verification: Verification
     precision_found: dict[str, float]
+    notes: tuple[str, ...] = ()
     created: str
     machine: str
 
@@ -52,6 +54,7 @@ class Engine(Sealed):
     `lowering` is how its branches were written; `lowering_ratios` compare the others, where they were measured.
     `verified_by` is what answered for the `verification`: the engine on its device, or, where none was at hand, the
     graph that it was built from, on the CPU. `precision_found` then is what the compiler says of the engine's layers.
+    `notes` are what a user should know of how it was made.
     """
 
     schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
@@ -66,6 +69,7 @@ class Engine(Sealed):
     calibration: str
     lowering: Lowering = "grouped"
     lowering_ratios: tuple[Ratio, ...] = ()
+    notes: tuple[str, ...] = ()
     created: str
     machine: str
 

@@ -2,25 +2,25 @@
 
 import ctypes
 import errno
+import fcntl
 import glob
 import hashlib
 import os
-import platform
 import secrets
 import shutil
-import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pydantic import Field, field_validator
 
 from rrr_edge.bundle.record import Record
-from rrr_edge.errors import CannotRunHere, CorruptArtifact, UsageError, reading
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, reading
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_TOKEN_BYTES = 8
 # What a file system says of a place that it does not take files in.
 _REFUSED = (
     errno.EACCES,
@@ -70,80 +70,41 @@ def write_file(path: Path, data: bytes | str) -> None:
         stage.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def require_output(path: Path, mark: str) -> None:
-    """Raise UsageError unless `path`, where a user wants a text of ours, may be written.
-
-    It may if there is nothing, an empty file, an earlier text of ours, which has `mark` in its beginning, or a stream,
-    such as a terminal or a pipe.
-    """
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        if path.is_symlink():
-            raise UsageError(f"{path} is a link to nothing.", advice="Remove it, or choose another name.") from None
-        return
-    if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
-        return
-    if not stat.S_ISREG(mode):
-        raise UsageError(f"{path} is no file.", advice="Choose another name.")
-    with writing_to(path), path.open(encoding="utf-8", errors="replace") as file:
-        beginning = file.read(4000)
-    if beginning and mark not in beginning:
-        raise UsageError(f"{path} exists and is no report of ours.", advice="Remove it, or choose another name.")
-
-
-def write_output(path: Path, text: str, mark: str) -> None:
-    """Write `text`, which has `mark` in its beginning, where a user wants it: see `require_output`.
-
-    A link is followed; a stream is written into.
-    """
-    require_output(path, mark)
-    if not path.exists() or path.is_file():
-        write_file(path.resolve(), text)
-        return
-    with writing_to(path), open(_stream(path), "w", encoding="utf-8") as stream:
-        stream.write(text)
-
-
-def _stream(path: Path) -> int:
-    """A descriptor of the device or pipe; opening a pipe that nobody reads fails instead of waiting for ever."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-    os.set_blocking(descriptor, True)
-    return descriptor
-
-
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
-    """Yield the name of a file that becomes `path`, replacing what was there, only when the block ends well.
+    """Yield the name of an empty file that becomes `path`, replacing what was there, only when the block ends well.
 
     The folders that it lies in are made where they are missing.
     """
-    stage = _beside(path)
     with writing_to(path):
         if not path.parent.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_litter(path)
-        try:
+        with _stage(path, Path.touch) as stage:
             yield stage
             _flush(stage)
             os.replace(stage, path)
             _flush(path.parent)
-        finally:
-            stage.unlink(missing_ok=True)
 
 
 @contextmanager
 def staged_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `path`, replacing what was there, only when the block ends well."""
-    stage = _beside(path)
+    """Yield an empty folder that becomes `path`, replacing what was there, only when the block ends well.
+
+    Raises CannotRunHere where it was removed before that.
+    """
     with writing_to(path):
-        _remove_litter(path)
-        stage.mkdir(parents=True)
-        try:
-            yield stage
-            replace_folder(stage, path)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _stage(path, Path.mkdir) as stage:
+            try:
+                yield stage
+                replace_folder(stage, path)
+            except Exception as error:
+                if stage.is_dir():
+                    raise
+                raise CannotRunHere(
+                    f"{path.parent} was removed while {path.name} was written into it.",
+                    advice="Leave it alone, and run again.",
+                ) from error
 
 
 def replace_folder(stage: Path, path: Path) -> None:
@@ -174,14 +135,10 @@ def replace_folder(stage: Path, path: Path) -> None:
 def scratch_folder() -> Iterator[Path]:
     """Yield an empty folder among the temporary files that goes when the block ends; a killed process's go here too."""
     path = Path(tempfile.gettempdir()) / "rrr-edge"
-    with writing_to(path.parent):
-        _remove_litter(path)
-        stage = _beside(path)
-        stage.mkdir(mode=0o700)
-    try:
+    with ExitStack() as until_end:
+        with writing_to(path.parent):
+            stage = until_end.enter_context(_stage(path, lambda stage: stage.mkdir(mode=0o700)))
         yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def require_no_links(root: Path, path: Path) -> Path:
@@ -211,32 +168,67 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _beside(path: Path) -> Path:
-    """A hidden name beside `path` that no other process or thread uses, and that tells whose it is."""
-    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+@contextmanager
+def _stage(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new hidden file or folder beside `path`, locked until the block ends and it goes, if it is still there.
+
+    Those that nobody holds any more, for their processes were killed, go now. No number of a process would tell that:
+    containers and machines that share a folder may all have the same.
+    """
+    _remove_litter(path)
+    descriptor = None
+    while descriptor is None:
+        stage = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}.partial")
+        make(stage)
+        descriptor = _hold(stage)
+    try:
+        yield stage
+    finally:
+        _remove(stage)
+        os.close(descriptor)
 
 
 def _remove_litter(path: Path) -> None:
-    """Remove what processes of this machine and user left beside `path` when they were killed."""
-    prefix = f".{path.name}.{platform.node()}."
-    for stage in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
-        pid = stage.name.removeprefix(prefix).partition(".")[0]
-        if pid.isdigit() and not _alive(int(pid)):
-            if stage.is_dir() and not stage.is_symlink():
-                shutil.rmtree(stage, ignore_errors=True)
-            else:
-                with suppress(OSError):  # another user's
-                    stage.unlink()
+    token = "[0-9a-f]" * (2 * _TOKEN_BYTES)
+    for stage in path.parent.glob(f".{glob.escape(path.name)}.{token}.partial"):
+        with suppress(OSError):  # another user's, or gone by now
+            descriptor = os.open(stage, os.O_RDONLY | os.O_NOFOLLOW)
+            if try_lock(descriptor):
+                _remove(stage)
+            os.close(descriptor)
 
 
-def _alive(pid: int) -> bool:
+def _hold(stage: Path) -> int | None:
+    """An open descriptor of `stage`, locked where the file system has locks; None if another took it for litter."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(stage, os.O_RDONLY)
+        held = try_lock(descriptor) is not False
+        with suppress(FileNotFoundError):
+            if held and os.path.samestat(os.fstat(descriptor), stage.stat()):
+                return descriptor
+        os.close(descriptor)
+    return None
+
+
+def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool | None:
+    """Lock an open file or folder, until its descriptor is closed or its process ends, unless another holds it.
+
+    None where the file system has no locks.
+    """
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except OSError:  # someone else's
-        return True
+    except OSError:
+        return None
     return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -31,7 +31,7 @@ from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.record import Sealed
 from rrr_edge.bundle.reference import Reference
 from rrr_edge.bundle.target import PRECISIONS, Target
-from rrr_edge.errors import BadInput, CorruptArtifact, UsageError, reading
+from rrr_edge.errors import BadInput, CorruptArtifact, UsageError, reading, require_local, require_text
 
 R = TypeVar("R", bound=Sealed)
 MANIFEST = "manifest.json"
@@ -56,11 +56,13 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path) -> "Bundle":
-        """Read and validate the manifest. Raises BadInput (no bundle there) or CorruptArtifact."""
+        """Read and validate the manifest. Raises UsageError (no UTF-8), BadInput (no bundle) or CorruptArtifact."""
         path = Path(path)
+        require_text(path)
         with reading(path):
             exists, is_bundle = path.exists(), (path / MANIFEST).is_file()
         if not exists:
+            require_local(path)
             raise BadInput(
                 f"There is no bundle {path}.",
                 advice=f"Make one with: {compressing(path)}",
@@ -227,7 +229,9 @@ class Bundle:
         return record if record.engine_sha256 == sha256(file.with_name(ENGINE)) else None
 
     def _inside(self, *parts: str) -> Path:
-        """A path in the bundle. Raises CorruptArtifact where it leads out of it by a link."""
+        """A path in the bundle. Raises CorruptArtifact where it leads out of it by a link, or the bundle is gone."""
+        if not (self.path / MANIFEST).is_file():
+            raise CorruptArtifact(f"The bundle {self.path} is gone: it was moved or removed after it was opened.")
         return require_no_links(self.path, self.path.joinpath(*parts))
 
     def _entry(self, name: str) -> FileEntry:

@@ -11,6 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from rrr_edge.errors import BadInput, CorruptArtifact, pip_install, reading
 
+# Far more than any record or setting of ours takes.
+_JSON_BYTES = 100_000_000
+_TOML_BYTES = 100_000
+_TOML_DOTS = 100
+
 
 class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -48,8 +53,7 @@ def read_json(path: Path) -> tuple[Any, str]:
     Raises CannotRunHere where it may not be read, and BadInput where it cannot be, nor written again as UTF-8.
     """
     try:
-        with reading(path):
-            text = path.read_text("utf-8")
+        text = _text(path, _JSON_BYTES)
         data = json.loads(text)
         if "\\ud" in text.lower():
             json.dumps(data, ensure_ascii=False).encode()  # half a pair of surrogates is JSON, but no text
@@ -59,12 +63,26 @@ def read_json(path: Path) -> tuple[Any, str]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What the file says. Raises CannotRunHere where it may not be read, BadInput where it cannot be."""
+    """What the file says. Raises CannotRunHere where it may not be read, BadInput where it cannot be.
+
+    The time that tomllib takes grows with the square of the dots in a key, so lines of many dots are not parsed.
+    """
     try:
-        with reading(path):
-            return tomllib.loads(path.read_text("utf-8-sig"))
+        text = _text(path, _TOML_BYTES).removeprefix("\ufeff")
+        if any(line.count(".") > _TOML_DOTS for line in text.splitlines()):
+            raise ValueError(f"it has a line with more than {_TOML_DOTS} dots")
+        return tomllib.loads(text)
     except (ValueError, OSError, RecursionError) as error:
         raise BadInput(f"{path} cannot be read as TOML: {_why(error)}.") from error
+
+
+def _text(path: Path, limit: int) -> str:
+    """What is in a file of at most `limit` bytes, or comes through a pipe. Raises ValueError."""
+    with reading(path), path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it has more than {limit / 1e6:g} MB")
+    return data.decode()
 
 
 def _why(error: Exception) -> str:

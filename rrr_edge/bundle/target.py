@@ -20,6 +20,8 @@ _HERE = Path(__file__).parent.parent
 PACKAGED = next((d for d in (_HERE / "targets", _HERE.parent / "targets") if d.is_dir()), _HERE / "targets")
 
 
+# No engine that answers a camera takes so many images, or sessions, at once.
+LARGEST_BATCH = 1024
 # Of a target, and so of a folder of engines.
 NAME = r"^\w[\w.-]*$"
 
@@ -45,8 +47,8 @@ class Target(Record):
     precision: Precision = "fp32"
     lowering: Lowering | Literal["auto"] = "grouped"
     threads: int = Field(default=0, ge=0)
-    batch: int = Field(default=1, ge=1)
-    max_batch: int = Field(default=0, ge=0)
+    batch: int = Field(default=1, ge=1, le=LARGEST_BATCH)
+    max_batch: int = Field(default=0, ge=0, le=LARGEST_BATCH)
     cpu: str = ""
     gpu: str = ""
     portability: Portability = "none"

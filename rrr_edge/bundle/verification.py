@@ -41,8 +41,14 @@ def require_precision(
 ) -> None:
     """Raise GateFailed unless `what` computes in the precision that was asked; `so` says what follows."""
     if found.get(asked, 0.0) < (FP8_SHARE if asked == "fp8" else PRECISION_SHARE):
-        shares = ", ".join(f"{share:.0%} {precision}" for precision, share in sorted(found.items()))
-        raise GateFailed(f"{asked} was asked, but {what} computes {shares} of its MACs; {so}.", advice=advice)
+        raise GateFailed(
+            f"{asked} was asked, but {what} computes {shares_of(found, digits=0)} of its MACs; {so}.", advice=advice
+        )
+
+
+def shares_of(found: dict[str, float], *, digits: int = 1) -> str:
+    """The shares of the MACs by precision in words, such as "99.8% int8, 0.2% fp32"."""
+    return ", ".join(f"{share:.{digits}%} {precision}" for precision, share in sorted(found.items()))
 
 
 def require_share(max_drop: float) -> None:

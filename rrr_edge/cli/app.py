@@ -19,7 +19,7 @@ from rrr_edge import __version__
 from rrr_edge.cli.display import Display
 from rrr_edge.cli.options import Command, Commands
 from rrr_edge.cli.settings import SettingsCommand
-from rrr_edge.errors import CannotRunHere, Interrupted, RRREdgeError, redacted
+from rrr_edge.errors import CannotRunHere, Interrupted, RRREdgeError, is_lack_of_memory, redacted
 from rrr_edge.timing.processes import process_rank
 
 app = typer.Typer(
@@ -106,9 +106,7 @@ def _fail(display: Display, error: RRREdgeError) -> NoReturn:
 
 def _limit_of(error: Exception) -> CannotRunHere | None:
     """What this machine refused, where `error` says so: memory, or a file that is not read or written."""
-    # PyTorch's are RuntimeErrors: on a GPU of these names, on a CPU with its allocator's in the text.
-    named = type(error).__name__ in ("OutOfMemoryError", "CUDAOutOfMemoryError")
-    if isinstance(error, MemoryError) or named or "DefaultCPUAllocator" in str(error):
+    if is_lack_of_memory(error):
         return CannotRunHere(
             "There is not enough memory for this.", advice="Stop other programs, or use smaller batches or images."
         )

@@ -39,7 +39,7 @@ def compile(
     from rrr_edge.bundle.engine import Engine
     from rrr_edge.bundle.folder import Bundle
     from rrr_edge.bundle.target import LOWERINGS
-    from rrr_edge.bundle.verification import few_images_warning, guessing_warning
+    from rrr_edge.bundle.verification import few_images_warning, guessing_warning, shares_of
     from rrr_edge.compile import compile_bundle, prepare_bundle, require_sense
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -63,16 +63,15 @@ def compile(
         made = make(opened, chosen, calib_data=calib_data, max_drop=max_drop, on_progress=on_progress)
     proof, accuracy = made.verification, opened.manifest.accuracy
     guessing = guessing_warning(accuracy, len(opened.manifest.labels)) if accuracy else ""
-    for doubt in filter(None, (few_images_warning(proof.images, chosen.precision, max_drop), guessing)):
+    for doubt in filter(None, (*made.notes, few_images_warning(proof.images, chosen.precision, max_drop), guessing)):
         display.warn(doubt)
-    shares = ", ".join(f"{share:.1%} {name}" for name, share in sorted(made.precision_found.items()))
     for ratio in made.lowering_ratios if isinstance(made, Engine) else ():
         low, high = ratio.interval
         display.say(f"{ratio.of} takes {ratio.value:.3f} of {ratio.to}'s time (95 % interval {low:.3f} to {high:.3f})")
     display.result(
         made.document(),
         f"{folder}{' (replaced)' if replaces else ''}: {'a graph, not yet an engine, ' if prepare_only else ''}"
-        f"{made.bytes / 1e6:.1f} MB, MACs: {shares}\n"
+        f"{made.bytes / 1e6:.1f} MB, MACs: {shares_of(made.precision_found)}\n"
         f"{proof.words}{_not_yet_run(made)}",
     )
 

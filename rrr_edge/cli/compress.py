@@ -11,7 +11,7 @@ from rrr_edge.cli.app import command_with_settings
 from rrr_edge.cli.display import Display
 from rrr_edge.cli.options import AsJson, DataFolder, DryRun, Quiet, Verbose
 from rrr_edge.cli.settings import read_depths
-from rrr_edge.errors import RRREdgeError, choose
+from rrr_edge.errors import RRREdgeError, choose, counted
 from rrr_edge.timing.processes import process_rank
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ def _tell(display: Display, dataset: "Dataset") -> None:
     for bad in dataset.bad[:_NAMED]:
         display.warn(f"{bad.path} is skipped: {bad.reason}")
     if len(dataset.bad) > _NAMED:
-        display.warn(f"{len(dataset.bad) - _NAMED} more unreadable files are skipped; --dry-run --json names them all")
+        display.warn(
+            f"{counted(len(dataset.bad) - _NAMED, 'more unreadable file')} skipped; --dry-run --json names them all"
+        )
     for remark in dataset.remarks:
         display.warn(remark)
     if dataset.duplicates:

@@ -8,7 +8,7 @@ import typer
 from rrr_edge.cli.app import command
 from rrr_edge.cli.display import Display
 from rrr_edge.cli.options import AsJson, DryRun, PrecisionName, Quiet, TargetName, Verbose, chosen_target
-from rrr_edge.errors import UsageError
+from rrr_edge.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from rrr_edge.profile.gate_result import Gate, SelfTest
@@ -34,7 +34,7 @@ def gate(
     verbose: Verbose = False,
 ) -> None:
     """Say if a candidate may replace a baseline. The exit code is 0 if so, and 3 if not or undecided."""
-    from rrr_edge.bundle.files import require_output, write_output
+    from rrr_edge.bundle.outputs import require_output, write_output
     from rrr_edge.profile import gate as gates
     from rrr_edge.profile.gate_result import MARK
 
@@ -49,14 +49,14 @@ def gate(
     limits = gates.Limits(max_slowdown, (1 if self_test else 0.01) if max_drop is None else max_drop, budget_s)
     shipped = gates.Side.parse(baseline)
     other = gates.Side.parse(candidate) if candidate else shipped
+    if markdown:
+        require_output(markdown, MARK)
     if dry_run:
         threads = gates.require_comparable(shipped, other, chosen, limits).threads
         against = candidate or "itself"
         document = {"baseline": baseline, "candidate": candidate, "target": chosen.name, "threads": threads}
-        display.result(document, f"would time {against} beside {baseline}, on {threads} threads")
+        display.result(document, f"would time {against} beside {baseline}, on {counted(threads, 'thread')}")
         return
-    if markdown:
-        require_output(markdown, MARK)
     found: Gate | SelfTest
     with display.progress() as on_progress:
         if candidate is None:

@@ -36,8 +36,6 @@ def _variable(command: str | None, option: str) -> str:
 _PREFIX = "RRR_EDGE_"
 # Variables that are for programs around the command line.
 _OTHERS = ("RRR_EDGE_TEST_",)
-# No engine that answers a camera takes so many images, or sessions, at once.
-_MOST = 1024
 # What every command takes beside whatever else is said.
 _ALWAYS = ("--target", "--precision", "--json", "--quiet", "--verbose")
 
@@ -131,10 +129,14 @@ def chosen_engine(bundle: "Bundle", name: str, precision: str | None, display: D
 
 
 def scan_words(option: str, text: str) -> tuple[int, ...]:
+    from rrr_edge.bundle.target import LARGEST_BATCH
+
     try:
         counts = tuple(int(word) for word in text.split(",") if text)
     except ValueError:
         counts = (0,)
-    if not all(1 <= count <= _MOST for count in counts) or len(set(counts)) < len(counts):
-        raise UsageError(f"{option} takes different whole numbers up to {_MOST} such as 1,2,4, not {text[:80]!r}.")
+    if not all(1 <= count <= LARGEST_BATCH for count in counts) or len(set(counts)) < len(counts):
+        raise UsageError(
+            f"{option} takes different whole numbers up to {LARGEST_BATCH} such as 1,2,4, not {text[:80]!r}."
+        )
     return counts

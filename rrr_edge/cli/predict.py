@@ -1,5 +1,6 @@
 """`rrr-edge predict`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from rrr_edge.cli.options import (
     Verbose,
     chosen_engine,
 )
-from rrr_edge.errors import BadInput, RRREdgeError, UsageError
+from rrr_edge.errors import BadInput, RRREdgeError, UsageError, counted, require_local
 
 
 @command
@@ -40,6 +41,9 @@ def predict(
     from rrr_edge.runtime.classifier import Classifier
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    for image in images:
+        if not os.path.exists(image):
+            require_local(image)
     rows, unreadable = [], []
     chosen = chosen_engine(Bundle.open(bundle), target, precision, display)
     region = None if roi is None else Region.of(roi)
@@ -70,10 +74,12 @@ def predict(
 
 def _files_in(folder: Path, display: Display) -> list[Path]:
     """The pictures in `folder`; those that only links in it lead to are left out, which is said."""
-    from rrr_edge.images.layouts import image_files
+    from rrr_edge.images.layouts import image_files, passed_over
 
+    if unknown := passed_over(folder):
+        display.warn(unknown)
     found, root = image_files(folder), folder.resolve()
     inside = [file for file in found if file.resolve().is_relative_to(root)]
     if len(inside) < len(found):
-        display.warn(f"{len(found) - len(inside)} pictures are left out: links lead to them out of {folder}")
+        display.warn(f"{counted(len(found) - len(inside), 'picture')} left out, to which links lead out of {folder}")
     return inside

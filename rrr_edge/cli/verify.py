@@ -24,7 +24,7 @@ def verify(
 ) -> None:
     """Run an engine on the reference images here; store the verdict."""
     from rrr_edge.bundle.folder import VERIFIED, Bundle
-    from rrr_edge.bundle.verification import require_share
+    from rrr_edge.bundle.verification import require_share, shares_of
     from rrr_edge.runtime.verify import verify_engine
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -35,9 +35,8 @@ def verify(
     with display.progress() as on_progress:
         record = verify_engine(opened, chosen, max_drop=max_drop, on_progress=on_progress)
     proof = record.verification
-    shares = ", ".join(f"{share:.1%} {name}" for name, share in sorted(record.precision_found.items()))
     display.result(
         record.document(),
         f"{opened.engine_folder(chosen.engine_name) / VERIFIED}: {record.versions.get('gpu', record.machine)}, "
-        f"MACs: {shares}\n{proof.words}",
+        f"MACs: {shares_of(record.precision_found)}\n{proof.words}",
     )

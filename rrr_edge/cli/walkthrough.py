@@ -9,11 +9,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rrr_edge.bundle.commands import command_line, compressing
 from rrr_edge.bundle.engine import Engine
-from rrr_edge.bundle.files import require_output
 from rrr_edge.bundle.folder import MANIFEST, Bundle
+from rrr_edge.bundle.outputs import require_output
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import RRR, Training
 from rrr_edge.bundle.target import Precision
+from rrr_edge.bundle.verification import shares_of
 from rrr_edge.cli.comparison import against_source_network
 from rrr_edge.cli.display import Display
 from rrr_edge.compile import compile_bundle
@@ -143,11 +144,10 @@ def _cell(file: Path, answer: Prediction) -> np.ndarray:
 
 def _engine_row(engine: Engine) -> dict[str, str]:
     proof = engine.verification
-    shares = ", ".join(f"{share:.0%} {precision}" for precision, share in sorted(engine.precision_found.items()))
     return {
         "engine": engine.name,
         "MB": f"{engine.bytes / 1e6:.1f}",
-        "MACs run in": shares,
+        "MACs run in": shares_of(engine.precision_found, digits=0),
         "accuracy": f"{proof.accuracy:.2%}",
         "PyTorch's": f"{proof.accuracy_reference:.2%}",
         "top-1 alike, ties aside": f"{proof.top1_agreement:.2%}",

@@ -11,7 +11,7 @@ from rrr_edge.backends.graph.lowering import lower
 from rrr_edge.backends.protocols import CrossCompiler, require_signature
 from rrr_edge.bundle.commands import compressing
 from rrr_edge.bundle.engine import Engine, Prepared
-from rrr_edge.bundle.files import describe_file, write_file
+from rrr_edge.bundle.files import describe_file, scratch_folder, write_file
 from rrr_edge.bundle.folder import ENGINE, PREPARED, PREPARED_CARD, Bundle, writing_engine
 from rrr_edge.bundle.measurements import Ratio
 from rrr_edge.bundle.reference import Images, Reference
@@ -28,6 +28,7 @@ from rrr_edge.compile.fastest import fastest as race
 from rrr_edge.compile.prepared import BuildRequest, keep_prepared, write_prepared
 from rrr_edge.errors import BadInput, CannotRunHere, RRREdgeError, UsageError
 from rrr_edge.images.dataset import calibration_folder, read_folder
+from rrr_edge.images.layouts import passed_over
 from rrr_edge.runtime.verify import answer
 from rrr_edge.timing.machine import cpu_info
 from rrr_edge.timing.progress import OnProgress, Step, silent
@@ -58,7 +59,7 @@ def compile_bundle(
     """
     target = Target.resolve(target, precision)
     require_sense(bundle, target, calib_data=calib_data, max_drop=max_drop)
-    order = BuildRequest(bundle, target, _calibration(bundle, target, calib_data), max_drop, on_progress)
+    order = _request(bundle, target, calib_data, max_drop, on_progress)
     lowerings = _lowerings(bundle, target)
     kept = takes_prepared(target) and len(lowerings) == 1
     if kept:
@@ -90,7 +91,7 @@ def prepare_bundle(
     """
     target = Target.resolve(target, precision)
     require_sense(bundle, target, calib_data=calib_data, max_drop=max_drop, prepare_only=True)
-    order = BuildRequest(bundle, target, _calibration(bundle, target, calib_data), max_drop, on_progress)
+    order = _request(bundle, target, calib_data, max_drop, on_progress)
     return keep_prepared(order, *_lowerings(bundle, target))
 
 
@@ -153,6 +154,7 @@ def _build_proven(order: BuildRequest, lowerings: tuple[Lowering, ...], folder: 
         calibration=order.calibration_digest if target.precision in ("int8", "fp8") else "",
         lowering=lowering,
         lowering_ratios=ratios,
+        notes=order.notes,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         machine=cpu_info()[0],
     )
@@ -225,8 +227,8 @@ def _build(order: BuildRequest, lowering: Lowering, out: Path) -> None:
     elif lowering == "grouped":
         backend.compile(order.bundle.model, target, calibration, out, order.on_progress)
     else:
-        with TemporaryDirectory() as scratch:
-            lowered = Path(scratch) / f"{lowering}.onnx"
+        with scratch_folder() as scratch:
+            lowered = scratch / f"{lowering}.onnx"
             lower(order.bundle.model, lowering, lowered)
             backend.compile(lowered, target, calibration, out, order.on_progress)
 
@@ -236,11 +238,18 @@ def _reads_images(target: Target) -> bool:
     return target.precision in ("int8", "fp8") or (target.precision == "fp16" and takes_prepared(target))
 
 
-def _calibration(bundle: Bundle, target: Target, calib_data: str | Path | None) -> Images:
+def _request(
+    bundle: Bundle, target: Target, calib_data: str | Path | None, max_drop: float, on_progress: OnProgress
+) -> BuildRequest:
     if not _reads_images(target):
-        return bundle.reference.images[:0]
+        return BuildRequest(bundle, target, bundle.reference.images[:0], max_drop, on_progress)
     if calib_data is None:
-        return bundle.calibration
+        return BuildRequest(bundle, target, bundle.calibration, max_drop, on_progress)
+    images = _calibration(bundle, calib_data)
+    return BuildRequest(bundle, target, images, max_drop, on_progress, passed_over(calibration_folder(calib_data)))
+
+
+def _calibration(bundle: Bundle, calib_data: str | Path) -> Images:
     folder = calibration_folder(calib_data)
     pictures = read_folder(folder, bundle.manifest.preprocess, limit=300)
     bad, count = pictures.bad, len(pictures.files) + len(pictures.bad)

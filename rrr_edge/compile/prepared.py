@@ -18,20 +18,32 @@ from rrr_edge.bundle.folder import PREPARED, PREPARED_CARD, Bundle
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Lowering, Target
 from rrr_edge.bundle.verification import drops_beyond, require_answers, require_precision, verify_answers
-from rrr_edge.errors import CorruptArtifact
+from rrr_edge.errors import CorruptArtifact, counted
 from rrr_edge.timing.machine import cpu_info
 from rrr_edge.timing.progress import OnProgress, Step
 
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """An engine that is wanted. `calibration` is empty where nothing reads it."""
+    """An engine that is wanted. `calibration` is empty where nothing reads it; `passed_over` says what is left out."""
 
     bundle: Bundle
     target: Target
     calibration: Images
     max_drop: float
     on_progress: OnProgress
+    passed_over: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the calibration images."""
+        tests = {image.tobytes() for image in self.bundle.reference.images} if len(self.calibration) else set()
+        known = sum(image.tobytes() in tests for image in self.calibration)
+        flatters = (
+            f"Among the {len(self.calibration)} calibration images: {counted(known, 'test photo')}, by which the "
+            "engine is judged, so that its accuracy flatters. Calibrate with training photos or frames of the device."
+        )
+        return tuple(filter(None, (self.passed_over, flatters if known else "")))
 
     @property
     def preparation(self) -> Preparation:
@@ -115,6 +127,7 @@ def _make(order: BuildRequest, lowering: Lowering, out: Path) -> Prepared:
         file=describe_file(graph),
         verification=verification,
         precision_found=shares,
+        notes=order.notes,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         machine=cpu_info()[0],
     )

@@ -12,10 +12,13 @@ import torch
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, Recipe
+from rrr_edge.bundle.sources import SOURCES, PhaseDepths
+from rrr_edge.bundle.spec import SMALLEST_DEPTHS
 from rrr_edge.compress.method import Inputs, Method, cost_of
 from rrr_edge.compress.plan import Plan
 from rrr_edge.compress.prune import BLOCK, CHANNEL, ELEMENT
 from rrr_edge.compress.rrr import RECYCLE
+from rrr_edge.compress.rrr.selection import path_of
 from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
 from rrr_edge.compress.weights import check_weights, require_source
 from rrr_edge.compress.workdir import Task, Workdir
@@ -147,7 +150,7 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
     method = METHODS[type(recipe)]
     recipe = method.resolve(recipe)
     require_folder(Path(data))
-    found = check_weights(recipe.weights, recipe.backbone)
+    found = check_weights(recipe.weights, recipe.backbone, depths=_blocks_read(recipe))
     if found and run.after_weights:
         run.after_weights(found)
     preprocess = Preprocess.of(recipe)
@@ -159,6 +162,16 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
     method.freeze(recipe, network)
     require_branches(network, method.training(recipe), images=len(dataset.train.labels))
     return _Prepared(recipe, found, dataset, network)
+
+
+def _blocks_read(recipe: Recipe) -> PhaseDepths:
+    """The blocks that the weights must have, of block pruning as far as that is known without the photos."""
+    if isinstance(recipe, Block):
+        return SMALLEST_DEPTHS
+    if isinstance(recipe, RRR) and recipe.depths == "auto":
+        return path_of(recipe)[-1].depths
+    depths: PhaseDepths = getattr(recipe, "depths", SOURCES[recipe.backbone].depths)
+    return depths
 
 
 def _check_libraries() -> None:

@@ -5,6 +5,7 @@ from rrr_edge.bundle.recipe import RRR, Recipe
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.sources import SOURCES
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS, NetworkSpec
+from rrr_edge.errors import counted
 
 
 class Plan(Record):
@@ -30,17 +31,13 @@ class Plan(Record):
     def words(self) -> str:
         """The plan in one sentence."""
         recipe = self.recipe
-        epochs, begin = _epochs(recipe.training.epochs), ""
+        epochs, begin = counted(recipe.training.epochs, "epoch"), ""
         if isinstance(recipe, RRR) and (selection := recipe.selection):
             begin = " to begin with"
-            each = _epochs(selection.epochs_per_step or recipe.training.epochs)
+            each = counted(selection.epochs_per_step or recipe.training.epochs, "epoch")
             additions = sum(SOURCES[recipe.backbone].depths) - sum(SMALLEST_DEPTHS)
             epochs = f"{each} for each of up to {1 + min(selection.max_additions, additions)} steps"
         return (
             f"{self.bundle} would have {self.cost.params:,} parameters and {self.cost.macs / 1e6:,.0f} million "
-            f"MACs{begin}; {epochs} on {self.photos['train']} photos. --json tells all of it"
+            f"MACs{begin}; {epochs} on {counted(self.photos['train'], 'photo')}. --json tells all of it"
         )
-
-
-def _epochs(count: int) -> str:
-    return f"{count:,} epoch{'' if count == 1 else 's'}"

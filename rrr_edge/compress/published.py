@@ -72,24 +72,31 @@ _CHUNK_BYTES = 1 << 20
 
 
 def require_download(published: Published) -> None:
-    """Raise BadInput, within seconds, where the file is in no cache and cannot be downloaded either."""
-    if not _cached(published):
+    """Raise BadInput, within seconds, where the file in a cache is damaged, or there is none and no download either."""
+    if not _sound_copy(published):
         _answer(published).close()
 
 
 def fetch(published: Published, on_progress: OnProgress) -> Path:
     """The published file in a cache, downloaded into torch's where neither has it. Raises BadInput."""
-    path, cached = _torchs_copy(published), _cached(published)
-    if not cached:
-        with writing_to(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        _download(published, path, on_progress)
-    elif not sha256(cached).startswith(_digits_of(cached, published)):
+    path = _torchs_copy(published)
+    if cached := _sound_copy(published):
+        return cached
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _download(published, path, on_progress)
+    return path
+
+
+def _sound_copy(published: Published) -> Path | None:
+    """The file in a cache, if it is in one. Raises BadInput where it is damaged."""
+    cached = _cached(published)
+    if cached and not sha256(cached).startswith(_digits_of(cached, published)):
         raise BadInput(
             f"{cached} is damaged or another file: its SHA-256 does not begin as its name says.",
             advice="Delete it: it is downloaded again.",
         )
-    return cached or path
+    return cached
 
 
 def _digits_of(cached: Path, published: Published) -> str:

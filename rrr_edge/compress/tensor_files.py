@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.serialization import safe_globals
 
-from rrr_edge.errors import BadInput
+from rrr_edge.errors import BadInput, is_lack_of_memory, reading
 
 KNOWN_FILES = ".pth, .pt, .pth.tar, .bin, .ckpt (written by torch.save) or .safetensors"
 # Plain data that training scripts save beside the tensors: their arguments, and numpy's numbers.
@@ -36,7 +36,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     Raises BadInput for a file that is damaged, of another kind, or holds objects beside tensors and plain data.
     """
     try:
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             start = file.read(_SNIFFED)
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
@@ -70,7 +70,7 @@ def _read_zip(path: Path) -> Any:
         with zipfile.ZipFile(path) as file:
             members = {name.partition("/")[2] for name in file.namelist()}
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise _damaged(path) from error
+        raise _damaged(path, error) from error
     if "constants.pkl" in members:
         raise BadInput(
             f"{path} is a TorchScript archive, a program with its weights, and no program in a file is ever run.",
@@ -96,14 +96,14 @@ def _read_pickled(path: Path) -> Any:
             advice=f"Save the tensors alone, where the model was made: {_STATE_DICT}",
         ) from error
     except Exception as error:  # what a damaged file makes torch raise has no common type
-        raise _damaged(path) from error
+        raise _damaged(path, error) from error
 
 
 def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise _damaged(path) from error
+        raise _damaged(path, error) from error
 
 
 class _Kind(NamedTuple):
@@ -136,7 +136,9 @@ def _strange(start: bytes) -> str:
     return next(found, "is damaged, or no file of weights")
 
 
-def _damaged(path: Path) -> BadInput:
+def _damaged(path: Path, error: Exception) -> Exception:
+    if is_lack_of_memory(error):
+        return error
     return BadInput(
         f"{path} is damaged or cut short: it cannot be read as weights.", advice="Copy or download it again."
     )

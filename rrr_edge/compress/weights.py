@@ -18,7 +18,8 @@ from rrr_edge.bundle.spec import SMALLEST_DEPTHS
 from rrr_edge.compress.published import PUBLISHED, fetch, require_download
 from rrr_edge.compress.state_dicts import Head, StateDict, find_resnet, some
 from rrr_edge.compress.tensor_files import KNOWN_FILES, read_tensors
-from rrr_edge.errors import BadInput, UsageError
+from rrr_edge.errors import BadInput, UsageError, require_local
+from rrr_edge.images.names import shown
 from rrr_edge.timing.progress import OnProgress, silent
 
 
@@ -60,19 +61,19 @@ def load_weights(
     _require_network(state_dict, whole, depths or whole.depths, path)
     if published:
         return state_dict.trunk, WeightsInfo(str(source), sha256(path))
-    return state_dict.trunk, WeightsInfo(path.name, sha256(path), f"{path} holds {state_dict.words}.")
+    return state_dict.trunk, WeightsInfo(path.name, sha256(path), shown(f"{path} holds {state_dict.words}."))
 
 
-def check_weights(source: str, backbone: str = BACKBONE) -> str:
-    """Say in one sentence what a file holds; "" for other sources.
+def check_weights(source: str, backbone: str = BACKBONE, *, depths: PhaseDepths = SMALLEST_DEPTHS) -> str:
+    """Read the weights and say in one sentence what a file holds; "" for other sources.
 
-    Raises within seconds what `load_weights` would raise, but for too few blocks.
+    Raises within seconds what `load_weights` would raise.
     """
     require_source(source, backbone)
     if published := PUBLISHED[backbone].get(source):
         require_download(published)
         return ""
-    return "" if source == RANDOM else load_weights(source, backbone=backbone, depths=SMALLEST_DEPTHS)[1].found
+    return "" if source == RANDOM else load_weights(source, backbone=backbone, depths=depths)[1].found
 
 
 def require_source(source: str | os.PathLike[str], backbone: str = BACKBONE) -> None:
@@ -82,6 +83,7 @@ def require_source(source: str | os.PathLike[str], backbone: str = BACKBONE) -> 
         return
     if Path(source).is_dir():
         raise UsageError(f"{source} is a folder.", advice=f"Give the file of weights in it: {KNOWN_FILES}.")
+    require_local(source)
     near = difflib.get_close_matches(str(source), known, n=1)
     raise UsageError(
         f"There are no weights {str(source)!r} of {SOURCES[backbone].name}."

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rrr_edge.bundle.files import write_file, writing_to
+from rrr_edge.bundle.files import try_lock, write_file, writing_to
 from rrr_edge.bundle.folder import MANIFEST, Bundle
 from rrr_edge.bundle.recipe import Recipe
 from rrr_edge.bundle.record import Record
-from rrr_edge.errors import UsageError
+from rrr_edge.errors import UsageError, require_text
 
 _ANOTHER = "Choose another name, or replace it with --force."
 _LOCK = "lock"
@@ -51,6 +51,7 @@ class Workdir:
         """Refuse to overwrite a bundle, anything else, or an interrupted run, and to disturb one that goes on."""
         if self.out.name in ("", ".."):
             raise UsageError(f"{self.out} is no name for a bundle.", advice=f"Give it one: -o {self.out / 'mine.rrr'}")
+        require_text(self.out)
         if _is_held(self.work):
             raise _held(self.work)
         self._check_what_is_there()
@@ -125,7 +126,7 @@ def _hold(work: Path) -> IO[str]:
         work.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # another process has ended, and took its folder away
             lock = (work / _LOCK).open("w")
-            if not _lock(lock, fcntl.LOCK_EX):
+            if try_lock(lock.fileno()) is False:
                 raise _held(work)
             if os.path.samestat(os.fstat(lock.fileno()), (work / _LOCK).stat()):
                 return lock
@@ -134,20 +135,9 @@ def _hold(work: Path) -> IO[str]:
 def _is_held(work: Path) -> bool:
     try:
         with (work / _LOCK).open() as lock:
-            return not _lock(lock, fcntl.LOCK_SH)
+            return try_lock(lock.fileno(), fcntl.LOCK_SH) is False
     except OSError:
         return False
-
-
-def _lock(file: IO[str], kind: int) -> bool:
-    """Whether nobody else holds `file`."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system that has no locks
-        pass
-    return True
 
 
 def _held(work: Path) -> UsageError:

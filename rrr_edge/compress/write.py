@@ -22,7 +22,9 @@ from rrr_edge.bundle.target import Precision
 from rrr_edge.bundle.verification import MAX_DROP, few_images_warning, guessing_warning
 from rrr_edge.compress.method import CompressedNetwork, cost_of
 from rrr_edge.compress.workdir import Workdir
+from rrr_edge.errors import counted
 from rrr_edge.images.dataset import Dataset, choose_balanced
+from rrr_edge.images.names import shown
 from rrr_edge.networks.export import export_onnx, verify_onnx
 from rrr_edge.timing.machine import cpu_info
 from rrr_edge.timing.progress import OnProgress, Step
@@ -87,17 +89,17 @@ def _provenance(dataset: Dataset, made: CompressedNetwork, doubts: Sequence[str]
     notes = [*filter(None, [made.weights.found, *made.notes, *doubts, *dataset.remarks])]
     if dataset.bad:
         named = "; ".join(f"{bad.path}: {bad.reason}" for bad in dataset.bad[:10])
-        notes.append(f"{len(dataset.bad)} unreadable files were skipped: {named}")
+        notes.append(f"{counted(len(dataset.bad), 'unreadable file')} skipped: {named}")
     if dataset.duplicates:
         train, test = dataset.duplicates[0]
         notes.append(
-            f"{len(dataset.duplicates)} test photos are also training photos (such as {test} = {train}): "
-            "the accuracy flatters."
+            f"{counted(len(dataset.duplicates), 'test photo')} also among the training photos (such as {test} = "
+            f"{train}): the accuracy flatters."
         )
     return Provenance(
         weights=made.weights.name,
         weights_sha256=made.weights.sha256,
-        data=dataset.path.resolve().name,
+        data=shown(dataset.path.resolve().name),
         data_sha256=dataset.digest,
         images=image_counts(dataset),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rrr_edge.errors import BadInput
+from rrr_edge.errors import BadInput, reading
 from rrr_edge.images.names import SUFFIXES, nfc, shown
 
 _COLUMNS = {"image_column_name": "FILE_NAME", "category_column_name": "CATEGORY"}
@@ -54,7 +54,8 @@ def _column_names(info: Path) -> tuple[str, ...]:
     if not info.is_file():
         return tuple(_COLUMNS.values())
     try:
-        named = json.loads(info.read_text("utf-8-sig"))
+        with reading(info):
+            named = json.loads(info.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{info} cannot be read as JSON: {error}.") from error
     if not isinstance(named, dict):
@@ -72,7 +73,7 @@ def _column_names(info: Path) -> tuple[str, ...]:
 def _read_table(table: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and of each line that is not empty its number and cells."""
     try:
-        with table.open(encoding="utf-8-sig", newline="") as lines:
+        with reading(table), table.open(encoding="utf-8-sig", newline="") as lines:
             delimiter = "\t" if "\t" in lines.readline() else ","
             lines.seek(0)
             rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))

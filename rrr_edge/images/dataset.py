@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.errors import BadInput, UsageError
+from rrr_edge.errors import BadInput, UsageError, require_local
 from rrr_edge.images.decode import Pixels
 from rrr_edge.images.layouts import (
     TEST_SHARE,
@@ -197,6 +197,7 @@ def calibration_folder(name: str | Path) -> Path:
     for candidate in (Path(name), Path("calibration") / name, _PACKAGED / name):
         if candidate.is_dir():
             return candidate
+    require_local(name)
     known = sorted({set_.name for folder in (Path("calibration"), _PACKAGED) for set_ in folder.glob("[!.]*/")})
     near = difflib.get_close_matches(str(name), known, n=1)
     raise UsageError(

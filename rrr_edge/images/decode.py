@@ -64,6 +64,8 @@ def decode(source: BinaryIO | Image.Image, reduction: Reduction = full_size) -> 
         return _upright_rgb(source.copy(), _samples(source))
     except Undecodable:
         raise
+    except MemoryError as error:
+        raise Undecodable("there is not enough memory to decode it") from error
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise Undecodable(clause(error)) from error
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from rrr_edge.errors import BadInput, reading
+from rrr_edge.errors import BadInput, counted, reading, require_local
 from rrr_edge.images.album import read_album
 from rrr_edge.images.names import SUFFIXES, first_few, has_picture_name, is_printable, is_unknown, nfc, shown
 
@@ -64,9 +64,9 @@ def find_layout(path: Path) -> tuple[Layout, dict[str, Classes]]:
     if not any(classes.values()):
         loose = len(_pictures(path))
         holds = (
-            f"{loose} pictures but no folder of a class"
+            f"{counted(loose, 'picture')} but no folder of a class"
             if loose
-            else f"{len(folders)} folders without pictures ({first_few(folders)})"
+            else f"{counted(len(folders), 'folder')} without pictures ({first_few(folders)})"
             if folders
             else "no picture and no folder"
         )
@@ -158,6 +158,7 @@ def divide_for_test(path: Path, classes: Classes, *, seed: int, test_share: floa
 def require_folder(path: Path) -> None:
     """Raise BadInput unless there is one."""
     if not path.is_dir():
+        require_local(path)
         raise BadInput(f"{path} is not a folder." if path.exists() else f"There is no folder {path}.")
 
 

@@ -151,7 +151,7 @@ def _profile(run: ProfileRun, engine: Engine, here: Environment, found: _Found, 
         images_computed=found.images_computed,
         profiling_overhead=found.profiling_overhead,
         ceiling=found.ceiling,
-        notes=(*found.notes, *swept.notes),
+        notes=(*engine.notes, *found.notes, *swept.notes),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     if profile.beyond_ceiling:

@@ -16,7 +16,7 @@ from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.target import PRECISIONS, Precision, Target
 from rrr_edge.bundle.verification import drops_beyond, require_share
-from rrr_edge.errors import UsageError, choose
+from rrr_edge.errors import UsageError, choose, counted
 from rrr_edge.profile.baselines import running, shuffled_images
 from rrr_edge.profile.gate_result import Drop, Gate, GateVerdict, SelfTest, Speed
 from rrr_edge.runtime.classifier import Classifier
@@ -138,7 +138,12 @@ def race(
             verdict = _judge(interval, limits.max_slowdown)
             spent_s = (timing.clock() - begin) / 1e9
             on_progress(
-                Step("seconds", min(int(spent_s), budget_s), budget_s, f"{len(ratios)} rounds, may end earlier")
+                Step(
+                    "seconds",
+                    min(int(spent_s), budget_s),
+                    budget_s,
+                    f"{counted(len(ratios), 'round')}, may end earlier",
+                )
             )
             if verdict != "undecided" or spent_s >= limits.budget_s:
                 break

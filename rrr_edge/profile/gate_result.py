@@ -7,6 +7,7 @@ from pydantic import Field
 
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.record import SCHEMA, Record, SchemaVersion
+from rrr_edge.errors import counted
 from rrr_edge.report.markup import plain_markdown
 from rrr_edge.timing.statistics import Interval
 
@@ -88,7 +89,7 @@ class Gate(Record):
         reasons = [
             f"{speed.candidate_ms:.3f} ms against {speed.baseline_ms:.3f} ms in the median, and {speed.ratio:.3f} "
             f"times as long in the median round ({bounds}), {about} the limit of {limit:g}, after "
-            f"{speed.rounds} rounds in {speed.seconds:.1f} s."
+            f"{counted(speed.rounds, 'round')} in {speed.seconds:.1f} s."
         ]
         if speed.verdict == "undecided":
             reasons.append(
@@ -102,7 +103,7 @@ class Gate(Record):
         return (f"{self.verdict}: {self.candidate} beside {self.baseline}, on {self.target}.", *reasons)
 
     def to_markdown(self) -> str:
-        return _markdown(*self.sentences, f"{self.environment.cpu}, {self.environment.threads} threads.")
+        return _markdown(*self.sentences, f"{self.environment.cpu}, {counted(self.environment.threads, 'thread')}.")
 
 
 class SelfTest(Record):
@@ -125,7 +126,7 @@ class SelfTest(Record):
     def sentences(self) -> tuple[str, ...]:
         count = len(self.comparisons)
         return (
-            f"self-test: {self.engine} against itself, {count} times.",
+            f"self-test: {self.engine} against itself, {counted(count, 'time')}.",
             f"False alarms: {self.false_alarms} ({self.false_alarms / count:.1%}); up to {FALSE_ALARMS:.0%} pass.",
             f"Undecided: {self.undecided} ({self.undecided / count:.1%}); up to {UNDECIDED:.0%} pass.",
         )

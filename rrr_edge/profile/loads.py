@@ -17,7 +17,7 @@ from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import Load
 from rrr_edge.bundle.verification import require_precision
-from rrr_edge.errors import UsageError
+from rrr_edge.errors import UsageError, counted
 from rrr_edge.profile.cold_start import cold_starts
 from rrr_edge.profile.frames import frames_of
 from rrr_edge.profile.run import ProfileRun
@@ -161,7 +161,7 @@ def _streams(run: ProfileRun, counts: Sequence[int]) -> Iterator[Load]:
                 spent_s[count] += took_s
             run.on_progress(Step("streams", window + 1, _WINDOWS))
     for count in counts:
-        note = f"{count} x a session of {threads[count]} threads, at once"
+        note = f"{count} x a session of {counted(threads[count], 'thread')}, at once"
         yield Load(
             kind="streams",
             setting=count,

@@ -62,7 +62,8 @@ def measure_sweep(sweep: Sweep, run: ProfileRun, engine: Session, environment: E
     for number, round_ in enumerate(left):
         told = _Whole(run.on_progress, number * run.timing.runs, len(left) * run.timing.runs, round_.words)
         timed = _measure(round_, sweep, replace(run, on_progress=told), engine)
-        write_file(folder / round_.file, timed.to_json())
+        # The folder anew, for the bundle may be gone by now, and is not to be made again.
+        write_file(run.bundle.rounds_folder(run.target.engine_name) / round_.file, timed.to_json())
     found = [_Timed.from_json_file(folder / round_.file) for round_ in rounds]
     alternatives = tuple(alternative for timed in found for alternative in timed.alternatives())
     notes = [*obstacles, *_doubts(alternatives, sum(len(timed.unsettled) for timed in found))]

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rrr_edge.bundle.files import require_output, write_output
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.outputs import require_output, write_output
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.report.candidate import Candidate, candidates_of
 from rrr_edge.report.figures import figures_of

@@ -6,7 +6,7 @@ from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.folder import ENGINE, Bundle
 from rrr_edge.bundle.profile import Profile
-from rrr_edge.bundle.verification import Verification
+from rrr_edge.bundle.verification import Verification, shares_of
 from rrr_edge.errors import BadInput
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.tables import Table, machine_words
@@ -46,13 +46,12 @@ def verifications(bundles: Sequence[Bundle]) -> Table:
                 why = str(error).replace(str(bundle.path), bundle.path.name)
                 rows.append((what, f"refused: {why}", *[""] * 7))
                 continue
-            shares = ", ".join(f"{share:.1%} {precision}" for precision, share in engine.precision_found.items())
             record = bundle.verified(engine)
             if record is not None:
                 what = f"{what}, on {record.versions.get('gpu', record.machine)}"
             elif engine.verified_by == "graph":
                 what = f"{what}: its graph, on the CPU; it has not run on a GPU"
-            rows.append(_verified(what, (record or engine).verification, shares))
+            rows.append(_verified(what, (record or engine).verification, shares_of(engine.precision_found)))
     header = (
         "what",
         "verdict",

@@ -4,6 +4,7 @@ import numpy as np
 
 from rrr_edge.bundle.measurements import Measurement
 from rrr_edge.bundle.profile import ENGINE, PHOTO, PREDICT, Profile
+from rrr_edge.errors import counted
 from rrr_edge.report.markup import Markup, element, together
 from rrr_edge.report.plots import (
     BOTTOM,
@@ -80,7 +81,7 @@ def draw_distribution(profile: Profile) -> Picture:
         f"{m.name}: nine in ten within {m.summary.p90_ms / m.summary.median_ms:.2f} times its median" for m in shown
     ]
     beyond = sum(int((t > x.high).sum()) for t in times.values())
-    label = "times its own median" + (f"; {beyond} runs lie beyond the edge" if beyond else "")
+    label = "times its own median" + (f"; {counted(beyond, 'run')} beyond the edge" if beyond else "")
     top = y.start + BOTTOM
     return Picture(
         "distribution",

@@ -20,10 +20,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import Training
+from rrr_edge.bundle.structure import in_stump
 from rrr_edge.errors import UsageError
 from rrr_edge.networks import Network, ResNet
 from rrr_edge.timing.progress import OnProgress, Step
 from rrr_edge.training.batches import Batch, Batches, Examples, normalise, steps_of
+from rrr_edge.training.checkpoint import (
+    Identity,
+    TrainingProgress,
+    copy_into,
+    read_checkpoint,
+    structure_sha256,
+    write_checkpoint,
+)
 from rrr_edge.training.objective import Computation, Group, Loss, learning
 from rrr_edge.training.run import Run, augmenting_threads, on_device, open_fabric
 from rrr_edge.training.schedule import cycles
@@ -139,6 +148,8 @@ def reestimate_stump(
     """Let the stump's batch statistics forget ImageNet in 10 passes over the augmented images, then freeze the stump.
 
     No weight changes; the momentum is the layers' own 0.1; full precision. In the authors' code, not in the paper.
+    With `run.checkpoints` the statistics are kept after every pass, and `run.resume` goes on from them, to the same
+    bits.
     """
     if network.stump_frozen:
         raise ValueError("the stump is frozen: its statistics can no longer be estimated")
@@ -151,10 +162,27 @@ def reestimate_stump(
         role="stump",
         workers=augmenting_threads(fabric),
     )
+    identity = Identity(
+        training=training,
+        seed=seed,
+        precision="32-true",
+        data_sha256=examples.sha256,
+        network_sha256=structure_sha256(network),
+    )
+    progress, kept = TrainingProgress(identity=identity, steps_per_epoch=batches.steps), {}
+    folder = run.checkpoints / "stump" if run.checkpoints else None
+    if folder and run.resume:
+        progress, kept = read_checkpoint(folder, identity) or (progress, kept)
     total = STUMP_PASSES * batches.steps
     with on_device(network, fabric), torch.no_grad():
-        for step, batch in enumerate(batches.run(0, total), start=1):
+        statistics = {name: buffer for name, buffer in network.named_buffers() if in_stump(name)}
+        for name in statistics if kept else ():
+            copy_into(statistics[name], kept, name)
+        for batch in batches.run(progress.step, total):
             pixels = normalise(batch.inputs.flatten(0, 1).to(fabric.device), preprocess)
             network.stump(pixels.to(network.conv1.weight.dtype))
-            run.on_progress(Step("adapt stump", step, total))
+            progress = progress.model_copy(update={"step": progress.step + 1})
+            if folder and progress.between_epochs and fabric.is_global_zero:
+                write_checkpoint(folder, progress, statistics)
+            run.on_progress(Step("adapt stump", progress.step, total))
     network.freeze_stump()

@@ -1,5 +1,6 @@
 """Training checkpoints: one safetensors file, with the progress as JSON in its header."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Self
@@ -7,7 +8,7 @@ from typing import Any, Self
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from rrr_edge.bundle.files import staged_file, writing_to
 from rrr_edge.bundle.recipe import Training
@@ -135,6 +136,12 @@ def read_checkpoint(folder: Path, identity: Identity) -> tuple[TrainingProgress,
             advice="Go on with the same settings on a like machine, or train from the beginning without --resume.",
         )
     return progress, tensors
+
+
+def structure_sha256(network: nn.Module) -> str:
+    """Of the names and shapes of all parameters, and which of them learn."""
+    shapes = [(name, tuple(p.shape), p.requires_grad) for name, p in network.named_parameters()]
+    return hashlib.sha256(repr(shapes).encode()).hexdigest()
 
 
 def copy_into(target: Tensor, tensors: dict[str, Tensor], name: str) -> None:

@@ -1,6 +1,5 @@
 """The one training loop: steps of any objective, from batch to checkpoint."""
 
-import hashlib
 import time
 
 import numpy as np
@@ -13,7 +12,7 @@ from rrr_edge.networks import Network, ResNet
 from rrr_edge.timing.progress import Step, silent
 from rrr_edge.training.batches import Batches, Examples, rng
 from rrr_edge.training.branches import BranchCrossEntropy, require_branches
-from rrr_edge.training.checkpoint import EpochRow, Identity, TrainingProgress
+from rrr_edge.training.checkpoint import EpochRow, Identity, TrainingProgress, structure_sha256
 from rrr_edge.training.evaluate import predict
 from rrr_edge.training.objective import Computation, Objective
 from rrr_edge.training.run import Run, Trained, augmenting_threads, on_device, open_fabric, precision_of
@@ -80,7 +79,7 @@ def minimise(
         seed=seed,
         precision=precision_of(run, fabric.device),
         data_sha256=examples.sha256,
-        network_sha256=_structure_sha256(network),
+        network_sha256=structure_sha256(network),
     )
     start = TrainingProgress(identity=identity, steps_per_epoch=batches.steps)
     with on_device(network, fabric):
@@ -124,11 +123,6 @@ def _check_labels(network: Network, examples: Examples) -> None:
     wrong = sorted(set(np.unique(examples.labels).tolist()) - set(range(classes)))
     if wrong:
         raise BadInput(f"Labels {wrong[:5]} do not lie between 0 and {classes - 1}.")
-
-
-def _structure_sha256(network: Network) -> str:
-    shapes = [(name, tuple(p.shape), p.requires_grad) for name, p in network.named_parameters()]
-    return hashlib.sha256(repr(shapes).encode()).hexdigest()
 
 
 def _validation_accuracy(state: State, run: Run) -> float | None:

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,9 +19,8 @@ from rrr_edge.bundle.files import (
     staged_file,
     staged_folder,
     write_file,
-    write_output,
 )
-from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, UsageError
+from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact
 
 
 def test_sha256_of_the_empty_file_is_the_standard_one(tmp_path: Path) -> None:
@@ -185,54 +185,55 @@ def test_a_link_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_in_the_temporary_files_is_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And what a living one uses is not, though its number says nothing, as where containers share a folder."""
     code = (
-        "import os; from rrr_edge.bundle.files import scratch_folder\n"
+        "import time; from rrr_edge.bundle.files import scratch_folder\n"
         "with scratch_folder() as folder:\n"
-        "    (folder / 'big').write_text('x'); os.kill(os.getpid(), 9)\n"
+        "    (folder / 'big').write_text('x'); print(flush=True); time.sleep(60)\n"
     )
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
-    (left,) = tmp_path.iterdir()
-    assert (left / "big").exists()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with scratch_folder() as first, scratch_folder() as second:
-        assert sorted(tmp_path.iterdir()) == sorted((first, second))
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        (used,) = tmp_path.iterdir()
+        with scratch_folder() as first, scratch_folder() as second:
+            assert sorted(tmp_path.iterdir()) == sorted((used, first, second))
+        other.kill()
+    assert (used / "big").exists()
+    with scratch_folder() as first:
+        assert list(tmp_path.iterdir()) == [first]
     assert not list(tmp_path.iterdir())
 
 
-def test_texts_replace_only_what_is_ours(tmp_path: Path) -> None:
-    notes = tmp_path / "NOTES.md"
-    notes.write_text("my own")
-    with pytest.raises(UsageError, match="no report of ours"):
-        write_output(notes, "### ours: new", "### ours")
-    assert notes.read_text() == "my own"
-    ours = tmp_path / "ours.md"
-    for text in ("### ours: old", "### ours: new"):
-        write_output(ours, text, "### ours")
-    (tmp_path / "link.md").symlink_to(ours)
-    write_output(tmp_path / "link.md", "### ours: through the link", "### ours")
-    assert ours.read_text() == "### ours: through the link"
-    assert (tmp_path / "link.md").is_symlink()
-    (tmp_path / "nowhere.md").symlink_to("absent")
-    for wrong in ("nowhere.md", "."):
-        with pytest.raises(UsageError):
-            write_output(tmp_path / wrong, "### ours", "### ours")
+def test_a_stage_that_another_takes_for_litter_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, names = files.try_lock, list[Path]()
+
+    def lock(descriptor: int) -> bool | None:
+        names.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        if len(names) == 1:
+            names[0].unlink()
+        return False if len(names) == 2 else real(descriptor)
+
+    monkeypatch.setattr(files, "try_lock", lock)
+    with staged_file(tmp_path / "out") as stage:
+        stage.write_text("x")
+    assert stage == names[2]
+    assert (tmp_path / "out").read_text() == "x"
+    monkeypatch.setattr(files, "try_lock", lambda _: None)  # as on a file system without locks
+    with scratch_folder() as first:
+        files._remove_litter(first.with_name("rrr-edge"))
+        assert first.is_dir()
 
 
-def test_streams_are_written_into_and_stay_what_they_are(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with pytest.raises(CannotRunHere, match="pipe cannot be written"):  # nobody reads it
-        write_output(pipe, "### ours", "### ours")
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    write_output(pipe, "### ours", "### ours")
-    assert os.read(reader, 100) == b"### ours"
-    os.close(reader)
-    assert pipe.is_fifo()
-    write_output(Path("/dev/null"), "### ours", "### ours")
-    assert Path("/dev/null").is_char_device()
-    code = (
-        "from pathlib import Path; from rrr_edge.bundle.files import write_output\n"
-        "write_output(Path('/dev/stdout'), '### ours', '### ours')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "### ours"
+def test_a_folder_that_is_removed_while_it_is_written_is_a_sentence(tmp_path: Path) -> None:
+    def write() -> None:
+        with staged_folder(tmp_path / "mugs.rrr" / "engine") as stage:
+            shutil.rmtree(tmp_path / "mugs.rrr")
+            raise RuntimeError(f"the vendor's library cannot open {stage}")
+
+    with pytest.raises(CannotRunHere, match=r"mugs\.rrr was removed while engine was written into it\."):
+        write()
+    assert list(tmp_path.iterdir()) == []

@@ -74,6 +74,7 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     [
         ({"precision": "int9"}, "precision: input should be 'fp32', 'bf16', 'fp16', 'int8' or 'fp8'"),
         ({"batch": 0}, "batch: input should be greater than or equal to 1"),
+        ({"batch": 10**12}, "batch: input should be less than or equal to 1024"),
         ({"threads": -1}, "threads: input should be greater than or equal to 0"),
         ({"speed": "fast"}, "speed: extra inputs are not permitted"),
         ({"name": "../escape"}, "name: string should match pattern"),

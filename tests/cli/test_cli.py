@@ -551,8 +551,10 @@ def test_predict_looks_at_a_region(compiled: Bundle, photos: Path, tmp_path: Pat
 
 
 def test_one_corrupt_photo_among_good_ones_is_named_and_passed_over(compiled: Bundle, photos: Path) -> None:
+    (photos / "raw.cr2").touch()
     result = run("predict", compiled.path, photos)
     assert result.code == 0
+    assert "warning: Files passed over for their unknown endings: 1, such as raw.cr2." in result.stderr
     assert f"warning: {photos / 'half.png'} cannot be read" in result.stderr
     assert "notes.txt" not in result.stderr + result.stdout
     lines = [line.split() for line in result.stdout.splitlines() if ".png" in line]

@@ -78,3 +78,12 @@ def test_the_command_deletes_pruned_networks_and_nothing_else(tmp_path: Path) ->
     assert (done.exit_code, done.stdout.split()) == (0, ["{", '"freed_bytes":', "4", "}"])
     assert bundle.baseline.is_file()
     assert not pruned.exists()
+    outside = bundle.path.rename(tmp_path / "outside.rrr") / "baselines"
+    bundle = write_bundle(tmp_path / "x.rrr")
+    write_engine(bundle, target, (ENGINE_FILE, b"x"))
+    (outside / pruned.name).write_bytes(b"1234")
+    (bundle.path / "baselines").symlink_to(outside)
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 5
+    assert "x.rrr/baselines is a link; in a bundle links are not followed." in refused.stdout
+    assert (outside / pruned.name).is_file()

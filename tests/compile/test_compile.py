@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,24 @@ def test_whatever_breaks_leaves_the_older_engine_and_no_litter(
     assert small.engine(TARGET) == engine
 
 
+class Removed(Fake):
+    """Somebody removes the bundle meanwhile, and the vendor's library says what it sees."""
+
+    def compile(self, model, target, calibration, out, on_progress) -> None:
+        shutil.rmtree(model.parent)
+        raise RuntimeError(f"Can't open {out}/engine.bin")
+
+
+def test_a_bundle_that_is_removed_while_it_is_compiled_is_a_sentence(small: Bundle, fake: Callable[..., Fake]) -> None:
+    fake(backend=Removed)
+    with pytest.raises(CannotRunHere, match="engines was removed while test-fp32 was written into it"):
+        compile_bundle(small, TARGET)
+    assert not small.path.exists()
+    with pytest.raises(CorruptArtifact, match="The bundle .* is gone"):
+        compile_bundle(small, TARGET)
+    assert not small.path.exists()
+
+
 def test_a_session_is_closed_even_where_it_fails(small: Bundle, fake: Callable[..., Fake]) -> None:
     BreaksRunning.sessions.clear()
     fake(backend=BreaksRunning)
@@ -286,6 +305,24 @@ def test_calibration_images_may_be_a_folder_or_a_packaged_set(
     assert len(expected) == (100 if named == "digits" else 36)
     assert np.array_equal(Calibrated.images, expected)
     assert engine.calibration != hashlib.sha256(small.calibration.tobytes()).hexdigest()
+
+
+def test_calibrating_with_test_photos_and_files_passed_over_are_noted(
+    small: Bundle, fake: Callable[..., Fake], tmp_path: Path
+) -> None:
+    fake(backend=Calibrated, precision={"int8": 1.0})
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "raw.cr2").touch()
+    for index, image in enumerate((*small.reference.images[:2], ~small.reference.images[0])):
+        Image.fromarray(image).save(photos / f"{index}.png")
+    unknown, flatters = compile_bundle(small, TARGET, precision="int8", calib_data=photos).notes
+    assert flatters.startswith("Among the 3 calibration images: 2 test photos, by which the engine is judged")
+    assert unknown == "Files passed over for their unknown endings: 1, such as raw.cr2."
+    for file in ("0.png", "1.png", "raw.cr2"):
+        (photos / file).unlink()
+    assert compile_bundle(small, TARGET, precision="int8", calib_data=photos).notes == ()
+    assert compile_bundle(small, TARGET).notes == ()
 
 
 def test_calibration_images_that_are_none_are_refused(small: Bundle, fake: Callable[..., Fake], tmp_path: Path) -> None:

@@ -260,16 +260,33 @@ def test_a_share_of_bad_photos_is_a_share(shapes: Path, tmp_path: Path) -> None:
     [
         ("imagnet", UsageError, r"no weights 'imagnet' of ResNet152. Did you mean 'imagenet'\?"),
         ("photo.pth", BadInput, "photo.pth"),
+        ("imagenet", BadInput, "resnet152-394f9c45.pth is damaged or another file"),
+        ("shallow.pth", BadInput, "shallow.pth has 3,2,1,1 blocks .* and 3,3,1,1 are needed"),
     ],
 )
+@pytest.mark.parametrize("verb", [compress, plan])
 def test_unusable_weights_leave_nothing_behind(
-    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, error: type[Exception], said: str
+    shapes: Path,
+    tmp_path: Path,
+    original: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: Callable[..., object],
+    weights: str,
+    error: type[Exception],
+    said: str,
 ) -> None:
+    """They are read before the photos, also by a dry run."""
+    nothing_is_read(monkeypatch)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     (tmp_path / "photo.pth").write_bytes(b"not weights")
+    (tmp_path / "shallow.pth").symlink_to(original)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "resnet152-394f9c45.pth").write_bytes(b"not weights")
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(error, match=said):
-        compress(shapes, "x.rrr", recipe=UNTRAINED.model_copy(update={"weights": weights}))
-    assert os.listdir(tmp_path) == ["photo.pth"]
+        verb(shapes, "x.rrr", recipe=UNTRAINED.model_copy(update={"weights": weights, "depths": (3, 3, 1, 1)}))
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_unusable_photos_leave_nothing_behind(tmp_path: Path) -> None:
@@ -425,9 +442,11 @@ def test_the_same_photos_recipe_and_seed_give_the_same_bytes(shapes: Path, untra
 
 
 def test_photos_are_never_changed_but_fitted_and_skipped_or_double_ones_are_noted(tmp_path: Path) -> None:
-    photos = write_shapes(tmp_path / "photos", train=4, test=2)
-    (photos / "train" / "circle" / "half.png").write_bytes((photos / "train" / "circle" / "0.png").read_bytes()[:99])
-    shutil.copy(photos / "train" / "cross" / "0.png", photos / "test" / "cross" / "same.png")
+    """Also where names of files and of the folder are not UTF-8: then records have them escaped."""
+    photos = write_shapes(tmp_path / os.fsdecode(b"photos\xff"), train=4, test=2)
+    half, same = (os.fsdecode(name) for name in (b"half\xff.png", b"same\xff.png"))
+    (photos / "train" / "circle" / half).write_bytes((photos / "train" / "circle" / "0.png").read_bytes()[:99])
+    shutil.copy(photos / "train" / "cross" / "0.png", photos / "test" / "cross" / same)
     Image.new("RGB", (64, 32)).save(photos / "train" / "square" / "wide.png")
     before = tree(photos)
     recipe = UNTRAINED.model_copy(update={"fit": "pad"})
@@ -438,6 +457,7 @@ def test_photos_are_never_changed_but_fitted_and_skipped_or_double_ones_are_note
     assert tree(photos) == before
     skipped, double = (next(n for n in bundle.manifest.provenance.notes if word in n) for word in ("skipped", "also"))
     assert "1 unreadable" in skipped
-    assert "train/circle/half.png" in skipped
-    assert "test/cross/same.png = train/cross/0.png" in double
+    assert r"train/circle/half\udcff.png" in skipped
+    assert r"test/cross/same\udcff.png = train/cross/0.png" in double
+    assert bundle.manifest.provenance.data == r"photos\udcff"
     assert bundle.manifest.provenance.images == {"train": 13, "test": 7}

@@ -305,3 +305,15 @@ def test_safetensors_are_known_whatever_their_header_is_long(tmp_path: Path) -> 
     else:
         pytest.fail("no header has such a length")
     assert read_resnet(tmp_path / "w.safetensors").source is SOURCES["resnet18"]
+
+
+def test_where_memory_is_lacking_the_file_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    torch.save(state_of(), tmp_path / "w.pth")
+    monkeypatch.setattr("torch.load", fail)
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        read_resnet(tmp_path / "w.pth")

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -515,17 +514,20 @@ class TestWhatIsRecorded:
     @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
     def test_an_interrupt_does_not_wait_for_all_pictures(self, tmp_path, monkeypatch):
         draw_classes(tmp_path, 50)
-        monkeypatch.setattr(
-            rrr_edge.images.preprocess,
-            "read_file",
-            lambda *_: time.sleep(0.1) or (Decoded(np.zeros((8, 8, 3), "u1")), "x"),
-        )
-        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-        start = time.monotonic()
-        timer.start()
+        read = []
+
+        def slow(*_):
+            read.append(1)
+            if len(read) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.02)
+            return Decoded(np.zeros((8, 8, 3), "u1")), "x"
+
+        monkeypatch.setattr(rrr_edge.images.preprocess, "read_file", slow)
+        monkeypatch.setattr(rrr_edge.images.reading, "usable_cores", lambda: 2)
         with pytest.raises(KeyboardInterrupt):
             scan(tmp_path, Preprocess(image_size=8))
-        assert time.monotonic() - start < 1.5
+        assert len(read) < len([*tmp_path.rglob("*.png")]) / 2
 
 
 class TestReadFolder:

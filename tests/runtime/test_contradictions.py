@@ -44,10 +44,13 @@ def change_card(bundle: Bundle, target: str, **changes: Any) -> None:
     rewrite(bundle.engine_folder(f"{target}-fp32") / "engine.json", change)
 
 
-@pytest.mark.parametrize("batch", [2, 10**6])
-def test_an_engine_of_another_batch_than_its_card_says_is_refused(bundle: Bundle, batch: int) -> None:
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [(2, "is for batches of 1, not of 2"), (10**6, r"target\.batch: input should be less than or equal to 1024")],
+)
+def test_an_engine_of_another_batch_than_its_card_says_is_refused(bundle: Bundle, batch: int, said: str) -> None:
     change_card(bundle, "openvino", batch=batch)
-    with pytest.raises(CorruptArtifact, match=f"is for batches of 1, not of {batch}"):
+    with pytest.raises(CorruptArtifact, match=said):
         Classifier.open(bundle.path, "openvino", precision="fp32")
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -549,3 +550,30 @@ def test_the_stump_takes_the_statistics_of_ten_passes(examples: Examples, prepro
     assert network.stump_frozen
     with pytest.raises(ValueError, match="frozen"):
         reestimate_stump(network, examples, training=SHORT, preprocess=preprocess)
+
+
+def test_statistics_of_the_stump_that_were_kept_are_not_taken_again(
+    examples: Examples, preprocess: Preprocess, tmp_path: Path
+) -> None:
+    """Stopped in the fourth pass, it goes on after the third; once it has ended, nothing is left to do."""
+
+    def adapt(on_progress: Callable[[Step], None], **settings: Any) -> Network:
+        network = small_network(frozen=False)
+        run = replace(FP32, on_progress=on_progress, **settings)
+        reestimate_stump(network, examples, training=SHORT, preprocess=preprocess, seed=7, run=run)
+        assert network.stump_frozen
+        return network
+
+    def crash(step: Step) -> None:
+        if step.done == 11:
+            raise Crash
+
+    straight, steps = adapt(lambda step: None), list[Step]()
+    with pytest.raises(Crash):
+        adapt(crash, checkpoints=tmp_path)
+    for done in (range(10, 31), range(0)):
+        steps.clear()
+        assert equal(weights(adapt(steps.append, checkpoints=tmp_path, resume=True)), weights(straight))
+        assert [step.done for step in steps] == list(done)
+    adapt(steps.append, checkpoints=tmp_path)
+    assert len(steps) == 30

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from rrr_edge.backends.graph.parts import convolution_macs, product_macs
+from rrr_edge.bundle.files import writing_to
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.target import Precision
 from rrr_edge.errors import CorruptArtifact, MissingLibrary
@@ -70,7 +71,8 @@ class Graph:
         """Check the graph and write it, without weights that nothing reads."""
         self._write_back()
         onnx().checker.check_model(self.model)
-        onnx().save_model(self.model, str(path))
+        with writing_to(path):
+            onnx().save_model(self.model, str(path))
 
     def readers(self, tensor: str) -> list[Any]:
         return [node for node in self.nodes if tensor in node.input]

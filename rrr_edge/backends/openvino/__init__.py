@@ -27,7 +27,7 @@ from rrr_edge.bundle.folder import ENGINE
 from rrr_edge.bundle.measurements import LayerTime
 from rrr_edge.bundle.reference import Images, Outputs, in_batches
 from rrr_edge.bundle.target import Precision, Target
-from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary, is_lack_of_memory
 from rrr_edge.timing.machine import cpu_info, threads_to_use
 from rrr_edge.timing.progress import OnProgress, Step, quiet
 
@@ -127,6 +127,8 @@ class OpenVINOSession:
         try:
             compiled = _compile(openvino, graph, target.device, config)
         except (RuntimeError, OSError) as error:
+            if is_lack_of_memory(error):
+                raise
             raise CorruptArtifact(
                 f"OpenVINO {openvino.__version__} cannot load {graph}: {_last_line(error)}",
                 advice="Compile the engine again with this OpenVINO.",

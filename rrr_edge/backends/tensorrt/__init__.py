@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from rrr_edge.backends.graph.rewrite import Graph
@@ -19,7 +18,7 @@ from rrr_edge.backends.tensorrt.loadable import require_fit, require_gpu
 from rrr_edge.backends.tensorrt.run import ENGINE_FILE, PRODUCTS_FILE, TensorRTSession
 from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.engine import Engine
-from rrr_edge.bundle.files import write_file
+from rrr_edge.bundle.files import scratch_folder, write_file
 from rrr_edge.bundle.folder import PREPARED, timing_cache
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Precision, Target
@@ -96,12 +95,12 @@ class TensorRT:
         libraries = self.libraries()
         trt, gpu = libraries.trt, this_gpu(libraries.cudart)
         key = re.sub(r"[^\w.]+", "-", f"{gpu.name} {gpu.compute_capability} tensorrt {trt.__version__}")
-        with TemporaryDirectory() as scratch:
+        with scratch_folder() as scratch:
             prepared = out / PREPARED
             if not prepared.is_file():
                 from rrr_edge.backends.tensorrt.prepare import prepare  # which runs ONNX Runtime, a backend itself
 
-                prepared = Path(scratch) / PREPARED
+                prepared = scratch / PREPARED
                 prepare(model, target.precision, calibration, prepared, on_progress)
             write_file(out / PRODUCTS_FILE, Products(products=tuple(Graph.load(prepared).products())).to_json())
             configuration = Configuration(trt, target, timing_cache(out, key))

@@ -26,6 +26,7 @@ from rrr_edge.backends.graph.lowering import pad_groups
 from rrr_edge.backends.graph.rewrite import LAYERS_WITH_MACS, Graph, make_node, node_like, onnx
 from rrr_edge.backends.onnxruntime import run_model
 from rrr_edge.backends.tensorrt.turing import suit_turing
+from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Precision
 from rrr_edge.errors import MissingLibrary
@@ -53,8 +54,7 @@ def prepare(
     """Write the graph in the file `model` to `out` with `precision` in its types; inputs and outputs stay the same.
 
     `calibration` is read for int8 and fp8, and for fp16 if there is any; `turing` suits GPUs of compute capability 7.5.
-    Raises MissingLibrary and CorruptArtifact (`model` is
-    no graph).
+    Raises MissingLibrary and CorruptArtifact (`model` is no graph).
     """
     on_progress(Step("prepare", 0, 1, precision))
     graph = Graph.load(model)
@@ -85,8 +85,8 @@ def run_prepared(model: Path, images: Images) -> Outputs:
     """
     graph = Graph.load(model)
     _round_in_the_open(graph)
-    with TemporaryDirectory() as scratch:
-        rounded = Path(scratch) / "rounded.onnx"
+    with scratch_folder() as scratch:
+        rounded = scratch / "rounded.onnx"
         graph.save(rounded)
         return run_model(rounded, images)
 

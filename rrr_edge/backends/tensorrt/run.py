@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,6 +65,8 @@ class TensorRTSession:
         self._graphs: list[Any] = []
         self._buffers: dict[str, Buffer] = {}
         self._stream = Stream(libraries.cudart)
+        self._until_closed = ExitStack()
+        self._until_closed.callback(self._free)
         try:
             self._allocate()
         except CannotRunHere:
@@ -100,13 +103,17 @@ class TensorRTSession:
         return tuple(found)
 
     def close(self) -> None:
-        if self.__dict__:
-            for graph in self._graphs:
-                self._stream.forget(graph)
-            for buffer in self._buffers.values():
-                buffer.free()
-            self._stream.free()
-            self.__dict__.clear()
+        self._until_closed.close()
+
+    def _free(self) -> None:
+        for graph in self._graphs:
+            self._stream.forget(graph)
+        for buffer in self._buffers.values():
+            buffer.free()
+        self._stream.free()
+        self._work.clear()
+        self._contexts.clear()
+        del self._engine, self._runtime
 
     def _load(self) -> Any:
         engine = self._loading.load(self._runtime, self._plan.read_bytes())

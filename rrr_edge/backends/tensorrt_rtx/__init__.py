@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from rrr_edge.backends.cache import cache_folder, forget_oldest
@@ -20,7 +19,7 @@ from rrr_edge.backends.tensorrt_rtx.gpus import SUPPORTED, capabilities, require
 from rrr_edge.backends.tensorrt_rtx.loading import CompilingLoading
 from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.engine import Engine
-from rrr_edge.bundle.files import write_file
+from rrr_edge.bundle.files import scratch_folder, write_file
 from rrr_edge.bundle.folder import PREPARED
 from rrr_edge.bundle.reference import Images
 from rrr_edge.bundle.target import Target
@@ -109,12 +108,12 @@ class TensorRTRTX:
     def compile(self, model: Path, target: Target, calibration: Images, out: Path, on_progress: OnProgress) -> None:
         """Build from the prepared graph in `out`, or from one made of `model` for this once."""
         libraries = self.libraries()
-        with TemporaryDirectory() as scratch:
+        with scratch_folder() as scratch:
             prepared = out / PREPARED
             if not prepared.is_file():
                 from rrr_edge.backends.tensorrt.prepare import prepare  # which runs ONNX Runtime, a backend itself
 
-                prepared = Path(scratch) / PREPARED
+                prepared = scratch / PREPARED
                 precision, turing = self.preparation(target)
                 prepare(model, precision, calibration, prepared, on_progress, turing=turing)
             write_file(out / PRODUCTS_FILE, Products(products=tuple(Graph.load(prepared).products())).to_json())

@@ -22,7 +22,7 @@ from rrr_edge.bundle.spec import SMALLEST_DEPTHS, Depths, ResNetSpec
 from rrr_edge.compress.method import Inputs, learn
 from rrr_edge.compress.rrr.slicing import reuse
 from rrr_edge.compress.weights import load_weights
-from rrr_edge.errors import BadInput
+from rrr_edge.errors import BadInput, counted
 from rrr_edge.images.dataset import Dataset
 from rrr_edge.networks import Network, build
 from rrr_edge.report.selection import draw_selection
@@ -54,10 +54,7 @@ def select_depths(recipe: RRR, inputs: Inputs) -> Selected:
     learned_from, judged_by = validation_split(inputs.dataset, seed=recipe.seed)
     whose = "training photos held out" if inputs.dataset.val is None else "validation photos"
     epsilon = selection.epsilon or LEAST_RIGHT / len(judged_by)
-    path = [
-        Addition("", SMALLEST_DEPTHS),
-        *islice(additions(selection.order, recipe.backbone), selection.max_additions),
-    ]
+    path = path_of(recipe)
     trials = _Trials(recipe, replace(inputs, examples=learned_from), judged_by, deepest=path[-1].depths)
 
     rows: list[Row] = []
@@ -89,6 +86,13 @@ class Addition(NamedTuple):
 
     block: str
     depths: Depths
+
+
+def path_of(recipe: RRR) -> list[Addition]:
+    """The networks that a selection may visit, the smallest first."""
+    selection = recipe.selection or Selection()
+    every = additions(selection.order, recipe.backbone)
+    return [Addition("", SMALLEST_DEPTHS), *islice(every, selection.max_additions)]
 
 
 def additions(order: Order, backbone: Backbone = BACKBONE) -> Iterator[Addition]:
@@ -238,8 +242,8 @@ def _table(rows: Sequence[Row]) -> str:
 def _notes(rows: Sequence[Row], chosen: Depths, judged_by: str, stopped: bool) -> tuple[str, ...]:
     first, taken = rows[0], next(row for row in rows if row.depths == _name(chosen))
     notes = [
-        f"Depths {taken.depths} were chosen by forward block selection: {len(rows)} trainings, {rows[-1].epochs} "
-        f"epochs in all, judged by {judged_by}, with an epsilon of {first.epsilon:.3g}."
+        f"Depths {taken.depths} were chosen by forward block selection: {counted(len(rows), 'training')}, "
+        f"{counted(rows[-1].epochs, 'epoch')} in all, judged by {judged_by}, with an epsilon of {first.epsilon:.3g}."
     ]
     if not stopped:
         notes.append("The selection never stopped by its rule: further blocks may still have paid.")

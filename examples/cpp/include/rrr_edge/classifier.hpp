@@ -144,7 +144,7 @@ inline Classifier::Classifier(const fs::path& bundle, const Options& options) : 
   detail::read_record(folder / "engine.json", "rrr-edge engine", repair, [&](const detail::Json& engine) {
     detail::require_known(engine, {"seal", "schema", "kind", "target", "model_sha256", "files", "versions", "created",
                                    "verification", "precision_found", "calibration", "lowering", "lowering_ratios",
-                                   "machine", "verified_by"});
+                                   "machine", "verified_by", "notes"});
     const detail::Json& target = engine.at("target");
     detail::require_known(target, {"name", "backend", "device", "precision", "lowering", "threads", "batch", "notes",
                                    "max_batch", "cpu", "gpu", "portability", "optimization_level", "workspace_mb",

@@ -1,0 +1,78 @@
+"""What opening a bundle costs here and in another checkout of rrr-edge, in processes that take turns.
+
+    git worktree add ../older COMMIT
+    python tests/benchmarks/opening.py ../older [--pairs 12] [--opens 10]
+
+Both open the same bundle, the fixture of the tests, which the first release's format is. A process imports everything
+and opens once, which makes OpenVINO's cache; then it opens again and again, and its median counts. The difference is
+the median over the pairs of processes, with its 95 % interval. Without a checkout this one is compared with itself.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parents[2]
+ARCHIVE = HERE / "tests" / "bundle" / "fixtures" / "bundle-0.1.0.tar.xz"
+TARGETS = ("openvino", "onnxruntime")
+CHILD = """
+import statistics, sys, time
+from pathlib import Path
+import rrr_edge
+from rrr_edge import Classifier
+checkout, bundle, target, opens = sys.argv[1:]
+assert Path(rrr_edge.__file__).is_relative_to(checkout), rrr_edge.__file__
+def opening():
+    begin = time.perf_counter()
+    classifier = Classifier.open(bundle, target, precision="fp32")
+    end = time.perf_counter()
+    classifier.close()
+    return 1000 * (end - begin)
+opening()
+print(statistics.median(opening() for _ in range(int(opens))))
+"""
+
+
+def opening_ms(checkout: Path, bundle: Path, target: str, opens: int) -> float:
+    cache = bundle.parent / f"cache-{checkout.name}"
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "XDG_CACHE_HOME": str(cache)}
+    words = [sys.executable, "-c", CHILD, str(checkout), str(bundle), target, str(opens)]
+    done = subprocess.run(words, env=environment, cwd=bundle.parent, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def main() -> None:
+    from rrr_edge.timing.statistics import median_interval
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkout", nargs="?", type=Path, default=HERE)
+    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--opens", type=int, default=10)
+    asked = parser.parse_args()
+    other = asked.checkout.resolve()
+    with tempfile.TemporaryDirectory() as work:
+        with tarfile.open(ARCHIVE) as archive:
+            archive.extractall(work, filter="data")
+        bundle = Path(work) / "shapes-0.1.0.rrr"
+        for target in TARGETS:
+            times = np.empty((asked.pairs, 2))
+            for pair in range(asked.pairs):
+                for which in (0, 1) if pair % 2 else (1, 0):
+                    times[pair, which] = opening_ms((HERE, other)[which], bundle, target, asked.opens)
+            here, there = np.median(times, axis=0)
+            difference = times[:, 0] - times[:, 1]
+            low, high = median_interval(difference)
+            print(
+                f"{target:12} here {here:.2f} ms, there {there:.2f} ms, difference {np.median(difference):+.2f} ms "
+                f"(95 % interval {low:+.2f} to {high:+.2f})"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from rrr_edge.bundle.outputs import write_output
+from rrr_edge.errors import CannotRunHere, UsageError
+
+
+def test_texts_replace_only_what_is_ours(tmp_path: Path) -> None:
+    notes = tmp_path / "NOTES.md"
+    notes.write_text("my own")
+    with pytest.raises(UsageError, match="no report of ours"):
+        write_output(notes, "### ours: new", "### ours")
+    assert notes.read_text() == "my own"
+    ours = tmp_path / "ours.md"
+    for text in ("### ours: old", "### ours: new"):
+        write_output(ours, text, "### ours")
+    (tmp_path / "link.md").symlink_to(ours)
+    write_output(tmp_path / "link.md", "### ours: through the link", "### ours")
+    assert ours.read_text() == "### ours: through the link"
+    assert (tmp_path / "link.md").is_symlink()
+    (tmp_path / "nowhere.md").symlink_to("absent")
+    for wrong in ("nowhere.md", "."):
+        with pytest.raises(UsageError):
+            write_output(tmp_path / wrong, "### ours", "### ours")
+
+
+def test_streams_are_written_into_and_stay_what_they_are(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(CannotRunHere, match="pipe cannot be written"):  # nobody reads it
+        write_output(pipe, "### ours", "### ours")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_output(pipe, "### ours", "### ours")
+    assert os.read(reader, 100) == b"### ours"
+    os.close(reader)
+    assert pipe.is_fifo()
+    write_output(Path("/dev/null"), "### ours", "### ours")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "/dev/fd/1", "link"])
+def test_what_stdout_leads_to_is_written_into_whatever_it_is(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Here a file, which has other lines already."""
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    print("a line before", flush=True)
+    write_output(tmp_path / name, "### ours\n", "### ours")
+    print("a line after", flush=True)
+    assert Path("/proc/self/fd/1").is_file()
+    assert capfd.readouterr().out == "a line before\n### ours\na line after\n"
