@@ -23,14 +23,13 @@ def write_report(
     Earlier reports are replaced, other files are not. Raises UsageError (such a file; nothing profiled; profiles of
     several machines, unless allowed), BadInput, CorruptArtifact, CannotRunHere (unwritable).
     """
-    candidates = candidates_of(bundles, allow_cross_machine=allow_cross_machine)
-    texts = {out: (GENERATOR, page_of(candidates))}
+    require_output(out, GENERATOR)
     if markdown:
-        texts[markdown] = MARK, markdown_of(candidates)
-    for path, (mark, _) in texts.items():
-        require_output(path, mark)
-    for path, (mark, text) in texts.items():
-        write_output(path, text, mark)
+        require_output(markdown, MARK)
+    candidates = candidates_of(bundles, allow_cross_machine=allow_cross_machine)
+    write_output(out, page_of(candidates), GENERATOR)
+    if markdown:
+        write_output(markdown, markdown_of(candidates), MARK)
     return verdict(candidates)
 
 

@@ -322,6 +322,7 @@ def test_calibrating_with_test_photos_and_files_passed_over_are_noted(
     for file in ("0.png", "1.png", "raw.cr2"):
         (photos / file).unlink()
     assert compile_bundle(small, TARGET, precision="int8", calib_data=photos).notes == ()
+    fake(backend=Calibrated)
     assert compile_bundle(small, TARGET).notes == ()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rrr_edge.errors import BadInput, CannotRunHere, MissingLibrary, UsageError
 
 MINUTES = float(os.environ.get("RRR_EDGE_TEST_FUZZ_MINUTES", 0))
-_EXAMPLES = 40
+_EXAMPLES = 20
 _ROUND = 500
 # What is said of a file, never a traceback.
 REFUSALS = (BadInput, CannotRunHere, UsageError, MissingLibrary)

@@ -32,13 +32,15 @@ QUIET = (
     "--allow-file-access-from-files",
     "--enable-logging=stderr",
 )
-# Opens the page 360 pixels wide, sorts its first table by the second column twice, and says what it saw.
-PROBE = """<!DOCTYPE html><iframe src="report.html" width="360" height="800" style="border:0"></iframe><script>
+# Opens the page 390 pixels wide, sorts its first table by the second column twice, and says what it saw.
+PROBE = """<!DOCTYPE html><iframe src="report.html" width="390" height="800" style="border:0"></iframe><script>
 document.querySelector("iframe").addEventListener("load", (event) => {
   const page = event.target.contentDocument;
   const table = page.querySelector("table.sortable");
   const column = () => [...table.tBodies[0].rows].map((row) => parseFloat(row.cells[1].textContent));
   const found = {width: page.documentElement.scrollWidth, wide: page.querySelectorAll(".wide").length};
+  const ratio = table.tHead.rows[0].cells[3];
+  found.ratio = [ratio.textContent, ratio.getBoundingClientRect().right];
   const button = table.tHead.rows[0].cells[1].querySelector("button");
   button.click();
   found.up = column();
@@ -90,7 +92,9 @@ def test_on_a_phone_it_is_no_wider_than_the_screen_and_a_click_sorts(page: Path)
     match = re.search(r"FOUND(.*)END", said)
     assert match, said[:500]
     found = json.loads(match[1])
-    assert found["width"] <= 360
+    assert found["width"] <= 390
+    assert found["ratio"][0] == "times the engine's"
+    assert found["ratio"][1] <= 390
     assert found["wide"] > 3
     assert len(found["up"]) > 5
     assert found["up"] == sorted(found["up"])
