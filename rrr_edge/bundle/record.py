@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rrr_edge.errors import BadInput, CorruptArtifact, pip_install, reading
 
@@ -19,6 +19,16 @@ _TOML_DOTS = 100
 
 class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _is_text(self) -> Self:
+        """Names of files may be no UTF-8, and JSON may hold half a pair of surrogates; neither can be stored again."""
+        for name, value in self:
+            try:
+                "".join(_strings(value)).encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{name} is not UTF-8 text") from None
+        return self
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2, by_alias=True) + "\n"
@@ -50,13 +60,11 @@ class Record(BaseModel):
 def read_json(path: Path) -> tuple[Any, str]:
     """What the file says, and its text.
 
-    Raises CannotRunHere where it may not be read, and BadInput where it cannot be, nor written again as UTF-8.
+    Raises CannotRunHere where it may not be read, and BadInput where it cannot be.
     """
     try:
         text = _text(path, _JSON_BYTES)
         data = json.loads(text)
-        if "\\ud" in text.lower():
-            json.dumps(data, ensure_ascii=False).encode()  # half a pair of surrogates is JSON, but no text
     except (ValueError, OSError, RecursionError) as error:
         raise BadInput(f"{path} cannot be read as JSON: {_why(error)}.") from error
     return data, text
@@ -87,6 +95,16 @@ def _text(path: Path, limit: int) -> str:
 
 def _why(error: Exception) -> str:
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Those in a field; records in it look after their own."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for pair in value.items() for text in pair if isinstance(text, str))
+    elif isinstance(value, tuple) and value and isinstance(value[0], str):
+        yield from value
 
 
 UNSEALED = 64 * "0"

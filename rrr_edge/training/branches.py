@@ -169,7 +169,8 @@ def reestimate_stump(
         data_sha256=examples.sha256,
         network_sha256=structure_sha256(network),
     )
-    progress, kept = TrainingProgress(identity=identity, steps_per_epoch=batches.steps), {}
+    progress = TrainingProgress(identity=identity, steps_per_epoch=batches.steps)
+    kept: dict[str, Tensor] = {}
     folder = run.checkpoints / "stump" if run.checkpoints else None
     if folder and run.resume:
         progress, kept = read_checkpoint(folder, identity) or (progress, kept)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fake_bundle import write_bundle
 
 from rrr_edge.bundle.folder import Bundle
 
@@ -61,8 +60,8 @@ for words in json.loads(sys.argv[1]):
         app(words)
     except SystemExit as end:
         assert not end.code, words
-for library in ("onnxruntime", "onnxsim", "openvino", "huggingface_hub"):
-    assert library in sys.modules, library
+import onnxsim, huggingface_hub  # which compress imports, beside much that has no telemetry
+assert {"onnxruntime", "openvino"} <= sys.modules.keys()
 time.sleep(0.5)
 """
 
@@ -112,13 +111,11 @@ def test_the_watch_sees_calls(watch: Path, tmp_path: Path) -> None:
 def test_no_command_calls_anybody_or_writes_into_an_empty_home(
     watch: Path, compiled: Bundle, shapes: Path, tmp_path: Path
 ) -> None:
-    fake, photo = write_bundle(tmp_path / "fake.rrr"), shapes / "test" / "cross" / "0.png"
+    photo = shapes / "test" / "cross" / "0.png"
     commands = [
-        ("compress", shapes, "-o", tmp_path / "x.rrr", "--weights", "random", "--image-size", "32", "--dry-run"),
-        ("compile", compiled.path, "-t", "openvino", "--precision", "int8", "--dry-run"),
         *(("predict", compiled.path, photo, "-t", target) for target in ("openvino", "onnxruntime")),
-        ("profile", compiled.path, "-t", "openvino", "--dry-run"),
-        ("doctor", fake.path),
+        ("compile", compiled.path, "-t", "openvino", "--precision", "int8", "--dry-run"),
+        ("doctor", compiled.path),
         ("targets",),
     ]
     words = json.dumps([[str(word) for word in command] for command in commands])
