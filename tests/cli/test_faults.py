@@ -85,7 +85,7 @@ def test_an_ascii_terminal_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None
         ("compress {tmp} -o {empty}", 2, ". is no name for a bundle."),
         ("compress {tmp} -o {tmp}", 2, "{tmp} exists."),
         ("compress {tmp} -o {tmp}/x\udcff", 2, "x\udcff has a name that is not UTF-8."),
-        ("compress {tmp} -o {tmp}/x --weights {tmp}/x\udcff", 2, "weights is not UTF-8 text."),
+        ("compress {tmp} -o {tmp}/x --weights {tmp}/x\udcff", 2, "Weights is not UTF-8 text."),
         ("doctor {tmp}/x\udcff.rrr", 2, "x\udcff.rrr has a name that is not UTF-8."),
         ("doctor https://a.example/x.rrr", 2, "https://a.example/x.rrr is an address, not a file or folder"),
         ("predict {bundle} rtsp://camera/1", 2, "rtsp://camera/1 is an address, not a file or folder"),
