@@ -1,6 +1,6 @@
 """The protocols of a backend, its sessions and the networks that are timed beside an engine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -8,6 +8,7 @@ from rrr_edge.bundle.baseline import Point
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.measurements import LayerTime, Subject
+from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Precision, Target
 from rrr_edge.errors import CannotRunHere, CorruptArtifact
@@ -110,6 +111,41 @@ class Backend(Protocol):
 
     def open_profiled(self, folder: Path, target: Target) -> ProfiledSession:
         """The same engine with its layers clocked."""
+
+
+class QuantisedLayer(NamedTuple):
+    """A convolution or product by its name in the graph, with its MACs for one image."""
+
+    name: str
+    macs: int
+
+
+class Quantised(Protocol):
+    """A network that is quantised in one way, of which layers can be made floats again."""
+
+    @property
+    def layers(self) -> tuple[QuantisedLayer, ...]:
+        """The quantised ones, in their order."""
+
+    def run(self, float_layers: Collection[str], images: Images) -> Outputs:
+        """Answer `images` with the layers of these names in fp32. All layers: what the network answers unquantised."""
+
+    def write(self, float_layers: Collection[str], out: Path) -> None:
+        """Write it with these layers as floats: to the folder, or the file, `out` that its `Quantiser` makes."""
+
+
+@runtime_checkable
+class Quantiser(Protocol):
+    """What quantises graphs, in more ways than one."""
+
+    @property
+    def variants(self) -> tuple[Quantisation, ...]:
+        """The ways beside the plain one, none with float layers; the most promising first."""
+
+    def quantise(
+        self, model: Path, target: Target, calibration: Images, quantisation: Quantisation, on_progress: OnProgress
+    ) -> Quantised:
+        """The graph in the file `model`. Raises MissingLibrary and CorruptArtifact."""
 
 
 @runtime_checkable

@@ -6,7 +6,9 @@ from pydantic import Field
 
 from rrr_edge.bundle.files import FileEntry
 from rrr_edge.bundle.measurements import Ratio
+from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.record import SCHEMA, Record, SchemaVersion, Sealed
+from rrr_edge.bundle.search import SearchResult
 from rrr_edge.bundle.target import Lowering, Precision, Target
 from rrr_edge.bundle.verification import Verification
 
@@ -24,6 +26,7 @@ class Origin(Record):
     preparation: int
     modelopt: str | None
     turing: bool = False
+    quantisation: Quantisation | None = None
 
 
 class Prepared(Sealed):
@@ -31,6 +34,8 @@ class Prepared(Sealed):
 
     `precision_found` are the shares of the MACs, counted on the graph; `notes` what a user should know of how it was
     made.
+    `precision_found` are the shares of the MACs, counted on the graph. `quantisation` is what a `search` has found, or
+    the origin's.
     """
 
     schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
@@ -40,6 +45,8 @@ class Prepared(Sealed):
     verification: Verification
     precision_found: dict[str, float]
     notes: tuple[str, ...] = ()
+    quantisation: Quantisation | None = None
+    search: SearchResult | None = None
     created: str
     machine: str
 
@@ -55,6 +62,7 @@ class Engine(Sealed):
     `verified_by` is what answered for the `verification`: the engine on its device, or, where none was at hand, the
     graph that it was built from, on the CPU. `precision_found` then is what the compiler says of the engine's layers.
     `notes` are what a user should know of how it was made.
+    A `search` was made where the plain way to quantise missed a limit; the target says what it has found.
     """
 
     schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
@@ -70,6 +78,7 @@ class Engine(Sealed):
     lowering: Lowering = "grouped"
     lowering_ratios: tuple[Ratio, ...] = ()
     notes: tuple[str, ...] = ()
+    search: SearchResult | None = None
     created: str
     machine: str
 

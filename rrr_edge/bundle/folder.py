@@ -6,6 +6,7 @@
                engines/tensorrt-fp16/   prepared.onnx  prepared.json  and the engine, once it is built
                engines/rtx-2080ti-fp16/  also verified.json, once the engine has run on a GPU
                engines/.timings/        what TensorRT's builder remembers, by GPU and version
+               engines/.searches/       what searches for a way to quantise have measured, by engine
                profiles/openvino-int8/  profile.json  samples.csv  *.svg  report.html
                baselines/               resnet152.onnx  channel-30.onnx ...
 
@@ -157,6 +158,10 @@ class Bundle:
 
     def engine_folder(self, name: str) -> Path:
         return self._inside("engines", name)
+
+    def search_state(self, name: str) -> Path:
+        """What the search for the engine `name` has measured; may not exist."""
+        return self._inside("engines", ".searches", f"{name}.json")
 
     def profile_names(self) -> list[str]:
         return sorted(file.parent.name for file in (self.path / "profiles").glob(f"[!.]*/{PROFILE}"))

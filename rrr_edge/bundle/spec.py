@@ -44,6 +44,11 @@ class ResNetSpec(Record):
     dropout_kind: DropoutKind = "channel"
     vote: Vote = "probabilities"
 
+    @property
+    def layers(self) -> int:
+        """Convolutions and products that follow each other: one, three in each block, and the classifier."""
+        return 2 + 3 * sum(self.depths)
+
     @model_validator(mode="after")
     def _widths_exist(self) -> Self:
         if any(not 1 <= width <= full for width, full in zip(self.branch_widths, RESNET_WIDTHS, strict=True)):
@@ -70,6 +75,11 @@ class ChannelSpec(Record):
     stem: int = Field(ge=1)
     phases: tuple[PhaseWidths, PhaseWidths, PhaseWidths, PhaseWidths]
     num_classes: int = Field(ge=2)
+
+    @property
+    def layers(self) -> int:
+        """As a ResNetSpec's."""
+        return 2 + 3 * sum(len(phase.blocks) for phase in self.phases)
 
     branches: ClassVar[int] = 1
     dropout: ClassVar[float] = 0.0

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
+from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.record import Record
 from rrr_edge.errors import CannotRunHere, UsageError, choose
 from rrr_edge.timing.machine import cpu_info
@@ -31,7 +32,8 @@ class Target(Record):
 
     `threads` 0 means all usable cores. `lowering` is how the branches' convolutions are written (lowering.py), "auto"
     the way that is measured to be fastest. `cpu` / `gpu`, where given, are words that the device's name must contain:
-    engines may be compiled elsewhere, but are only run and measured on such a machine.
+    engines may be compiled elsewhere, but are only run and measured on such a machine. `quantisation` says how int8 and
+    fp8 are made; without it the plain way is tried first, and others are searched where that misses a limit.
 
     The rest is for NVIDIA's compilers. An engine takes up to `max_batch` images at once (0: `batch`, for which it is
     tuned). By its `portability` it runs on the GPU model that built it ("none"), on all of its compute capability
@@ -55,6 +57,7 @@ class Target(Record):
     optimization_level: int = Field(default=3, ge=0, le=5)
     workspace_mb: int = Field(default=0, ge=0)
     compute_capabilities: tuple[Annotated[str, Field(pattern=r"^\d+\.\d$")], ...] = ()
+    quantisation: Quantisation | None = None
     notes: str = ""
 
     @property

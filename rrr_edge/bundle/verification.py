@@ -1,34 +1,35 @@
 """The comparison of a converted network's answers with the original's, and the limits that it must keep."""
 
+from typing import Literal, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from rrr_edge.bundle.commands import command_line
+from rrr_edge.bundle.limits import LIMITS, MAX_DROP, Limits, log_margins, log_probabilities, tie_margin
+from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.reference import Floats, Outputs, Reference
 from rrr_edge.bundle.target import Precision
-from rrr_edge.errors import GateFailed, UsageError
+from rrr_edge.errors import GateFailed
+from rrr_edge.timing.paired import paired_difference
+from rrr_edge.timing.statistics import Interval, wilson_interval
 
-# Smallest top-1 agreement, largest difference of a probability, smallest mean cosine of log-probabilities.
-LIMITS: dict[Precision, tuple[float, float, float]] = {
-    "fp32": (1.0, 1e-4, -1.0),
-    "bf16": (0.995, 1.0, 0.9995),
-    "fp16": (0.995, 1.0, 0.9995),
-    "int8": (0.98, 1.0, -1.0),
-    "fp8": (0.98, 1.0, -1.0),
-}
-# The accuracy (absolute) that an engine may lose, unless another share is given.
-MAX_DROP = 0.01
-# Two classes closer than this, or than twice what a probability may differ by, are a tie: rounding may decide it.
-TIE = 1e-3
-# Below this a probability is noise to every precision.
-FLOOR = 1e-6
-
+# For fp32, two classes closer than twice what a probability may differ by are a tie: rounding may decide it.
+_FP32_TIE = 2 * LIMITS["fp32"][1]
+ANY_ACCURACY = Limits(max_drop=1.0)
 
 # The least share of an engine's MACs that must run in the precision that was asked. ModelOpt leaves a convolution of
 # three channels out of fp8, and the first one has 7 % of RRR-Net's MACs.
 PRECISION_SHARE = 0.95
 FP8_SHARE = 0.9
+
+
+def least_share(asked: Precision, quantisation: Quantisation | None = None) -> float:
+    """The least share of the MACs that must run in the precision that was asked."""
+    least = FP8_SHARE if asked == "fp8" else PRECISION_SHARE
+    planned = quantisation.least_share if quantisation and asked in ("int8", "fp8") else None
+    return least if planned is None else min(least, planned)
 
 
 def require_precision(
@@ -37,10 +38,14 @@ def require_precision(
     *,
     what: str,
     so: str,
+    quantisation: Quantisation | None = None,
     advice: str = f"Ask a precision that this device has: {command_line('targets')}",
 ) -> None:
-    """Raise GateFailed unless `what` computes in the precision that was asked; `so` says what follows."""
-    if found.get(asked, 0.0) < (FP8_SHARE if asked == "fp8" else PRECISION_SHARE):
+    """Raise GateFailed unless `what` computes in the precision that was asked; `so` says what follows.
+
+    Layers that `quantisation` has left floats are not asked to be more.
+    """
+    if found.get(asked, 0.0) < least_share(asked, quantisation):
         raise GateFailed(
             f"{asked} was asked, but {what} computes {shares_of(found, digits=0)} of its MACs; {so}.", advice=advice
         )
@@ -51,17 +56,26 @@ def shares_of(found: dict[str, float], *, digits: int = 1) -> str:
     return ", ".join(f"{share:.{digits}%} {precision}" for precision, share in sorted(found.items()))
 
 
-def require_share(max_drop: float) -> None:
-    """Raise UsageError unless `max_drop` lies between 0 and 1."""
-    if not 0 <= max_drop <= 1:
-        raise UsageError(f"--max-drop is a share between 0 and 1, such as 0.01, not {max_drop:g}.")
+Missed = Literal["difference", "agreement", "cosine", "accuracy"]
+
+
+class Miss(NamedTuple):
+    """A limit that is missed: `surely`, or only by what was measured on so many images that it may be chance."""
+
+    what: Missed
+    words: str
+    surely: bool
 
 
 class Verification(Record):
     """Outputs compared with the torch outputs stored at compress time.
 
-    `top1_agreement` counts images outside margins under 1e-3 (fp32: 2e-4); `log_cosine` is the mean over images of the
-    cosine of the log-probabilities; accuracies are on the reference images that have labels.
+    `top1_agreement` counts images outside ties: answers whose two best classes are nearer, as the logarithm of their
+    probabilities' ratio, than `tie_margin` (for fp32: probabilities that differ by less than 2e-4). `log_cosine` is the
+    mean over images of the cosine of the log-probabilities; accuracies are on the reference images that have labels,
+    ties among them. Intervals are at 95 %: Wilson's of the agreement, Tango's of the accuracy after minus before on
+    the same images; None in older records. `doubts` are limits that may be kept or missed, by so few images.
+    `min_agreement` and `max_drop` are the limits that were given in place of the defaults.
     """
 
     against: str
@@ -73,31 +87,61 @@ class Verification(Record):
     accuracy: float
     passed: bool
     failures: tuple[str, ...] = ()
+    ties: int = 0
+    tie_margin: float = 0.0
+    agreement_interval: Interval | None = None
+    drop_interval: Interval | None = None
+    doubts: tuple[str, ...] = ()
+    min_agreement: float | None = None
+    max_drop: float | None = None
+
+    @property
+    def agreement_words(self) -> str:
+        """The agreement, and of how many images it says nothing."""
+        return f"{self.top1_agreement:.2%}{f' ({self.ties} ties left out)' if self.ties else ''}"
 
     @property
     def words(self) -> str:
+        low, high = self.drop_interval or (0.0, 0.0)
+        known = f" (95 % interval of the difference {low:+.2%} to {high:+.2%})" if self.drop_interval else ""
         return (
-            f"verified on {self.images} images: top-1 agrees on {self.top1_agreement:.2%} (ties aside), largest "
-            f"difference {self.max_abs_diff:.2g}, accuracy {self.accuracy_reference:.2%} -> {self.accuracy:.2%}"
+            f"verified on {self.images} images: top-1 agrees on {self.agreement_words}, largest "
+            f"difference {self.max_abs_diff:.2g}, accuracy {self.accuracy_reference:.2%} -> {self.accuracy:.2%}{known}"
         )
 
-
-def require_answers(verification: Verification, precision: Precision, *, what: str) -> None:
-    """Raise GateFailed unless `what`, such as an engine, was verified to answer like the network."""
-    if not verification.passed:
-        advice = "Try --precision bf16 or fp32."
-        if precision in ("int8", "fp8"):
-            advice = (
-                "Calibrate with typical photos (--calib-data DIR), raise --max-drop, or choose another --precision."
+    def misses(self, precision: Precision, limits: Limits) -> tuple[Miss, ...]:
+        """The limits that these answers miss; without an interval, or where a limit was given, all are sure."""
+        agreement_limit, diff_limit, cosine_limit = LIMITS[precision]
+        found = []
+        if not self.max_abs_diff <= diff_limit:
+            words = f"a probability differs by {self.max_abs_diff:.2g} (limit {diff_limit:g})"
+            found.append(Miss("difference", words, True))
+        least = agreement_limit if limits.min_agreement is None else limits.min_agreement
+        if self.top1_agreement < least - 1e-9:
+            low, high = self.agreement_interval or (0.0, 0.0)
+            words = f"top-1 agrees on {self.top1_agreement:.2%} of the images (limit {least:.1%}{_span(low, high)})"
+            found.append(Miss("agreement", words, limits.min_agreement is not None or high < least))
+        if not self.log_cosine >= cosine_limit:
+            words = f"the log-probabilities' mean cosine is {self.log_cosine:.5f} (limit {cosine_limit})"
+            found.append(Miss("cosine", words, True))
+        most = MAX_DROP if limits.max_drop is None else limits.max_drop
+        if drops_beyond(most, self.accuracy_reference, self.accuracy):
+            low, high = self.drop_interval or (-1.0, -1.0)
+            words = (
+                f"accuracy fell from {self.accuracy_reference:.2%} to {self.accuracy:.2%} "
+                f"(limit {most:.2%} absolute{_span(-high, -low) if self.drop_interval else ''})"
             )
-        raise GateFailed(
-            f"The {precision} {what} does not answer like the network: {'; '.join(verification.failures)}. "
-            "It was not kept.",
-            advice=advice,
-        )
+            found.append(Miss("accuracy", words, limits.max_drop is not None or -high > most))
+        return tuple(found)
 
 
-def verify_answers(reference: Reference, found: Outputs, *, precision: Precision, max_drop: float) -> Verification:
+def _span(low: float, high: float) -> str:
+    return f", 95 % interval {low:.2%} to {high:.2%}" if high else ""
+
+
+def verify_answers(
+    reference: Reference, found: Outputs, *, precision: Precision, layers: int, limits: Limits
+) -> Verification:
     """`verify` what was answered on a bundle's reference images against what torch answered."""
     return verify(
         Outputs(reference.probabilities, reference.branch_probabilities),
@@ -105,7 +149,8 @@ def verify_answers(reference: Reference, found: Outputs, *, precision: Precision
         reference.labels,
         precision=precision,
         against="torch",
-        max_drop=max_drop,
+        layers=layers,
+        limits=limits,
     )
 
 
@@ -116,48 +161,51 @@ def verify(
     *,
     precision: Precision,
     against: str,
-    max_drop: float = 1.0,
+    layers: int = 1,
+    limits: Limits = ANY_ACCURACY,
 ) -> Verification:
-    """Judge `found` against `reference` by the limits of `precision`; labels of -1 are unknown.
+    """Judge `found` against `reference` by the `limits` of `precision`; labels of -1 are unknown.
 
-    `max_drop` bounds, for every precision, how much accuracy on the labelled images may be lost (absolute).
+    `layers` is how many roundings follow each other in the network (see `tie_margin`).
     """
-    agreement_limit, diff_limit, cosine_limit = LIMITS[precision]
     a, b = reference.probabilities, found.probabilities
     max_abs_diff = max(
         float(np.abs(x - y).max(initial=0.0)) if np.isfinite(y).all() else float("inf")
         for x, y in zip(reference, found, strict=True)
     )
-    same = a.argmax(1) == b.argmax(1)
-    clear = _margin(a) >= min(TIE, 2 * diff_limit)
-    agreement = float(same[clear].mean()) if clear.any() else 1.0
-    cosine = _log_cosine(a, b)
-    known = labels >= 0
-    accuracy_reference, accuracy = (
-        float((p.argmax(1) == labels)[known].mean()) if known.any() else 0.0 for p in (a, b)
-    )
-    failures = []
-    if not max_abs_diff <= diff_limit:
-        failures.append(f"a probability differs by {max_abs_diff:.2g} (limit {diff_limit:g})")
-    if agreement < agreement_limit:
-        failures.append(f"top-1 agrees on {agreement:.2%} of the images (limit {agreement_limit:.1%})")
-    if not cosine >= cosine_limit:
-        failures.append(f"the log-probabilities' mean cosine is {cosine:.5f} (limit {cosine_limit})")
-    if drops_beyond(max_drop, accuracy_reference, accuracy):
-        failures.append(
-            f"accuracy fell from {accuracy_reference:.2%} to {accuracy:.2%} (limit {max_drop:.2%} absolute)"
-        )
-    return Verification(
+    if precision == "fp32":
+        margin = 0.0
+        clear = _margin(a) >= _FP32_TIE
+    else:
+        margin = tie_margin(reference, found, precision, layers)
+        clear = log_margins(a) > margin
+    same = int((a.argmax(1) == b.argmax(1))[clear].sum())
+    count, known = int(clear.sum()), labels >= 0
+    before, after = ((p.argmax(1) == labels)[known] for p in (a, b))
+    measured = Verification(
         against=against,
         images=len(a),
         max_abs_diff=max_abs_diff,
-        top1_agreement=agreement,
-        log_cosine=cosine,
-        accuracy_reference=accuracy_reference,
-        accuracy=accuracy,
-        passed=not failures,
-        failures=tuple(failures),
+        top1_agreement=same / count if count else 1.0,
+        log_cosine=_log_cosine(a, b),
+        accuracy_reference=float(before.mean()) if known.any() else 0.0,
+        accuracy=float(after.mean()) if known.any() else 0.0,
+        passed=True,
+        ties=len(a) - count,
+        tie_margin=margin,
+        agreement_interval=wilson_interval(same, count) if count else None,
+        drop_interval=paired_difference(int((before & ~after).sum()), int((after & ~before).sum()), len(before))
+        if known.any()
+        else None,
+        min_agreement=limits.min_agreement,
+        max_drop=limits.max_drop,
     )
+    missed = measured.misses(precision, limits)
+    failures = tuple(miss.words for miss in missed if miss.surely)
+    doubts = [f"{len(a)} photos cannot tell whether a limit is kept: {m.words}" for m in missed if not m.surely]
+    if not count:
+        doubts.append(f"every one of {len(a)} answers is a tie at {precision}, so nothing is known of top-1")
+    return measured.model_copy(update={"passed": not failures, "failures": failures, "doubts": tuple(doubts)})
 
 
 def drops_beyond(max_drop: float, before: float, after: float) -> bool:
@@ -187,12 +235,14 @@ def guessing_warning(accuracy: Accuracy, classes: int) -> str:
     )
 
 
-def few_images_warning(images: int, precision: Precision, max_drop: float) -> str:
-    """A sentence where a single answer is more than the limits of `precision` and `max_drop` leave, else nothing.
+def few_images_warning(images: int, precision: Precision, limits: Limits) -> str:
+    """A sentence where a single answer is more than the `limits` of `precision` leave, else nothing.
 
     fp32 is judged by its probabilities, which any image can tell apart.
     """
-    room = min(1 - LIMITS[precision][0], max_drop or 1.0)
+    agreement = LIMITS[precision][0] if limits.min_agreement is None else limits.min_agreement
+    drop = MAX_DROP if limits.max_drop is None else limits.max_drop
+    room = min(1 - agreement or 1.0, drop or 1.0)
     if precision == "fp32" or images * room > 1 - 1e-9:
         return ""
     return (
@@ -207,6 +257,6 @@ def _margin(probabilities: Floats) -> Floats:
 
 
 def _log_cosine(a: Floats, b: Floats) -> float:
-    x, y = (np.log(np.maximum(p.astype(np.float64), FLOOR)) for p in (a, b))
+    x, y = log_probabilities(a), log_probabilities(b)
     cosines = (x * y).sum(1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))
     return float(cosines.mean())

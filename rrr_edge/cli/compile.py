@@ -11,6 +11,7 @@ from rrr_edge.errors import choose
 
 if TYPE_CHECKING:
     from rrr_edge.bundle.engine import Engine, Prepared
+    from rrr_edge.bundle.search import LayerLoss
 
 
 @command
@@ -21,7 +22,23 @@ def compile(
     calib_data: Annotated[
         str | None, typer.Option(metavar="DIR", help="Images for int8, instead of the bundle's own.")
     ] = None,
-    max_drop: Annotated[float, typer.Option(help="Accuracy (absolute) that the engine may lose.")] = 0.01,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(help="Share of the test photos, ties aside, that must keep their answer (default: by precision)."),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Accuracy (absolute) that the engine may lose (default: 0.01, judged by its interval)."),
+    ] = None,
+    min_share: Annotated[
+        float, typer.Option(help="Share of the MACs that a search must leave in INT8 (or FP8).")
+    ] = 0.5,
+    search_minutes: Annotated[
+        float, typer.Option(help="Time to search where plain INT8 misses a limit (0: none).")
+    ] = 10.0,
+    explains: Annotated[
+        bool, typer.Option("--explain", help="Show what each layer loses where it alone is in INT8.")
+    ] = False,
     lowering: Annotated[
         str | None,
         typer.Option(help="grouped, split or dense branches, or auto: the fastest here (default: the target's)."),
@@ -38,16 +55,18 @@ def compile(
     from rrr_edge.backends.build import require_builder
     from rrr_edge.bundle.engine import Engine
     from rrr_edge.bundle.folder import Bundle
+    from rrr_edge.bundle.limits import Limits
     from rrr_edge.bundle.target import LOWERINGS
     from rrr_edge.bundle.verification import few_images_warning, guessing_warning, shares_of
-    from rrr_edge.compile import compile_bundle, prepare_bundle, require_sense
+    from rrr_edge.compile import compile_bundle, explain_bundle, prepare_bundle, require_sense
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     opened, chosen = Bundle.open(bundle), chosen_target(target, precision, display)
     if lowering:
         chosen = chosen.model_copy(update={"lowering": choose(lowering, (*LOWERINGS, "auto"), "lowering")})
     display.detail(f"target: {chosen.model_dump_json()}")
-    require_sense(opened, chosen, calib_data=calib_data, max_drop=max_drop, prepare_only=prepare_only)
+    limits = Limits(min_agreement=min_agreement, max_drop=max_drop, min_share=min_share, search_minutes=search_minutes)
+    require_sense(opened, chosen, calib_data=calib_data, limits=limits, prepare_only=prepare_only)
     name = chosen.engine_name
     folder = opened.engine_folder(name)
     replaces = opened.is_prepared(name) if prepare_only else name in opened.engine_names()
@@ -59,21 +78,37 @@ def compile(
         display.result(document, f"would {'replace' if replaces else 'write'} {folder}")
         return
     with display.progress() as on_progress:
+        losses = explain_bundle(opened, chosen, calib_data=calib_data, on_progress=on_progress) if explains else ()
+    if explains:
+        display.table(f"What each layer of {name} loses where it alone is quantised", [*map(_loss_row, losses)])
+    with display.progress() as on_progress:
         make = prepare_bundle if prepare_only else compile_bundle
-        made = make(opened, chosen, calib_data=calib_data, max_drop=max_drop, on_progress=on_progress)
+        made = make(opened, chosen, calib_data=calib_data, limits=limits, on_progress=on_progress)
     proof, accuracy = made.verification, opened.manifest.accuracy
     guessing = guessing_warning(accuracy, len(opened.manifest.labels)) if accuracy else ""
-    for doubt in filter(None, (*made.notes, few_images_warning(proof.images, chosen.precision, max_drop), guessing)):
+    few = few_images_warning(proof.images, chosen.precision, limits)
+    for doubt in filter(None, (*made.notes, *(f"{doubt}." for doubt in proof.doubts), few, guessing)):
         display.warn(doubt)
+    searched = made.search.words(chosen.precision) if made.search else ""
     for ratio in made.lowering_ratios if isinstance(made, Engine) else ():
         low, high = ratio.interval
         display.say(f"{ratio.of} takes {ratio.value:.3f} of {ratio.to}'s time (95 % interval {low:.3f} to {high:.3f})")
+    explained = {"layers": [loss.model_dump() for loss in losses]} if explains else {}
     display.result(
-        made.document(),
+        made.document() | explained,
         f"{folder}{' (replaced)' if replaces else ''}: {'a graph, not yet an engine, ' if prepare_only else ''}"
         f"{made.bytes / 1e6:.1f} MB, MACs: {shares_of(made.precision_found)}\n"
-        f"{proof.words}{_not_yet_run(made)}",
+        f"{proof.words}{_not_yet_run(made)}{f'{chr(10)}{searched}' if searched else ''}",
     )
+
+
+def _loss_row(loss: "LayerLoss") -> dict[str, str]:
+    return {
+        "layer": loss.name,
+        "of the MACs": f"{loss.macs_share:.1%}",
+        "noise of the log-ratio": f"{loss.noise:.4f}",
+        "answers changed": f"{loss.flipped:.1%}",
+    }
 
 
 def _not_yet_run(made: "Engine | Prepared") -> str:

@@ -24,14 +24,14 @@ def verify(
 ) -> None:
     """Run an engine on the reference images here; store the verdict."""
     from rrr_edge.bundle.folder import VERIFIED, Bundle
-    from rrr_edge.bundle.verification import require_share, shares_of
+    from rrr_edge.bundle.limits import require_share
+    from rrr_edge.bundle.verification import shares_of
     from rrr_edge.runtime.verify import verify_engine
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     opened = Bundle.open(bundle)
     chosen = chosen_engine(opened, target, precision, display)
-    if max_drop is not None:
-        require_share(max_drop)
+    require_share(max_drop)
     with display.progress() as on_progress:
         record = verify_engine(opened, chosen, max_drop=max_drop, on_progress=on_progress)
     proof = record.verification
@@ -40,3 +40,5 @@ def verify(
         f"{opened.engine_folder(chosen.engine_name) / VERIFIED}: {record.versions.get('gpu', record.machine)}, "
         f"MACs: {shares_of(record.precision_found)}\n{proof.words}",
     )
+    for doubt in proof.doubts:
+        display.warn(f"{doubt}.")

@@ -1,4 +1,4 @@
-"""The fastest of several lowerings on this machine."""
+"""The times of engines beside each other on this machine, and the fastest of several lowerings."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -30,20 +30,38 @@ def fastest(
 
     `engines` are the folders that `target`'s backend compiled; they answer `images` in the target's batches.
     """
-    with ExitStack() as stack:
-        runs: dict[str, Callable[[int], Any]] = {}
-        for lowering, folder in engines.items():
-            session = backend_of(target).open(folder, target)
-            stack.callback(session.close)
-            runs[lowering] = _runner(session, images, target.batch)
-        samples_ms = interleave(runs, timing=timing or TIMING, on_progress=on_progress).samples_ms
-    subject = Subject(backend=target.backend, precision=target.precision, threads=threads_to_use(target.threads))
-    times = {name: Measurement(name=name, subject=subject, samples_ms=samples_ms[name]) for name in engines}
+    built = {name: (folder, target) for name, folder in engines.items()}
+    times = measure_beside(built, images, on_progress=on_progress, timing=timing)
     ratios: dict[Lowering, Ratio] = {
         name: ratio(times[name], times["grouped"]) for name in engines if name != "grouped"
     }
     surely = [name for name, of_medians in ratios.items() if of_medians.interval[1] < 1]
     return min(surely, key=lambda name: ratios[name].value, default="grouped"), tuple(ratios.values())
+
+
+def measure_beside(
+    engines: Mapping[str, tuple[Path, Target]] | Mapping[Lowering, tuple[Path, Target]],
+    images: Images,
+    *,
+    on_progress: OnProgress,
+    timing: TimingSettings | None = None,
+) -> dict[str, Measurement]:
+    """The times of engines, each a folder and the target that it is opened with, in interleaved rounds."""
+    with ExitStack() as stack:
+        runs: dict[str, Callable[[int], Any]] = {}
+        for name, (folder, target) in engines.items():
+            session = backend_of(target).open(folder, target)
+            stack.callback(session.close)
+            runs[name] = _runner(session, images, target.batch)
+        samples_ms = interleave(runs, timing=timing or TIMING, on_progress=on_progress).samples_ms
+    return {
+        name: Measurement(
+            name=name,
+            subject=Subject(backend=target.backend, precision=target.precision, threads=threads_to_use(target.threads)),
+            samples_ms=samples_ms[name],
+        )
+        for name, (_, target) in engines.items()
+    }
 
 
 def _runner(session: Session, images: Images, batch: int) -> Callable[[int], Any]:

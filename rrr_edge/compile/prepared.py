@@ -1,60 +1,25 @@
 """The prepared graph that a bundle keeps beside an engine: proven once, built from until what it came of changes."""
 
-import hashlib
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rrr_edge.backends import backend_of
 from rrr_edge.backends.graph.lowering import lower
 from rrr_edge.backends.graph.rewrite import Graph
-from rrr_edge.backends.protocols import Preparation
 from rrr_edge.backends.tensorrt.prepare import PREPARATION, modelopt_version, prepare, run_prepared
 from rrr_edge.bundle.engine import Origin, Prepared
 from rrr_edge.bundle.files import describe_file, staged_folder, write_file
-from rrr_edge.bundle.folder import PREPARED, PREPARED_CARD, Bundle
-from rrr_edge.bundle.reference import Images
-from rrr_edge.bundle.target import Lowering, Target
-from rrr_edge.bundle.verification import drops_beyond, require_answers, require_precision, verify_answers
-from rrr_edge.errors import CorruptArtifact, counted
+from rrr_edge.bundle.folder import PREPARED, PREPARED_CARD
+from rrr_edge.bundle.quantisation import Quantisation
+from rrr_edge.bundle.target import Lowering
+from rrr_edge.bundle.verification import Verification, require_precision
+from rrr_edge.compile.refusal import require_answers
+from rrr_edge.compile.request import BuildRequest
+from rrr_edge.compile.search import TOLERANCE, find_quantisation, wants_search
+from rrr_edge.errors import CorruptArtifact
 from rrr_edge.timing.machine import cpu_info
-from rrr_edge.timing.progress import OnProgress, Step
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """An engine that is wanted. `calibration` is empty where nothing reads it; `passed_over` says what is left out."""
-
-    bundle: Bundle
-    target: Target
-    calibration: Images
-    max_drop: float
-    on_progress: OnProgress
-    passed_over: str = ""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a user should know of the calibration images."""
-        tests = {image.tobytes() for image in self.bundle.reference.images} if len(self.calibration) else set()
-        known = sum(image.tobytes() in tests for image in self.calibration)
-        flatters = (
-            f"Among the {len(self.calibration)} calibration images: {counted(known, 'test photo')}, by which the "
-            "engine is judged, so that its accuracy flatters. Calibrate with training photos or frames of the device."
-        )
-        return tuple(filter(None, (self.passed_over, flatters if known else "")))
-
-    @property
-    def preparation(self) -> Preparation:
-        """What the backend asks of the graph, of a target whose backend builds from prepared ones."""
-        asked = backend_of(self.target).preparation(self.target)
-        assert asked is not None
-        return asked
-
-    @property
-    def calibration_digest(self) -> str:
-        return hashlib.sha256(self.calibration.tobytes()).hexdigest() if len(self.calibration) else ""
+from rrr_edge.timing.progress import Step
 
 
 def keep_prepared(order: BuildRequest, lowering: Lowering) -> Prepared:
@@ -90,9 +55,10 @@ def _still_right(order: BuildRequest, lowering: Lowering) -> Prepared | None:
     wanted = _origin(order, lowering)
     if wanted.modelopt is None:  # this machine could not make it, but may build from it
         wanted = wanted.model_copy(update={"modelopt": card.origin.modelopt})
-    proof = card.verification
-    lost = drops_beyond(order.max_drop, proof.accuracy_reference, proof.accuracy)
-    return card if card.origin == wanted and not lost else None
+    limits = order.limits
+    missed = any(miss.surely for miss in card.verification.misses(order.target.precision, limits))
+    too_little = card.quantisation is not None and (card.quantisation.least_share or 1.0) < limits.min_share - TOLERANCE
+    return card if card.origin == wanted and not missed and not too_little else None
 
 
 def _origin(order: BuildRequest, lowering: Lowering) -> Origin:
@@ -105,31 +71,62 @@ def _origin(order: BuildRequest, lowering: Lowering) -> Origin:
         preparation=PREPARATION,
         modelopt=None if precision == "fp32" else modelopt_version(),
         turing=turing,
+        quantisation=order.target.quantisation,
     )
 
 
 def _make(order: BuildRequest, lowering: Lowering, out: Path) -> Prepared:
-    (precision, turing), reference, graph = order.preparation, order.bundle.reference, out / PREPARED
+    precision, graph = order.target.precision, out / PREPARED
     with TemporaryDirectory(dir=out) as scratch:
         lowered = Path(scratch) / "lowered.onnx"
         lower(order.bundle.model, lowering, lowered)
-        prepare(lowered, precision, order.calibration, graph, order.on_progress, turing=turing)
+        way, found = order.target.quantisation, None
+        _write(order, way, lowered, graph)
+        verification = _verify(order, graph)
+        if wants_search(order, verification):
+            found = find_quantisation(order, lowering, lowered)
+            if found.found is not None:
+                way = found.found.quantisation
+                _write(order, way, lowered, graph)
+                verification = _verify(order, graph)
     shares = Graph.load(graph).precision_shares()
-    order.on_progress(Step("verify", 0, len(reference.images)))
-    answers = run_prepared(graph, reference.images)
-    verification = verify_answers(reference, answers, precision=precision, max_drop=order.max_drop)
-    order.on_progress(Step("verify", len(reference.images), len(reference.images)))
-    advice = f"{precision} cannot hold what the other layers compute. Try --precision bf16 or fp32."
-    require_precision(precision, shares, what="the prepared graph", so="it was not kept", advice=advice)
-    require_answers(verification, precision, what="prepared graph")
+    require_precision(
+        precision,
+        shares,
+        what="the prepared graph",
+        so="it was not kept",
+        quantisation=way,
+        advice=f"{precision} cannot hold what the other layers compute. Try --precision bf16 or fp32.",
+    )
+    require_answers(order, verification, what="prepared graph", searched=found)
     card = Prepared(
         origin=_origin(order, lowering),
         file=describe_file(graph),
         verification=verification,
         precision_found=shares,
+        quantisation=way,
+        search=found,
         notes=order.notes,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         machine=cpu_info()[0],
     )
     write_file(out / PREPARED_CARD, card.to_json())
     return card
+
+
+def _write(order: BuildRequest, way: Quantisation | None, lowered: Path, out: Path) -> None:
+    """Write the graph in the file `lowered` in the target's precision."""
+    precision, turing = order.preparation
+    if way is None or order.quantiser is None:
+        prepare(lowered, precision, order.calibration, out, order.on_progress, turing=turing)
+    else:
+        quantised = order.quantiser.quantise(lowered, order.target, order.calibration, way, order.on_progress)
+        quantised.write(way.float_layers, out)
+
+
+def _verify(order: BuildRequest, graph: Path) -> Verification:
+    images = order.bundle.reference.images
+    order.on_progress(Step("verify", 0, len(images)))
+    verification = order.judge(run_prepared(graph, images))
+    order.on_progress(Step("verify", len(images), len(images)))
+    return verification

@@ -15,11 +15,12 @@ from safetensors.torch import save
 from rrr_edge import __version__
 from rrr_edge.bundle.files import describe_file, replace_folder, write_file, writing_to
 from rrr_edge.bundle.folder import CALIBRATION, MANIFEST, MODEL, REFERENCE, TRAINING_LOG, WEIGHTS
+from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.manifest import Manifest, Preprocess, Provenance
 from rrr_edge.bundle.recipe import Recipe
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Precision
-from rrr_edge.bundle.verification import MAX_DROP, few_images_warning, guessing_warning
+from rrr_edge.bundle.verification import few_images_warning, guessing_warning
 from rrr_edge.compress.method import CompressedNetwork, cost_of
 from rrr_edge.compress.workdir import Workdir
 from rrr_edge.errors import counted
@@ -66,7 +67,7 @@ def write_bundle(
         verification = verify_onnx(stage / MODEL, images, labels, reference)
         on_progress(Step("export", 1, 1))
         judged = accuracy(answers.probabilities, dataset.test.labels, dataset.labels)
-        doubts = [guessing_warning(judged, len(dataset.labels)), few_images_warning(len(images), _STRICTEST, MAX_DROP)]
+        doubts = [guessing_warning(judged, len(dataset.labels)), few_images_warning(len(images), _STRICTEST, Limits())]
         manifest = Manifest(
             name=workdir.out.stem,
             spec=network.spec,

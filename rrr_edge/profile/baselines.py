@@ -26,7 +26,7 @@ _COMPILED = "compiled.json"
 def targets_beside(target: Target) -> list[Target]:
     """What a network is compiled for to be compared with an engine of `target`: fp32, and the same precision."""
     precisions: dict[Precision, None] = {"fp32": None, target.precision: None}
-    return [target.model_copy(update={"precision": precision}) for precision in precisions]
+    return [target.model_copy(update={"precision": precision, "quantisation": None}) for precision in precisions]
 
 
 def shuffled_images(bundle: Bundle) -> Images:

@@ -24,7 +24,7 @@ _SEED = 0
 
 @contextmanager
 def measure_ceiling(backend: Backend, target: Target, on_progress: OnProgress) -> Iterator[ProfiledSession]:
-    alone = target.model_copy(update={"batch": 1})
+    alone = target.model_copy(update={"batch": 1, "quantisation": None})
     on_progress(Step("build", 0, 1, f"large convolutions, {target.precision}"))
     with scratch_folder() as work:
         model, out = work / "ceiling.onnx", work / "engine"

@@ -14,8 +14,9 @@ from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.limits import require_share
 from rrr_edge.bundle.target import PRECISIONS, Precision, Target
-from rrr_edge.bundle.verification import drops_beyond, require_share
+from rrr_edge.bundle.verification import drops_beyond
 from rrr_edge.errors import UsageError, choose, counted
 from rrr_edge.profile.baselines import running, shuffled_images
 from rrr_edge.profile.gate_result import Drop, Gate, GateVerdict, SelfTest, Speed

@@ -134,7 +134,13 @@ def _engine_of(run: ProfileRun, size: int) -> Iterator[Session]:
         try:
             if folder != run.folder:  # the bundle's own engine has been proven
                 found = session.precision_found()
-                require_precision(target.precision, found, what=f"the batch of {size}", so="it is not measured")
+                require_precision(
+                    target.precision,
+                    found,
+                    what=f"the batch of {size}",
+                    so="it is not measured",
+                    quantisation=target.quantisation,
+                )
             yield session
         finally:
             session.close()

@@ -8,10 +8,10 @@ from pathlib import PurePath
 from typing import Any
 
 from rrr_edge.bundle.commands import asked, command_line
+from rrr_edge.bundle.limits import MAX_DROP
 from rrr_edge.bundle.measurements import LoadKind
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import Recipe
-from rrr_edge.bundle.verification import MAX_DROP
 from rrr_edge.errors import RRREdgeError
 from rrr_edge.report.candidate import Candidate
 
@@ -34,7 +34,8 @@ def commands(candidates: Sequence[Candidate]) -> str:
 def _making(candidate: Candidate) -> dict[str, str | float | None]:
     """What the engine was made with besides its target, as far as its card and the bundle tell.
 
-    A loss beyond the default limit was allowed by --max-drop; of other calibration images only the digest is known.
+    In older records a loss beyond the default limit tells of --max-drop; of other calibration images only the digest is
+    known.
     """
     bundle, target = candidate.bundle, candidate.profile.target
     try:
@@ -42,11 +43,14 @@ def _making(candidate: Candidate) -> dict[str, str | float | None]:
         own = hashlib.sha256(bundle.calibration.tobytes()).hexdigest()
     except RRREdgeError:
         return {}
-    lost = engine.verification.accuracy_reference - engine.verification.accuracy
+    proof = engine.verification
+    lost = proof.accuracy_reference - proof.accuracy
+    older = proof.drop_interval is None and lost > MAX_DROP
     return {
         "lowering": engine.lowering if {engine.lowering, target.lowering} != {"grouped"} else None,
         "calib_data": "DIR" if engine.calibration and engine.calibration != own else None,
-        "max_drop": ceil(lost * 1000) / 1000 if lost > MAX_DROP else None,
+        "min_agreement": proof.min_agreement,
+        "max_drop": ceil(lost * 1000) / 1000 if older else proof.max_drop,
     }
 
 

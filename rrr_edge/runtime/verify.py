@@ -8,9 +8,10 @@ from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.engine import DeviceVerification, Engine
 from rrr_edge.bundle.files import sha256, write_file
 from rrr_edge.bundle.folder import ENGINE, VERIFIED, Bundle
+from rrr_edge.bundle.limits import MAX_DROP, Limits
 from rrr_edge.bundle.reference import Images, Outputs, in_batches
 from rrr_edge.bundle.target import Target
-from rrr_edge.bundle.verification import MAX_DROP, PRECISION_SHARE, require_precision, verify_answers
+from rrr_edge.bundle.verification import least_share, require_precision, verify_answers
 from rrr_edge.errors import CannotRunHere, GateFailed
 from rrr_edge.runtime.opening import open_engine
 from rrr_edge.timing.machine import cpu_info
@@ -48,8 +49,13 @@ def verify_session(
     target, before = engine.target, engine.verification
     accepted = before.accuracy_reference - before.accuracy + MAX_DROP
     outputs = answer(session, bundle.reference.images, on_progress)
-    allowed = accepted if max_drop is None else max_drop
-    verification = verify_answers(bundle.reference, outputs, precision=target.precision, max_drop=allowed)
+    verification = verify_answers(
+        bundle.reference,
+        outputs,
+        precision=target.precision,
+        layers=bundle.manifest.spec.layers,
+        limits=Limits(min_agreement=before.min_agreement, max_drop=accepted if max_drop is None else max_drop),
+    )
     folder = bundle.engine_folder(engine.name)
     record = DeviceVerification(
         engine_sha256=sha256(folder / ENGINE),
@@ -69,7 +75,13 @@ def verify_session(
             f"{'; '.join(verification.failures)}.",
             advice=f"Compile it here: {compiling(bundle.path, target)}",
         )
-    require_precision(target.precision, record.precision_found, what="the engine", so="it is not what was asked")
+    require_precision(
+        target.precision,
+        record.precision_found,
+        what="the engine",
+        so="it is not what was asked",
+        quantisation=target.quantisation,
+    )
     return record
 
 
@@ -89,7 +101,9 @@ def is_verified_here(bundle: Bundle, engine: Engine, backend: Backend) -> bool:
 
 def _passed(record: DeviceVerification, engine: Engine) -> bool:
     """Whether the answers were right and the layers ran in the precision that was asked."""
-    return record.verification.passed and record.precision_found.get(engine.target.precision, 0.0) >= PRECISION_SHARE
+    asked = engine.target.precision
+    share = record.precision_found.get(asked, 0.0)
+    return record.verification.passed and share >= least_share(asked, engine.target.quantisation)
 
 
 def answer(session: Session, images: Images, on_progress: OnProgress) -> Outputs:

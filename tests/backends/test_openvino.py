@@ -16,6 +16,7 @@ from rrr_edge.backends import BACKENDS, Session
 from rrr_edge.backends.cache import cache_folder
 from rrr_edge.backends.onnxruntime import run_model
 from rrr_edge.backends.openvino import OpenVINO
+from rrr_edge.backends.openvino.library import load_nncf, load_openvino
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
@@ -95,7 +96,7 @@ def test_no_pass_over_the_pixels_moves_the_channels(compiled: Bundle, precision:
 def test_an_engine_picks_pixels_before_its_strided_skips(compiled: Bundle, precision: str) -> None:
     """At 32x32 all three have rows of few pixels, and conv5_x has a single one, of which no mean is left."""
     folder = compiled.engine_folder(TARGET.model_copy(update={"precision": precision}).engine_name)
-    layers = backend_module._openvino().Core().read_model(folder / "model.xml").get_ops()
+    layers = load_openvino().Core().read_model(folder / "model.xml").get_ops()
     picking = [layer.get_friendly_name() for layer in layers if layer.get_friendly_name().endswith("/pick")]
     assert sorted(name.partition("/")[0] for name in picking) == ["conv4", "conv5", "stump"]
     assert not [layer for layer in layers if layer.get_type_name() == "ReduceMean" and len(layer.shape) == 4]
@@ -164,7 +165,7 @@ class OldCPU:
 
 @pytest.fixture
 def old_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_module, "_openvino", lambda: SimpleNamespace(Core=OldCPU))
+    monkeypatch.setattr(backend_module, "load_openvino", lambda: SimpleNamespace(Core=OldCPU))
 
 
 @pytest.mark.usefixtures("old_cpu")
@@ -288,13 +289,13 @@ def test_intels_telemetry_is_never_loaded(compiled: Bundle) -> None:
 def test_without_nncf_int8_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(MissingLibrary, match="INT8 for OpenVINO needs nncf") as caught:
-        backend_module._nncf()
+        load_nncf()
     assert caught.value.advice == pip_install("quantize")
 
 
 def test_nncf_brings_no_warning_of_a_cuda_that_is_not_there(tmp_path: Path) -> None:
     """torch warns when NNCF loads it on a machine with CUDA's compiler, but without its runtime."""
-    code = "from rrr_edge.backends.openvino import _nncf; _nncf(); import nncf.torch"
+    code = "from rrr_edge.backends.openvino.library import load_nncf; load_nncf(); import nncf.torch"
     env = {**os.environ, "CUDA_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rrr_edge.backends.openvino import _openvino
+from rrr_edge.backends.openvino.library import load_openvino
 from rrr_edge.backends.openvino.rewrites import (
     fold_constants,
     fuse_residual_add,
@@ -18,7 +18,7 @@ from rrr_edge.backends.openvino.rewrites import (
 )
 from rrr_edge.bundle.folder import Bundle
 
-openvino = _openvino()
+openvino = load_openvino()
 op = importlib.import_module("openvino.opset13")
 
 CHANNELS, SIDE = 8, 6

@@ -20,6 +20,7 @@ from headline import make_bundle
 from numpy.typing import NDArray
 
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.measurements import Measurement, Subject, ratio
 from rrr_edge.compile import compile_bundle
 from rrr_edge.runtime.classifier import Classifier
@@ -41,7 +42,7 @@ def main() -> None:
         box = options.box or build(Path(work))
         bundle = Bundle.open(options.bundle) if options.bundle else make_bundle(Path(work), epochs=1)
         if not options.bundle:
-            compile_bundle(bundle, "openvino", precision="int8", max_drop=1)
+            compile_bundle(bundle, "openvino", precision="int8", limits=Limits(max_drop=1))
         result = measure(bundle, box, options.frame, options.runs)
     print(json.dumps(result, indent=2) if options.json else as_text(result))
 

@@ -22,6 +22,7 @@ from headline import make_bundle
 
 from rrr_edge.backends import Session
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.limits import Limits as EngineLimits
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.cli.display import Display
 from rrr_edge.compile import compile_bundle
@@ -83,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         bundle = Bundle.open(options.bundle) if options.bundle else make_bundle(Path(work), epochs=1)
         if "openvino-int8" not in bundle.engine_names():
-            compile_bundle(bundle, "openvino", precision="int8", max_drop=1)
+            compile_bundle(bundle, "openvino", precision="int8", limits=EngineLimits(max_drop=1))
         kinds = {"with itself": 1.0, f"with itself, {options.slowdown:g} times slower": options.slowdown}
         found: dict[str, list[Speed]] = {kind: [] for kind in kinds}
         limits = Limits(budget_s=options.budget_s)

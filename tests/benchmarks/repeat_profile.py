@@ -21,6 +21,7 @@ from pathlib import Path
 from headline import make_bundle
 
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress.baselines import write_baseline
@@ -60,7 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         bundle = Bundle.open(options.bundle) if options.bundle else make_bundle(Path(work), epochs=1)
         if "openvino-int8" not in bundle.engine_names():
-            compile_bundle(bundle, "openvino", precision="int8", max_drop=1)
+            compile_bundle(bundle, "openvino", precision="int8", limits=Limits(max_drop=1))
         against = Baselines(models=(write_baseline(bundle),))
 
         def measure(runs: int) -> Profile:

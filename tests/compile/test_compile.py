@@ -16,6 +16,7 @@ from small_bundle import link_bundle, write_target
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import ENGINE_FILE, Fake
 from rrr_edge.bundle.folder import MANIFEST, Bundle
+from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import Fit
 from rrr_edge.bundle.reference import Outputs
@@ -258,9 +259,9 @@ def test_max_drop_bounds_the_accuracy_that_is_lost(
     fake(shifted(1e-5, times=wrong))
     if not kept:
         with pytest.raises(GateFailed, match=r"accuracy fell from 100\.00% to 83\.33% \(limit 1\.00% absolute\)"):
-            compile_bundle(small, TARGET, max_drop=max_drop)
+            compile_bundle(small, TARGET, limits=Limits(max_drop=max_drop))
         return
-    verification = compile_bundle(small, TARGET, max_drop=max_drop).verification
+    verification = compile_bundle(small, TARGET, limits=Limits(max_drop=max_drop)).verification
     assert verification.accuracy_reference - verification.accuracy == pytest.approx(wrong / 6)
 
 
@@ -356,7 +357,7 @@ def test_one_in_a_hundred_calibration_images_may_be_unreadable(
 @pytest.mark.parametrize("max_drop", [-0.01, 1.01, float("nan"), float("inf")])
 def test_max_drop_is_a_share(small: Bundle, max_drop: float) -> None:
     with pytest.raises(UsageError, match="between 0 and 1"):
-        compile_bundle(small, TARGET, max_drop=max_drop)
+        compile_bundle(small, TARGET, limits=Limits(max_drop=max_drop))
 
 
 def test_it_says_how_far_it_is(small: Bundle, fake: Callable[..., Fake]) -> None:

@@ -17,6 +17,7 @@ from rrr_edge.backends.onnxruntime import ONNXRuntime, run_model
 from rrr_edge.backends.protocols import Preparation
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import ENGINE, PREPARED, PREPARED_CARD, Bundle
+from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle, prepare_bundle
@@ -234,11 +235,11 @@ def test_a_graph_that_loses_more_than_is_allowed_now_is_judged_anew(
     )
     monkeypatch.setattr(module.Graph, "precision_shares", lambda self: {"int8": 1.0})
     monkeypatch.setattr("rrr_edge.bundle.verification.LIMITS", {"int8": (0.9, 1.0, -1.0)})
-    assert prepare_bundle(bundle, target, max_drop=0.05).verification.passed
-    prepare_bundle(bundle, target, max_drop=0.05)
+    assert prepare_bundle(bundle, target, limits=Limits(max_drop=0.05, search_minutes=0)).verification.passed
+    prepare_bundle(bundle, target, limits=Limits(max_drop=0.05, search_minutes=0))
     assert made == ["int8"]
     with pytest.raises(GateFailed, match=r"accuracy fell"):
-        prepare_bundle(bundle, target, max_drop=0.01)
+        prepare_bundle(bundle, target, limits=Limits(max_drop=0.01, search_minutes=0))
     assert made == ["int8"] * 2
 
 

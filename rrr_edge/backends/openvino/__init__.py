@@ -1,7 +1,5 @@
 """OpenVINO: engines for CPUs. INT8 by NNCF; the precision that runs is read from the compiled graph."""
 
-import logging
-import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -11,30 +9,23 @@ import numpy as np
 
 from rrr_edge.backends.cache import cache_folder, forget_changed, forget_oldest, keep_hashes
 from rrr_edge.backends.graph.parts import convolution_macs, part_of_node, product_macs
-from rrr_edge.backends.openvino.rewrites import (
-    CONVOLUTIONS,
-    fold_constants,
-    fuse_residual_add,
-    shape_of,
-    unit_quantisation_steps,
-    use_fast_kernels,
-)
+from rrr_edge.backends.openvino.library import last_line, load_openvino, settings
+from rrr_edge.backends.openvino.quantised import GRAPH, VARIANTS, OpenVINOQuantised, write_graph
+from rrr_edge.backends.openvino.rewrites import CONVOLUTIONS, shape_of, use_fast_kernels
 from rrr_edge.backends.protocols import Signature, require_not_older, require_ports
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.external_data import require_self_contained
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import ENGINE
 from rrr_edge.bundle.measurements import LayerTime
+from rrr_edge.bundle.quantisation import PLAIN, Quantisation
 from rrr_edge.bundle.reference import Images, Outputs, in_batches
 from rrr_edge.bundle.target import Precision, Target
-from rrr_edge.errors import CannotRunHere, CorruptArtifact, MissingLibrary, is_lack_of_memory
-from rrr_edge.timing.machine import cpu_info, threads_to_use
-from rrr_edge.timing.progress import OnProgress, Step, quiet
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, is_lack_of_memory
+from rrr_edge.timing.machine import cpu_info
+from rrr_edge.timing.progress import OnProgress
 
-GRAPH = "model.xml"
 WEIGHTS = "model.bin"
-# What the layers that are not quantised run in; unset, OpenVINO chooses bf16 by itself where the CPU has it.
-_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 _PRODUCTS = ("FullyConnected", "MatMul")
@@ -45,15 +36,16 @@ _CUT_MS = 0.001
 class OpenVINO:
     files = (GRAPH, WEIGHTS)
     caches = True
+    variants = VARIANTS
 
     def preparation(self, target: Target) -> None:
         """It takes the bundle's own graph."""
 
     def versions(self) -> dict[str, str]:
-        return {"openvino": _openvino().__version__}
+        return {"openvino": load_openvino().__version__}
 
     def check(self, target: Target) -> None:
-        core = _openvino().Core()
+        core = load_openvino().Core()
         if target.device not in core.available_devices:
             raise CannotRunHere(
                 f"OpenVINO sees no device {target.device!r} here; it sees {', '.join(core.available_devices)}.",
@@ -71,35 +63,17 @@ class OpenVINO:
         require_not_older(engine, self.versions(), repair=repair)
 
     def compile(self, model: Path, target: Target, calibration: Images, out: Path, on_progress: OnProgress) -> None:
-        openvino = _openvino()
-        require_self_contained(model)
-        try:
-            graph = openvino.Core().read_model(model)
-        except RuntimeError as error:
-            raise CorruptArtifact(
-                f"OpenVINO {openvino.__version__} cannot read {model}: {_last_line(error)}.",
-                advice="Compress again, and leave the graph as it is written.",
-            ) from error
-        require_ports(model, *([port.any_name for port in ports] for ports in (graph.inputs, graph.outputs)))
-        graph.reshape({0: [target.batch, *list(graph.input(0).partial_shape)[1:]]})
-        on_cpu = target.device == "CPU"
-        if on_cpu:
-            use_fast_kernels(graph)
         if target.precision == "int8":
-            # NNCF scales grouped kernels that are still a Reshape by column too; OpenVINO would run those in fp32.
-            fold_constants(graph)
-            if on_cpu:
-                fuse_residual_add(graph)
-            graph = _quantise(graph, calibration, target.batch, on_progress)
-            if on_cpu:
-                unit_quantisation_steps(graph)
-        try:
-            openvino.save_model(graph, out / GRAPH, compress_to_fp16=False)
-        except RuntimeError as error:
-            raise CannotRunHere(
-                f"OpenVINO cannot write {out / GRAPH}: {_last_line(error)}.",
-                advice="See that the disk has room and the folder may be written, and run again.",
-            ) from error
+            way = target.quantisation or PLAIN
+            quantised = self.quantise(model, target, calibration, way, on_progress)
+            quantised.write(way.float_layers, out)
+        else:
+            write_graph(_read(model, target), out / GRAPH)
+
+    def quantise(
+        self, model: Path, target: Target, calibration: Images, quantisation: Quantisation, on_progress: OnProgress
+    ) -> OpenVINOQuantised:
+        return OpenVINOQuantised(_read(model, target), target, calibration, quantisation, on_progress)
 
     def open(self, folder: Path, target: Target) -> "OpenVINOSession":
         return OpenVINOSession(folder / GRAPH, target)
@@ -108,29 +82,38 @@ class OpenVINO:
         return OpenVINOSession(folder / GRAPH, target, profiled=True)
 
 
+def _read(model: Path, target: Target) -> Any:
+    """The graph in the file `model`, for batches as `target` says, in the layers that its device runs fastest."""
+    openvino = load_openvino()
+    require_self_contained(model)
+    try:
+        graph = openvino.Core().read_model(model)
+    except RuntimeError as error:
+        raise CorruptArtifact(
+            f"OpenVINO {openvino.__version__} cannot read {model}: {last_line(error)}.",
+            advice="Compress again, and leave the graph as it is written.",
+        ) from error
+    require_ports(model, *([port.any_name for port in ports] for ports in (graph.inputs, graph.outputs)))
+    graph.reshape({0: [target.batch, *list(graph.input(0).partial_shape)[1:]]})
+    if target.device == "CPU":
+        use_fast_kernels(graph)
+    return graph
+
+
 class OpenVINOSession:
     """One inference request, one stream: the latency of a single camera."""
 
     def __init__(self, graph: Path, target: Target, *, profiled: bool = False) -> None:
-        openvino = _openvino()
+        openvino = load_openvino()
         self._batch = self.images_computed = target.batch
-        config = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": threads_to_use(target.threads),
-            # Pinned, two sessions of one thread each would share the first core, and threads wait for whatever else
-            # runs on theirs. On a quiet machine of two cores both ways are equally fast.
-            "ENABLE_CPU_PINNING": False,
-            "INFERENCE_PRECISION_HINT": _HINTS[target.precision],
-            "PERF_COUNT": profiled,
-        }
+        config = settings(target, profiled=profiled)
         try:
             compiled = _compile(openvino, graph, target.device, config)
         except (RuntimeError, OSError) as error:
             if is_lack_of_memory(error):
                 raise
             raise CorruptArtifact(
-                f"OpenVINO {openvino.__version__} cannot load {graph}: {_last_line(error)}",
+                f"OpenVINO {openvino.__version__} cannot load {graph}: {last_line(error)}",
                 advice="Compile the engine again with this OpenVINO.",
             ) from error
         require_ports(graph, *([port.any_name for port in ports] for ports in (compiled.inputs, compiled.outputs)))
@@ -223,38 +206,6 @@ def _content(graph: Path) -> str:
     return sha256(card) if card.is_file() else sha256(graph)[:32] + sha256(graph.with_name(WEIGHTS))[:32]
 
 
-def _quantise(graph: Any, calibration: Images, batch: int, on_progress: OnProgress) -> Any:
-    nncf = _nncf()
-    samples = [np.repeat(image[None], batch, 0) for image in calibration]
-    seen = 0
-
-    def feed(sample: Images) -> Images:
-        nonlocal seen
-        seen += 1
-        on_progress(Step("calibrate", min(seen, len(samples)), len(samples)))
-        return sample
-
-    # 256 steps of a probability are too few to say how sure an answer is.
-    vote = [result.input_value(0).get_node().get_friendly_name() for result in graph.get_results()]
-    with quiet():
-        return nncf.quantize(
-            graph, nncf.Dataset(samples, feed), subset_size=len(samples), ignored_scope=nncf.IgnoredScope(names=vote)
-        )
-
-
-def _nncf() -> Any:
-    """NNCF, which tells of errors only."""
-    # Where torch is installed NNCF loads it, and torch would report on a CUDA that nobody asked for.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    try:
-        with quiet():
-            import nncf
-    except ImportError as error:
-        raise MissingLibrary("nncf", extra="quantize", purpose="INT8 for OpenVINO") from error
-    nncf.set_log_level(logging.ERROR)
-    return nncf
-
-
 def _filled_up(images: Images, batch: int) -> Images:
     """To a whole batch, with the last image."""
     lacking = batch - len(images)
@@ -276,17 +227,3 @@ def _macs(layer: Any) -> int:
     if kind in CONVOLUTIONS:
         return convolution_macs(shape_of(layer.output(0)), shape_of(layer.input(1)))
     return product_macs(shape_of(layer.output(0)), shape_of(layer.input(0))) if kind in _PRODUCTS else 0
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].rstrip(".")
-
-
-def _openvino() -> Any:
-    # Both OpenVINO and NNCF load Intel's telemetry when they are imported; where its import fails they do without.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingLibrary("openvino", extra="openvino", purpose="The openvino backend") from error
-    return openvino

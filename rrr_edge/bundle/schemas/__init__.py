@@ -11,6 +11,7 @@ from rrr_edge.bundle.engine import DeviceVerification, Engine, Prepared
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import Recipe
+from rrr_edge.bundle.search import SearchState
 from rrr_edge.bundle.target import Target
 
 PUBLISHED: dict[str, Any] = {
@@ -22,6 +23,7 @@ PUBLISHED: dict[str, Any] = {
     "baseline": BaselineCard,
     "target": Target,
     "recipe": Recipe,
+    "search": SearchState,
 }
 FOLDER = Path(__file__).parent
 

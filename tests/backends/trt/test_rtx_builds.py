@@ -16,6 +16,7 @@ from rrr_edge.backends.tensorrt.turing import suit_turing
 from rrr_edge.backends.tensorrt_rtx import TensorRTRTX, find_libraries
 from rrr_edge.backends.tensorrt_rtx.gpus import SUPPORTED, find_gpu
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.target import LOWERINGS, Precision, Target
 from rrr_edge.compile import compile_bundle
@@ -204,7 +205,9 @@ def test_an_int8_engine_for_the_2080_ti_is_built_sealed_and_said_not_to_have_run
     pytest.importorskip("modelopt")
     bundle = link_bundle(shared_bundle, tmp_path)
     steps: list[Step] = []
-    engine = compile_bundle(bundle, "rtx-2080ti", precision="int8", max_drop=0.05, on_progress=steps.append)
+    engine = compile_bundle(
+        bundle, "rtx-2080ti", precision="int8", limits=Limits(max_drop=0.05), on_progress=steps.append
+    )
     assert engine.verified_by == "graph"
     assert engine.verification.passed
     assert engine.precision_found["int8"] > 0.99

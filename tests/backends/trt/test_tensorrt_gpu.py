@@ -8,6 +8,7 @@ from small_bundle import link_bundle
 
 from rrr_edge.backends.tensorrt import TensorRT
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.target import Precision, Target
 from rrr_edge.compile import compile_bundle
 from rrr_edge.errors import CannotRunHere, RRREdgeError
@@ -50,7 +51,7 @@ def test_what_was_asked_is_what_runs(built: Bundle, precision: Precision) -> Non
         TensorRT().check(target)
     except CannotRunHere as error:
         pytest.skip(str(error))
-    engine = compile_bundle(built, target, max_drop=0.05)
+    engine = compile_bundle(built, target, limits=Limits(max_drop=0.05))
     assert engine.verification.passed
     assert engine.precision_found[precision] >= 0.95
 

@@ -144,11 +144,11 @@ inline Classifier::Classifier(const fs::path& bundle, const Options& options) : 
   detail::read_record(folder / "engine.json", "rrr-edge engine", repair, [&](const detail::Json& engine) {
     detail::require_known(engine, {"seal", "schema", "kind", "target", "model_sha256", "files", "versions", "created",
                                    "verification", "precision_found", "calibration", "lowering", "lowering_ratios",
-                                   "machine", "verified_by", "notes"});
+                                   "machine", "verified_by", "notes", "search"});
     const detail::Json& target = engine.at("target");
     detail::require_known(target, {"name", "backend", "device", "precision", "lowering", "threads", "batch", "notes",
                                    "max_batch", "cpu", "gpu", "portability", "optimization_level", "workspace_mb",
-                                   "compute_capabilities"});
+                                   "compute_capabilities", "quantisation"});
     if (target.at("name") != options.target || target.at("precision") != options.precision) {
       throw std::invalid_argument("it is of another engine");
     }
@@ -166,11 +166,16 @@ inline void Classifier::load(const fs::path& graph, const nlohmann::json& target
   static const std::map<std::string, ov::element::Type> hints = {
       {"fp32", ov::element::f32}, {"bf16", ov::element::bf16}, {"fp16", ov::element::f16}, {"int8", ov::element::f32}};
   threads = threads ? threads : target.at("threads").get<int>();
+  // What the layers of an INT8 engine compute in that are no longer quantised.
+  std::string floats = target.at("precision");
+  if (floats == "int8" && target.contains("quantisation") && !target.at("quantisation").is_null()) {
+    floats = target.at("quantisation").at("float_precision");
+  }
   // As rrr_edge.backends.openvino has it; without a hint OpenVINO would choose bf16 by itself where the CPU has it.
   const ov::AnyMap settings = {
       ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
       ov::inference_num_threads(threads ? threads : detail::usable_cores()), ov::hint::enable_cpu_pinning(false),
-      ov::hint::inference_precision(hints.at(target.at("precision")))};
+      ov::hint::inference_precision(hints.at(floats))};
   const std::string device = target.at("device");
   try {
     request_ = core.compile_model(graph.string(), device, settings).create_infer_request();

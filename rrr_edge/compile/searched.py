@@ -1,0 +1,71 @@
+"""The engine of a quantisation that a search has found, with its floats in the type that is fastest here."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rrr_edge.backends import backend_of
+from rrr_edge.bundle.measurements import Ratio, ratio
+from rrr_edge.bundle.quantisation import FloatPrecision, Quantisation
+from rrr_edge.bundle.target import Lowering, Target
+from rrr_edge.compile.fastest import measure_beside
+from rrr_edge.compile.request import BuildRequest
+from rrr_edge.compile.search import keeps_limits
+from rrr_edge.errors import RRREdgeError
+from rrr_edge.runtime.verify import answer
+
+# What the layers that are no longer quantised may compute in, besides fp32.
+_FLOATS: tuple[FloatPrecision, ...] = ("bf16", "fp16")
+
+
+def build_found(
+    request: BuildRequest, found: Quantisation, lowering: Lowering, out: Path
+) -> tuple[Target, Ratio | None]:
+    """Write the engine into `out`; the target that opens it, and its time over the engine's without float layers.
+
+    Without such layers there is nothing to compare. A type of 16 bits is taken where this machine has it, the answers
+    keep the limits with it, and it is surely faster than fp32.
+    """
+    quantiser = request.quantiser
+    assert quantiser is not None
+    own = request.target.model_copy(update={"quantisation": found})
+    plain = found.model_copy(update={"float_layers": (), "least_share": None})
+    with request.lowered(lowering) as model, TemporaryDirectory(dir=out) as scratch:
+        quantised = quantiser.quantise(model, request.target, request.calibration, plain, request.on_progress)
+        if not found.float_layers:
+            quantised.write((), out)
+            return own, None
+        whole = f"all {own.precision}"
+        built = {
+            whole: (Path(scratch) / "whole", request.target.model_copy(update={"quantisation": plain})),
+            "fp32": (Path(scratch) / "found", own),
+        }
+        for (folder, _), layers in zip(built.values(), ((), found.float_layers), strict=True):
+            folder.mkdir()
+            quantised.write(layers, folder)
+        folder = built["fp32"][0]
+        for precision in _FLOATS:
+            target = own.model_copy(update={"quantisation": found.model_copy(update={"float_precision": precision})})
+            if _answers_with(request, target, folder):
+                built[precision] = (folder, target)
+        times = measure_beside(built, request.bundle.reference.images, on_progress=request.on_progress)
+        surely = [name for name in built if name in _FLOATS and ratio(times[name], times["fp32"]).interval[1] < 1]
+        best = min(surely, key=lambda name: times[name].summary.median_ms, default="fp32")
+        for file in folder.iterdir():
+            file.rename(out / file.name)
+    return built[best][1], ratio(times[best], times[whole])
+
+
+def _answers_with(request: BuildRequest, target: Target, folder: Path) -> bool:
+    """Whether this machine has the type and the engine answers as it should with it."""
+    assert target.quantisation is not None
+    backend = backend_of(target)
+    try:
+        backend.check(target.model_copy(update={"precision": target.quantisation.float_precision}))
+        session = backend.open(folder, target)
+    except RRREdgeError:
+        return False
+    try:
+        verdict = request.judge(answer(session, request.bundle.reference.images, request.on_progress))
+    finally:
+        session.close()
+    return keeps_limits(request, verdict)
