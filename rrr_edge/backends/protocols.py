@@ -1,5 +1,6 @@
 """The protocols of a backend, its sessions and the networks that are timed beside an engine."""
 
+import difflib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -11,7 +12,7 @@ from rrr_edge.bundle.measurements import LayerTime, Subject
 from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Precision, Target
-from rrr_edge.errors import CannotRunHere, CorruptArtifact
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, UsageError
 from rrr_edge.timing.progress import OnProgress
 
 
@@ -131,7 +132,22 @@ class Quantised(Protocol):
         """Answer `images` with the layers of these names in fp32. All layers: what the network answers unquantised."""
 
     def write(self, float_layers: Collection[str], out: Path) -> None:
-        """Write it with these layers as floats: to the folder, or the file, `out` that its `Quantiser` makes."""
+        """Write it with these layers as floats: to the folder, or the file, `out` that its `Quantiser` makes.
+
+        Raises UsageError where there is no such layer.
+        """
+
+
+def require_layers(names: Collection[str], layers: Sequence[QuantisedLayer]) -> None:
+    """Raise UsageError where a layer is named that is not there."""
+    there = {layer.name for layer in layers}
+    for name in names:
+        if name not in there:
+            near = difflib.get_close_matches(name, there, n=1)
+            raise UsageError(
+                f"The network has no quantised layer {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}",
+                advice="`rrr-edge compile --explain` shows the names for the target's table `quantisation`.",
+            )
 
 
 @runtime_checkable

@@ -44,8 +44,10 @@ class Searched:
         return self.state.layers if self.state.quantisation == quantisation else ()
 
     def result(self, request: BuildRequest) -> SearchResult | None:
-        """What was found within the same limits."""
-        return self.state.result if self.state.limits == request.limits else None
+        """What a search within the same limits came to, unless its time was up."""
+        result, limits = self.state.result, self.state.limits
+        same = limits and limits.model_copy(update={"search_minutes": request.limits.search_minutes}) == request.limits
+        return result if result and same and result.stopped != "time" else None
 
     def keep(self, **found: object) -> None:
         self.state = self.state.model_copy(update=found)

@@ -13,7 +13,7 @@ from tiny_network import LAYERS, write_tiny_bundle
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import Fake
 from rrr_edge.backends.openvino import OpenVINO
-from rrr_edge.backends.protocols import QuantisedLayer
+from rrr_edge.backends.protocols import QuantisedLayer, require_layers
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.files import describe_file
 from rrr_edge.bundle.folder import MANIFEST, REFERENCE, Bundle
@@ -246,9 +246,22 @@ def test_an_interrupted_search_goes_on_and_a_finished_one_is_remembered(
     again = compile_bundle(clear, TARGET)
     assert Harmful.runs == []
     assert again.search.attempts == engine.search.attempts
+    longer = compile_bundle(clear, TARGET, limits=Limits(search_minutes=20))
+    assert (Harmful.runs, longer.search.attempts) == ([], engine.search.attempts)
     with pytest.raises(GateFailed):  # other limits are another question, of layers that are known
         compile_bundle(clear, TARGET, limits=Limits(min_share=0.95))
     assert not [floats for floats in Harmful.runs if len(floats) == len(NAMES) - 1]
+
+
+def test_a_search_whose_time_was_up_goes_on_within_the_same_limits(
+    clear: Bundle, harmful: Callable[..., Harmful]
+) -> None:
+    harmful(d=60)
+    for _ in range(2):
+        Harmful.runs.clear()
+        with pytest.raises(GateFailed, match="ended with its time"):
+            compile_bundle(clear, TARGET, limits=Limits(search_minutes=1e-9))
+        assert Harmful.runs
 
 
 def test_a_damaged_record_of_a_search_only_costs_time(clear: Bundle, harmful: Callable[..., Harmful]) -> None:
@@ -297,6 +310,13 @@ def test_layers_are_explained_without_building_anything(clear: Bundle, harmful: 
 
 
 # Real quantisers
+
+
+def test_layers_that_are_not_there_are_refused_with_the_nearest() -> None:
+    layers = [QuantisedLayer(name, 1) for name in LAYERS]
+    require_layers(LAYERS[:2], layers)
+    with pytest.raises(UsageError, match=r"no quantised layer 'head/fc'; did you mean 'heads/fc'\?"):
+        require_layers(["head/fc"], layers)
 
 
 @pytest.mark.parametrize("ruined", [("conv4/b",), ("conv4/c", "conv5/e"), ("conv4/b", "conv5/d", "conv5/e")])

@@ -52,12 +52,14 @@ class OpenVINO:
                 advice=f"Change `device` in the target {target.name!r}.",
             )
         able = core.get_property(target.device, "OPTIMIZATION_CAPABILITIES")
-        if _CAPABILITIES.get(target.precision) not in able:
-            have = [name for name, word in _CAPABILITIES.items() if word in able]
-            raise CannotRunHere(
-                f"This {target.device} ({cpu_info()[0]}) has no {target.precision} arithmetic.",
-                advice=f"Choose what it has with --precision: {', '.join(have)}.",
-            )
+        beside = target.quantisation if target.precision == "int8" else None
+        for precision in (target.precision, *([beside.float_precision] if beside else [])):
+            if _CAPABILITIES.get(precision) not in able:
+                have = [name for name, word in _CAPABILITIES.items() if word in able]
+                raise CannotRunHere(
+                    f"This {target.device} ({cpu_info()[0]}) has no {precision} arithmetic.",
+                    advice=f"Choose what it has with --precision: {', '.join(have)}.",
+                )
 
     def require_fit(self, engine: Engine, *, repair: str) -> None:
         require_not_older(engine, self.versions(), repair=repair)

@@ -16,7 +16,7 @@ from rrr_edge.backends.openvino.rewrites import (
     shape_of,
     unit_quantisation_steps,
 )
-from rrr_edge.backends.protocols import QuantisedLayer
+from rrr_edge.backends.protocols import QuantisedLayer, require_layers
 from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.reference import Images, Outputs, in_batches
 from rrr_edge.bundle.target import Target
@@ -68,6 +68,7 @@ class OpenVINOQuantised:
         return in_batches(infer, images, batch)
 
     def write(self, float_layers: Collection[str], out: Path) -> None:
+        require_layers(float_layers, self.layers)
         write_graph(self._finished(float_layers), out / GRAPH)
 
     def _finished(self, float_layers: Collection[str]) -> Any:

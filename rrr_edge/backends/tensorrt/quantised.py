@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rrr_edge.backends.graph.rewrite import Graph
-from rrr_edge.backends.protocols import Preparation, QuantisedLayer
+from rrr_edge.backends.protocols import Preparation, QuantisedLayer, require_layers
 from rrr_edge.backends.tensorrt.prepare import quantise_graph, run_prepared
 from rrr_edge.backends.tensorrt.turing import suit_turing
 from rrr_edge.bundle.quantisation import Quantisation
@@ -62,6 +62,7 @@ class PreparedQuantised:
         return run_prepared(restored, images)
 
     def write(self, float_layers: Collection[str], out: Path) -> None:
+        require_layers(float_layers, self.layers)
         graph = self._restored(float_layers)
         if self._preparation.turing:
             suit_turing(graph)
