@@ -148,7 +148,6 @@ def verify_answers(
         found,
         reference.labels,
         precision=precision,
-        against="torch",
         layers=layers,
         limits=limits,
     )
@@ -160,11 +159,10 @@ def verify(
     labels: NDArray[np.int64],
     *,
     precision: Precision,
-    against: str,
     layers: int = 1,
     limits: Limits = ANY_ACCURACY,
 ) -> Verification:
-    """Judge `found` against `reference` by the `limits` of `precision`; labels of -1 are unknown.
+    """Judge `found` against torch's `reference` by the `limits` of `precision`; labels of -1 are unknown.
 
     `layers` is how many roundings follow each other in the network (see `tie_margin`).
     """
@@ -183,7 +181,7 @@ def verify(
     count, known = int(clear.sum()), labels >= 0
     before, after = ((p.argmax(1) == labels)[known] for p in (a, b))
     measured = Verification(
-        against=against,
+        against="torch",
         images=len(a),
         max_abs_diff=max_abs_diff,
         top1_agreement=same / count if count else 1.0,

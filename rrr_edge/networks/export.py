@@ -132,7 +132,7 @@ def verify_onnx(
     """Compare `path`, run by ONNX Runtime, with what torch answered. Raises GateFailed beyond the fp32 limits."""
     from rrr_edge.backends.onnxruntime import run_model
 
-    verification = verify(torch_outputs, run_model(path, images), labels, precision="fp32", against="torch")
+    verification = verify(torch_outputs, run_model(path, images), labels, precision="fp32")
     if not verification.passed:
         raise GateFailed(f"{path.name} does not answer like torch: {'; '.join(verification.failures)}.")
     return verification

@@ -54,9 +54,7 @@ def judge(bundle: Bundle, lowering: Any, work: Path) -> Iterator[dict[str, Any]]
     lower(bundle.model, lowering, lowered)
     for precision in PRECISIONS:
         prepare(lowered, precision, bundle.calibration, out, silent)
-        proof = verify(
-            expected, run_prepared(out, reference.images), reference.labels, precision=precision, against="torch"
-        )
+        proof = verify(expected, run_prepared(out, reference.images), reference.labels, precision=precision)
         yield {
             "lowering": lowering,
             "precision": precision,

@@ -38,7 +38,7 @@ def _flipped(count: int) -> Outputs:
 @pytest.mark.parametrize(("difference", "passes"), [(0.9e-4, True), (1.2e-4, False)])
 def test_fp32_may_differ_by_1e4(difference: float, passes: bool) -> None:
     found = _outputs(np.full(1000, 0.9 - difference))
-    result = verify(SURE, found, LABELS, precision="fp32", against="torch")
+    result = verify(SURE, found, LABELS, precision="fp32")
     assert result.passed is passes
     assert result.max_abs_diff == pytest.approx(difference, rel=1e-3)
 
@@ -55,7 +55,7 @@ def test_fp32_may_differ_by_1e4(difference: float, passes: bool) -> None:
     ],
 )
 def test_top1_agreement_is_counted_over_the_images(precision: Precision, flipped: int, passes: bool) -> None:
-    result = verify(SURE, _flipped(flipped), LABELS, precision=precision, against="torch")
+    result = verify(SURE, _flipped(flipped), LABELS, precision=precision)
     assert result.top1_agreement == pytest.approx(1 - flipped / 1000)
     assert result.agreement_interval == pytest.approx(wilson_interval(1000 - flipped, 1000))
     assert "agreement" in [miss.what for miss in result.misses(precision, Limits())] or passes
@@ -66,13 +66,13 @@ def test_top1_agreement_is_counted_over_the_images(precision: Precision, flipped
 def test_what_the_interval_cannot_tell_is_a_doubt_but_a_limit_that_is_given_is_held() -> None:
     """24 of 1,000 are 97.6 %; the interval reaches from 96.5 to 98.4 %."""
     found = _flipped(24)
-    result = verify(SURE, found, LABELS, precision="int8", against="torch")
+    result = verify(SURE, found, LABELS, precision="int8")
     assert result.passed
     assert "1000 photos cannot tell whether a limit is kept: top-1 agrees on 97.60%" in result.doubts[0]
     assert [(miss.what, miss.surely) for miss in result.misses("int8", Limits(max_drop=1))] == [("agreement", False)]
     for least, passes in ((0.98, False), (0.976, True), (0.9, True)):
         limits = Limits(min_agreement=least, max_drop=1)
-        given = verify(SURE, found, LABELS, precision="int8", against="torch", limits=limits)
+        given = verify(SURE, found, LABELS, precision="int8", limits=limits)
         assert (given.passed, given.doubts) == (passes, ())
         assert given.min_agreement == least
 
@@ -87,16 +87,14 @@ def test_the_drop_is_judged_by_the_interval_of_the_paired_difference(
     before, after = np.full(1000, 0.9), np.full(1000, 0.9)
     before[:gained], after[500 : 500 + lost] = 0.1, 0.1
     limits = Limits(min_agreement=0)
-    result = verify(
-        _outputs(before), _outputs(after), LABELS, precision="int8", against="torch", limits=limits, layers=1
-    )
+    result = verify(_outputs(before), _outputs(after), LABELS, precision="int8", limits=limits, layers=1)
     assert result.accuracy - result.accuracy_reference == pytest.approx((gained - lost) / 1000)
     assert result.drop_interval == pytest.approx(paired_difference(lost, gained, 1000))
     assert (result.passed, len(result.doubts)) == (passes, doubts)
     strict = Limits(min_agreement=0, max_drop=0.01)
-    assert verify(
-        _outputs(before), _outputs(after), LABELS, precision="int8", against="torch", limits=strict
-    ).passed == (lost - gained <= 10)
+    assert verify(_outputs(before), _outputs(after), LABELS, precision="int8", limits=strict).passed == (
+        lost - gained <= 10
+    )
 
 
 def _hesitating(margins: np.ndarray, noise: np.ndarray) -> tuple[Outputs, Outputs]:
@@ -115,7 +113,7 @@ def test_ties_are_what_twice_the_engines_own_noise_can_turn() -> None:
     margins, noise = rng.uniform(0, 3, 4000), rng.normal(0, 0.01, 4000)
     reference, found = _hesitating(margins, noise)
     labels = np.zeros(4000, np.int64)
-    result = verify(reference, found, labels, precision="bf16", against="torch", layers=17)
+    result = verify(reference, found, labels, precision="bf16", layers=17)
     assert result.tie_margin == pytest.approx(0.02, rel=0.05)
     assert result.ties == (log_margins(reference.probabilities) <= result.tie_margin).sum() > 0
     assert f"({result.ties} ties left out)" in result.words
@@ -127,7 +125,7 @@ def test_ties_are_what_twice_the_engines_own_noise_can_turn() -> None:
 def test_a_ruined_network_is_not_excused_by_its_own_noise(precision: Precision) -> None:
     rng = np.random.default_rng(1)
     reference, found = _hesitating(rng.uniform(0, 3, 1000), rng.normal(0, 3, 1000))
-    result = verify(reference, found, np.full(1000, -1), precision=precision, against="torch", layers=17)
+    result = verify(reference, found, np.full(1000, -1), precision=precision, layers=17)
     spread = np.sqrt(np.log(reference.probabilities.astype(float)).var(1).mean())
     assert result.tie_margin == pytest.approx(2 * ROUNDING[precision] * np.sqrt(4 * 17) * spread, rel=1e-4)
     assert result.top1_agreement < 0.9
@@ -136,13 +134,13 @@ def test_a_ruined_network_is_not_excused_by_its_own_noise(precision: Precision) 
 
 def test_engines_without_noise_leave_only_equal_classes_out() -> None:
     reference, found = _hesitating(np.array([0.0, 1e-6, 1.0]), np.zeros(3))
-    result = verify(reference, found, np.zeros(3, np.int64), precision="int8", against="torch", layers=17)
+    result = verify(reference, found, np.zeros(3, np.int64), precision="int8", layers=17)
     assert (result.ties, result.tie_margin) == (1, 0)
 
 
 def test_where_every_answer_is_a_tie_that_is_said() -> None:
     reference, found = _hesitating(np.zeros(5), np.zeros(5))
-    result = verify(reference, found, np.zeros(5, np.int64), precision="int8", against="torch", layers=17)
+    result = verify(reference, found, np.zeros(5, np.int64), precision="int8", layers=17)
     assert result.ties == 5
     assert "every one of 5 answers is a tie at int8" in result.doubts[0]
 
@@ -174,7 +172,7 @@ def test_ties_of_fp32_do_not_count() -> None:
     tie = np.full(1000, 0.4)  # 0.4, 0.4, 0.2
     reference, found = _outputs(tie), _outputs(tie - 2e-5)
     assert (reference.probabilities.argmax(1) != found.probabilities.argmax(1)).all()
-    result = verify(reference, found, LABELS, precision="fp32", against="torch")
+    result = verify(reference, found, LABELS, precision="fp32")
     assert result.passed
     assert result.ties == 1000
 
@@ -184,16 +182,14 @@ def test_for_fp32_only_what_the_allowed_difference_can_flip_is_a_tie(margin: flo
     """Of two probabilities that may each differ by 1e-4; rounding of float32 is far below the last digit here."""
     row = np.array([0.5 + margin / 2, 0.5 - margin / 2], np.float32)
     first, second = np.tile(row, (10, 1)), np.tile(row[::-1], (10, 1))
-    result = verify(
-        Outputs(first, first[:, None]), Outputs(second, second[:, None]), LABELS[:10], precision="fp32", against="torch"
-    )
+    result = verify(Outputs(first, first[:, None]), Outputs(second, second[:, None]), LABELS[:10], precision="fp32")
     assert (result.top1_agreement == 1) is passes
 
 
 def test_the_cosine_of_log_probabilities_is_the_formula() -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.dirichlet(np.ones(5), 50).astype(np.float32) for _ in range(2))
-    result = verify(Outputs(a, a[:, None]), Outputs(b, b[:, None]), LABELS[:50], precision="bf16", against="torch")
+    result = verify(Outputs(a, a[:, None]), Outputs(b, b[:, None]), LABELS[:50], precision="bf16")
     x, y = np.log(a.astype(float)), np.log(b.astype(float))
     expected = np.mean([u @ v / np.sqrt((u @ u) * (v @ v)) for u, v in zip(x, y, strict=True)])
     assert result.log_cosine == pytest.approx(expected, abs=1e-9)
@@ -210,14 +206,14 @@ def test_a_drop_of_exactly_the_limit_passes_and_one_more_answer_does_not(right: 
 def test_images_without_label_are_not_scored() -> None:
     labels = np.where(np.arange(1000) < 500, 0, -1)
     first = np.where(np.arange(1000) < 495, 0.9, 0.1)
-    result = verify(_outputs(first), _outputs(first), labels, precision="int8", against="torch")
+    result = verify(_outputs(first), _outputs(first), labels, precision="int8")
     assert result.accuracy == pytest.approx(0.99)
 
 
 def test_not_a_number_never_passes() -> None:
     broken = Outputs(np.full((1000, 3), np.nan, np.float32), np.full((1000, 1, 3), np.nan, np.float32))
     for precision in ("fp32", "bf16", "int8"):
-        assert not verify(SURE, broken, LABELS, precision=precision, against="torch").passed  # type: ignore[arg-type]
+        assert not verify(SURE, broken, LABELS, precision=precision).passed  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,7 @@ def test_a_prepared_graph_answers_like_torch_within_the_limits(
     reference = shared_bundle.reference
     expected = Outputs(reference.probabilities, reference.branch_probabilities)
     found = run_prepared(prepared[precision], reference.images)
-    result = verify(
-        expected, found, reference.labels, precision=precision, against="torch", limits=Limits(max_drop=0), layers=14
-    )
+    result = verify(expected, found, reference.labels, precision=precision, limits=Limits(max_drop=0), layers=14)
     assert result.passed, result.failures
     if precision != "fp32":
         assert result.max_abs_diff > 0  # else nothing was rounded
