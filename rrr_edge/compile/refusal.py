@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from rrr_edge.backends import backend_of
+from rrr_edge.bundle.commands import command_line
 from rrr_edge.bundle.search import SearchResult
 from rrr_edge.bundle.target import PRECISIONS, Precision
 from rrr_edge.bundle.verification import Verification
@@ -23,7 +24,7 @@ def require_answers(
     raise GateFailed(
         f"The {precision} {what} does not answer like the network: {'; '.join(verification.failures)}. "
         f"It was not kept.{ended}",
-        advice=f"Try {' or '.join(ways)}." if ways else "",
+        advice=f"Try {' or '.join(ways)}." if ways else f"Try another target: {command_line('targets')}",
     )
 
 

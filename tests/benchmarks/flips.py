@@ -110,7 +110,7 @@ def prepare(given: Path | None, bundle: Path) -> tuple[Sequence[str], np.ndarray
             archive.extractall(bundle.parent, filter="data")
         (bundle.parent / "shapes-0.1.0.rrr").rename(bundle)
         try:
-            compile_bundle(Bundle.open(bundle), "openvino", precision="int8", max_drop=1)
+            compile_bundle(Bundle.open(bundle), "openvino", precision="int8", limits=Limits(max_drop=1))
         except MissingLibrary as missing:
             print(f"without INT8: {missing}")
     opened = Bundle.open(bundle)

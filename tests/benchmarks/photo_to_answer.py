@@ -24,6 +24,7 @@ from headline import make_bundle
 from PIL import Image
 
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.measurements import Measurement, Subject, ratio
 from rrr_edge.bundle.recipe import RRR, Recipe, Training
@@ -181,7 +182,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         bundle = Bundle.open(asked.bundle) if asked.bundle else make_bundle(Path(work), epochs=1)
         if not asked.bundle:
-            compile_bundle(bundle, "openvino", precision="int8", max_drop=1)
+            compile_bundle(bundle, "openvino", precision="int8", limits=Limits(max_drop=1))
         result = time_them(bundle, asked.runs)
     if asked.json:
         print(json.dumps(result, indent=2))
