@@ -99,6 +99,7 @@ def main() -> int:
 def prepare(given: Path | None, bundle: Path) -> tuple[Sequence[str], np.ndarray]:
     """Make `bundle`; its engines, and a few frames for them."""
     from rrr_edge import Bundle
+    from rrr_edge.bundle.limits import Limits
     from rrr_edge.compile import compile_bundle
     from rrr_edge.errors import MissingLibrary
 
