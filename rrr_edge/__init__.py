@@ -1,4 +1,4 @@
-"""Compress a ResNet152 for a small task, compile it for the box it must run on, and prove what was gained."""
+"""Compress a ResNet152 for a small task, compile it for the box it must run on, and measure what was gained."""
 
 import os
 from importlib import import_module

@@ -33,7 +33,7 @@ from rrr_edge.errors import BadInput
 from rrr_edge.networks import Network, build
 from rrr_edge.timing.progress import OnProgress, silent
 from rrr_edge.training import Examples, Run, predict, reestimate_stump, train
-from rrr_edge.training.states import state_of
+from rrr_edge.training.stage_weights import state_of
 
 BRANCHES = 8
 

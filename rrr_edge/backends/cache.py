@@ -1,4 +1,4 @@
-"""Files that a backend keeps for the next start, in the user's cache folder."""
+"""What a backend compiled for the next start, in the user's cache folder: hashed when kept, checked before use."""
 
 import os
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The bundle: one folder that holds a compressed network and everything proven about it.
+"""The bundle: one folder that holds a compressed network and everything measured about it.
 
     mugs.rrr/  manifest.json  weights.safetensors  model.onnx  reference.npz  calibration.npz  training.csv
                selection.csv  selection.svg         where the depths were chosen automatically

@@ -24,7 +24,7 @@ from rrr_edge.timing.processes import process_rank
 
 app = typer.Typer(
     name="rrr-edge",
-    help="Compress a ResNet152 for a small task, compile it for the box it must run on, prove what was gained.",
+    help="Compress a ResNet152 for a small task, compile it for the box it must run on, measure what was gained.",
     cls=Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

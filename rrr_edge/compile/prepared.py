@@ -1,4 +1,4 @@
-"""The prepared graph that a bundle keeps beside an engine: proven once, built from until what it came of changes."""
+"""The prepared graph that a bundle keeps beside an engine: verified once, used until one of its inputs changes."""
 
 import shutil
 import time

@@ -1,4 +1,4 @@
-"""A ResNet's tensors among those of a file, whoever wrote it: its names, its prefix, which ResNet it is, its head."""
+"""A ResNet's tensors found in a loaded file: key names, prefix, which ResNet it is, its head."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The PyTorch session in eager mode."""
+"""PyTorch in eager mode as a session, to be timed beside the engines."""
 
 import numpy as np
 import torch

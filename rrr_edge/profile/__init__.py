@@ -18,10 +18,10 @@ from rrr_edge.bundle.measurements import Ceiling, LayerTime, Measurement, Ratio,
 from rrr_edge.bundle.profile import ENGINE, Profile
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, MissingLibrary
-from rrr_edge.profile.baselines import compiled, targets_beside
 from rrr_edge.profile.engine import measure_engine
 from rrr_edge.profile.layer_times import CEILING, LAYERS, LayerTimes, profiling_layers
 from rrr_edge.profile.loads import measure_loads
+from rrr_edge.profile.onnx_baselines import compiled, targets_beside
 from rrr_edge.profile.pruned import Swept, forget_rounds, measure_sweep
 from rrr_edge.profile.request import Baselines, Extras
 from rrr_edge.profile.run import ProfileRun

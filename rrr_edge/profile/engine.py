@@ -12,8 +12,8 @@ from rrr_edge.backends.protocols import Baseline
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import UNSTABLE_SPREAD, Measurement
 from rrr_edge.bundle.profile import ENGINE, ON_DEVICE, PARTS, PHOTO, PREDICT, part_name
-from rrr_edge.profile.baselines import running, shuffled_images
 from rrr_edge.profile.frames import FRAME_SIZE, JPEG_QUALITY, frames_of
+from rrr_edge.profile.onnx_baselines import running, shuffled_images
 from rrr_edge.profile.run import ProfileRun
 from rrr_edge.profile.timed import TimedSession
 from rrr_edge.runtime.classifier import Classifier

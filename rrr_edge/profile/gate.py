@@ -18,8 +18,8 @@ from rrr_edge.bundle.limits import require_share
 from rrr_edge.bundle.target import PRECISIONS, Precision, Target
 from rrr_edge.bundle.verification import drops_beyond
 from rrr_edge.errors import UsageError, choose, counted
-from rrr_edge.profile.baselines import running, shuffled_images
 from rrr_edge.profile.gate_result import Drop, Gate, GateVerdict, SelfTest, Speed
+from rrr_edge.profile.onnx_baselines import running, shuffled_images
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import Run, TimingSettings, take_turns, turn_ms, warm_up, without_garbage_collection
 from rrr_edge.timing.machine import threads_to_use

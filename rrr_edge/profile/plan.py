@@ -10,7 +10,7 @@ from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.spec import source_spec
 from rrr_edge.bundle.structure import cost
 from rrr_edge.bundle.target import Target
-from rrr_edge.profile.baselines import running, targets_beside
+from rrr_edge.profile.onnx_baselines import running, targets_beside
 from rrr_edge.profile.request import Asked, Extras
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import TimingSettings, turn_ms

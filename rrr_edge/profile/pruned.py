@@ -24,7 +24,7 @@ from rrr_edge.bundle.measurements import Alternative, Granularity, Measurement, 
 from rrr_edge.bundle.record import Record, Sealed
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput
-from rrr_edge.profile.baselines import compile_baseline, compiled, running, shuffled_images, targets_beside
+from rrr_edge.profile.onnx_baselines import compile_baseline, compiled, running, shuffled_images, targets_beside
 from rrr_edge.profile.request import Sweep
 from rrr_edge.profile.run import ProfileRun
 from rrr_edge.timing.interleave import interleave

@@ -1,4 +1,4 @@
-"""The report's tables of proofs, layers, classes and machines."""
+"""The report's tables of verifications, layers, classes and machines."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""HTML, SVG and Markdown, written so that nothing of a user's becomes markup: all that is not Markup yet is escaped."""
+"""HTML, SVG and Markdown from strings: whatever is not marked as safe is escaped."""
 
 import re
 from collections.abc import Iterable

@@ -1,7 +1,8 @@
 """Drawing by hand, as SVG: axes, marks, legends and the frame around them.
 
 No plotting library, so a device can draw, and the pictures follow the reader's light or dark mode: everything has
-`currentColor`. Series differ in dashes, markers and hatches; colour only lifts out one's own. Text stays text.
+`currentColor`. Series differ in dashes, markers and hatches; colour only highlights the user's own network. Text stays
+text.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Interleaved timing of candidates in one process: every sample is kept, and doubts are reported with the result."""
+"""Interleaved timing of candidates in one process: every sample is kept, with other programs' load."""
 
 import gc
 import statistics

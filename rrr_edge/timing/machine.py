@@ -1,4 +1,4 @@
-"""This machine: usable cores and memory, instruction sets, background load."""
+"""This machine as the operating system describes it: usable cores and memory, instruction sets, background load."""
 
 import os
 import platform

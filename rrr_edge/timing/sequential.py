@@ -1,4 +1,4 @@
-"""Bounds for the median of numbers that come one after the other and may depend on those before, at every look."""
+"""Confidence bounds for the median of dependent samples, valid at every look (a confidence sequence)."""
 
 import math
 from bisect import bisect_left

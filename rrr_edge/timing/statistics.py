@@ -1,4 +1,4 @@
-"""Intervals of medians, means and shares."""
+"""Confidence intervals of medians, means and shares."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Training checkpoints: one safetensors file, with the progress as JSON in its header."""
+"""Training checkpoints, from which a training resumes: one safetensors file, progress as JSON in its header."""
 
 import hashlib
 import json

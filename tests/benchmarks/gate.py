@@ -26,9 +26,9 @@ from rrr_edge.bundle.limits import Limits as EngineLimits
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.cli.display import Display
 from rrr_edge.compile import compile_bundle
-from rrr_edge.profile.baselines import running, shuffled_images
 from rrr_edge.profile.gate import Limits, race
 from rrr_edge.profile.gate_result import Speed
+from rrr_edge.profile.onnx_baselines import running, shuffled_images
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.progress import Step
 

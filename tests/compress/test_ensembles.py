@@ -28,7 +28,7 @@ from rrr_edge.timing.progress import Step
 from rrr_edge.training import Examples, Run, predict, reestimate_stump, train
 from rrr_edge.training.batches import Batches
 from rrr_edge.training.schedule import learning_rate, lowest
-from rrr_edge.training.states import state_of
+from rrr_edge.training.stage_weights import state_of
 
 BRANCHES, CLASSES = 3, 4
 PREPROCESS = Preprocess(image_size=32)

@@ -27,7 +27,7 @@ from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.images.dataset import Dataset, Split
 from rrr_edge.networks import Network, build
 from rrr_edge.training import Examples, Run
-from rrr_edge.training.states import state_of
+from rrr_edge.training.stage_weights import state_of
 
 ONES = (1, 1, 1, 1)
 CLASSES = 3

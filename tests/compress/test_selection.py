@@ -26,7 +26,7 @@ from rrr_edge.networks import Network
 from rrr_edge.timing.progress import Step
 from rrr_edge.training import Examples, Trained
 from rrr_edge.training import Run as TrainingRun
-from rrr_edge.training.states import state_of
+from rrr_edge.training.stage_weights import state_of
 
 CLASSES = 3
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,1 +1,1 @@
-"""The ONNX graph: reading, rewriting, lowering and writing it without the onnx package."""
+"""The ONNX graph: reading, rewriting and lowering it; writing needs no onnx package."""

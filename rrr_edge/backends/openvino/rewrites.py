@@ -1,4 +1,4 @@
-"""OpenVINO graphs of the same sums, in the layers that OpenVINO's CPU plugin runs fastest."""
+"""Rewrites of an OpenVINO graph into equivalent layers that its CPU plugin runs faster."""
 
 from typing import Any, NamedTuple
 

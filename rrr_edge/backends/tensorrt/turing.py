@@ -1,7 +1,7 @@
 """Quantised convolutions and fp32 matrix products, rewritten for GPUs of compute capability 7.5 (Turing).
 
-TensorRT for RTX 1.7.1 has no INT8 convolutions for them, and computes quantised ones in fp32 without a word; nor has it
-matrix products in fp32. It has INT8 matrix products between fp16 tensors, and fp32 convolutions.
+TensorRT for RTX 1.7.1 has no INT8 convolutions for them, and computes quantised ones in fp32 without a warning; nor has
+it matrix products in fp32. It has INT8 matrix products between fp16 tensors, and fp32 convolutions.
 """
 
 import math

@@ -22,7 +22,7 @@ from rrr_edge.compress.weights import WeightsInfo
 from rrr_edge.networks import Network, build
 from rrr_edge.training.batches import rng
 from rrr_edge.training.schedule import lowest
-from rrr_edge.training.states import keep, recall, state_of
+from rrr_edge.training.stage_weights import keep, recall, state_of
 
 # The network of a spec with the original's weights, ready to learn.
 Start = Callable[[ResNetSpec], tuple[Network, WeightsInfo]]

@@ -28,7 +28,7 @@ from rrr_edge.networks import Network, build
 from rrr_edge.report.selection import draw_selection
 from rrr_edge.training import Examples, Run, Trained, predict
 from rrr_edge.training.checkpoint import CHECKPOINT
-from rrr_edge.training.states import keep, recall, state_of
+from rrr_edge.training.stage_weights import keep, recall, state_of
 
 HELD_OUT = 0.2
 # As many answers that all turned right cannot be luck: 2^-5 < 5 %.

@@ -1,4 +1,4 @@
-"""Baselines as engines: ONNX files compiled once by the engine's own backend, and run on the same images."""
+"""Baseline networks as ONNX files, compiled by the engine's own backend (PyTorch's is in networks/eager.py)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

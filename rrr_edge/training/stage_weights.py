@@ -1,4 +1,4 @@
-"""State dicts of finished stages of a training, on disk."""
+"""The weights of each finished training stage, as files."""
 
 from pathlib import Path
 
