@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from small_bundle import copy_bundle, write_shapes
 
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.recipe import Training
+from rrr_edge.profile import frames
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.timing.machine import BackgroundLoad
 
@@ -24,11 +26,28 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 TRAINING = Training(epochs=12, batch_size=12, augment=False)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Networks of one structure are traced once; tests/networks/test_export.py does without."""
+    onnx = getattr(sys.modules.get("torch"), "onnx", None)
+    if onnx is not None and not hasattr(onnx.export, "__wrapped__"):
+        from export_cache import traced_once
+
+        onnx.export = traced_once(onnx.export)
+
+
 @pytest.fixture(autouse=True)
-def _nothing_else_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine makes no profile of a test unstable; the clock itself is tested in tests/timing."""
+def _profiles_are_quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine makes no profile of a test unstable, and no photo is large; tests/timing tests the clock itself."""
     if request.path.parent.name == "profile":
         monkeypatch.setattr(BackgroundLoad, "share", 0.0)
+    if request.path.parent.name in ("profile", "cli") and "full_size_photos" not in request.fixturenames:
+        monkeypatch.setattr(frames, "FRAME_SIZE", (64, 36))
+
+
+@pytest.fixture
+def full_size_photos() -> None:
+    """A profile's photos are as large as those of a user."""
 
 
 @pytest.fixture(scope="session")

@@ -166,8 +166,8 @@ def test_what_is_stored_reads_back_and_the_markdown_has_the_verdict_first(shippe
 
 
 def test_a_self_test_counts_what_should_not_be(shipped: Bundle) -> None:
-    calm = self_test(Side(shipped, None), TARGET, Limits(**ANY_TIME), times=3)
-    assert (len(calm.comparisons), calm.false_alarms, calm.undecided, calm.passed) == (3, 0, 0, True)
+    calm = self_test(Side(shipped, None), TARGET, Limits(**ANY_TIME), times=2)
+    assert (len(calm.comparisons), calm.false_alarms, calm.undecided, calm.passed) == (2, 0, 0, True)
     wolf = self_test(Side(shipped, None), TARGET, Limits(max_slowdown=0.001, budget_s=20), times=2)
     assert (wolf.false_alarms, wolf.passed) == (2, False)
     assert "False alarms: 2 (100.0%); up to 2% pass." in wolf.sentences

@@ -188,7 +188,9 @@ def test_a_device_with_a_clock_of_its_own_is_measured_by_that_too(
     assert profile.baselines == ()
 
 
-def test_parts_of_the_photo_are_those_of_the_same_runs(bundle: Bundle, backend: FakeBackend) -> None:
+def test_parts_of_the_photo_are_those_of_the_same_runs(
+    bundle: Bundle, backend: FakeBackend, full_size_photos: None
+) -> None:
     """With the true clock: what load, fit, run and the rest take adds up to the whole."""
     profile = profile_bundle(bundle, TARGET, timing=TimingSettings(runs=8, warm_up_limit_ms=0))
     whole = np.array(profile.measurement(PHOTO).samples_ms)
@@ -256,7 +258,7 @@ def test_all_candidates_see_the_same_real_image_in_a_round(bundle: Bundle, backe
     assert sorted(known) == sorted(rounds * 2)
 
 
-def test_photos_are_1280x720_jpegs_of_the_images(bundle: Bundle) -> None:
+def test_photos_are_1280x720_jpegs_of_the_images(bundle: Bundle, full_size_photos: None) -> None:
     images = bundle.reference.images[:2]
     for image, photo in zip(images, engine_module._photos(images), strict=True):
         picture = Image.open(io.BytesIO(photo))
