@@ -45,7 +45,7 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(autouse=True)
 def _profiles_are_quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine makes no profile of a test unstable, and no photo is large; tests/timing tests the clock itself."""
+    """A busy machine makes no profile of a test unstable, and photos are small; tests/timing tests the clock."""
     if request.path.parent.name == "profile":
         monkeypatch.setattr(BackgroundLoad, "share", 0.0)
     if request.path.parent.name in ("profile", "cli") and "full_size_photos" not in request.fixturenames:
