@@ -55,6 +55,11 @@ class SearchResult(Record):
         """The one that was kept."""
         return self.attempts[-1] if self.stopped == "found" else None
 
+    def built(self, quantisation: Quantisation, time_ratio: Ratio | None) -> "SearchResult":
+        """With the type of the float layers that was fastest, and the time of the engine with it."""
+        kept = self.attempts[-1].model_copy(update={"quantisation": quantisation})
+        return self.model_copy(update={"attempts": (*self.attempts[:-1], kept), "time_ratio": time_ratio})
+
     def words(self, precision: str) -> str:
         """What the search has found, and what that costs."""
         found = self.found

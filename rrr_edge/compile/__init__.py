@@ -141,8 +141,8 @@ def _build_proven(order: BuildRequest, lowerings: tuple[Lowering, ...], folder: 
         with order.lowered(lowering) as model:
             found = find_quantisation(order, lowering, model)
         if found.found is not None:
-            target, ratio = build_found(order, found.found.quantisation, lowering, folder)
-            found = found.model_copy(update={"time_ratio": ratio})
+            way, ratio = build_found(order, found.found.quantisation, lowering, folder)
+            found, target = found.built(way, ratio), target.model_copy(update={"quantisation": way})
             order = replace(order, target=target)
             proof = _prove(order, folder)
     require_precision(

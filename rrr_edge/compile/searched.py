@@ -19,8 +19,8 @@ _FLOATS: tuple[FloatPrecision, ...] = ("bf16", "fp16")
 
 def build_found(
     request: BuildRequest, found: Quantisation, lowering: Lowering, out: Path
-) -> tuple[Target, Ratio | None]:
-    """Write the engine into `out`; the target that opens it, and its time over the engine's without float layers.
+) -> tuple[Quantisation, Ratio | None]:
+    """Write the engine into `out`; how it is quantised, and its time over the engine's without float layers.
 
     Without such layers there is nothing to compare. A type of 16 bits is taken where this machine has it, the answers
     keep the limits with it, and it is surely faster than fp32.
@@ -33,7 +33,7 @@ def build_found(
         quantised = quantiser.quantise(model, request.target, request.calibration, plain, request.on_progress)
         if not found.float_layers:
             quantised.write((), out)
-            return own, None
+            return found, None
         whole = f"all {own.precision}"
         built = {
             whole: (Path(scratch) / "whole", request.target.model_copy(update={"quantisation": plain})),
@@ -52,7 +52,9 @@ def build_found(
         best = min(surely, key=lambda name: times[name].summary.median_ms, default="fp32")
         for file in folder.iterdir():
             file.rename(out / file.name)
-    return built[best][1], ratio(times[best], times[whole])
+    way = built[best][1].quantisation
+    assert way is not None
+    return way, ratio(times[best], times[whole])
 
 
 def _answers_with(request: BuildRequest, target: Target, folder: Path) -> bool:

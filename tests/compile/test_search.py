@@ -1,5 +1,7 @@
 """The search where plain int8 misses a limit: with a quantiser whose layers do harm as told, and with real ones."""
 
+import json
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +10,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from fake_bundle import rewrite, write_bundle
+from small_bundle import write_target
 from tiny_network import LAYERS, write_tiny_bundle
+from typer.testing import CliRunner
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import Fake
@@ -22,6 +26,7 @@ from rrr_edge.bundle.measurements import Measurement, Subject
 from rrr_edge.bundle.quantisation import PLAIN, Quantisation
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
+from rrr_edge.cli.app import app
 from rrr_edge.compile import compile_bundle, explain_bundle
 from rrr_edge.compile import searched as building
 from rrr_edge.errors import CannotRunHere, GateFailed, UsageError
@@ -135,7 +140,7 @@ def harmful(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Harmful]:
 def found_in(engine: Engine) -> Quantisation:
     assert engine.search is not None
     assert engine.search.found is not None
-    assert engine.search.found.quantisation.float_layers == engine.target.quantisation.float_layers
+    assert engine.search.found.quantisation == engine.target.quantisation
     return engine.target.quantisation
 
 
@@ -309,6 +314,24 @@ def test_layers_are_explained_without_building_anything(clear: Bundle, harmful: 
         explain_bundle(clear, TARGET, precision="fp32")
 
 
+def test_the_command_says_what_was_found_and_explains_it(
+    clear: Bundle, harmful: Callable[..., Harmful], tmp_path: Path
+) -> None:
+    harmful(b=60)
+    target = write_target(tmp_path, "mine", backend="fake", precision="int8")
+    asked = ["compile", str(clear.path), "--target", str(target), "--search-minutes", "1", "--explain"]
+    said = CliRunner().invoke(app, asked)
+    assert said.exit_code == 0
+    assert "INT8 for 87.5% of the MACs, 1 layer in FP16, +25.0% time" in said.stdout
+    assert re.search(r"b +12\.5% +\d\.\d+ +\d+\.\d%", said.stdout)
+    document = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+    assert document["search"]["stopped"] == "found"
+    assert document["target"]["quantisation"]["float_layers"] == ["b"]
+    assert document["layers"][0]["name"] == "b"
+    wrong = CliRunner().invoke(app, [*asked, "--min-share", "2"])
+    assert (wrong.exit_code, "--min-share is a share between 0 and 1" in wrong.stderr) == (2, True)
+
+
 # Real quantisers
 
 
@@ -336,10 +359,13 @@ def test_openvino_finds_the_layers_of_a_network_that_plain_quantisation_ruins(
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
-def test_engines_of_a_hard_task_come_out_verified_with_their_ties_left_out(tmp_path: Path, precision: str) -> None:
+def test_engines_of_a_hard_task_come_out_verified_with_their_ties_left_out(
+    tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A network that is right on 30 to 60 % of the photos, as sure as it is right, and decides by hairs."""
     pytest.importorskip("nncf")
-    bundle = write_tiny_bundle(tmp_path / "hard.rrr", images=600, deviation=0.5)
+    monkeypatch.setattr(OpenVINO, "variants", ())
+    bundle = write_tiny_bundle(tmp_path / "hard.rrr", images=300, deviation=0.5)
     target = Target(name="hard", backend="openvino", precision=precision, threads=1)  # type: ignore[arg-type]
     try:
         BACKENDS["openvino"].check(target)
@@ -349,7 +375,7 @@ def test_engines_of_a_hard_task_come_out_verified_with_their_ties_left_out(tmp_p
     proof = engine.verification
     assert 0.3 < proof.accuracy_reference < 0.6
     assert proof.passed
-    assert 0 < proof.ties < 200
+    assert 0 < proof.ties < 100
     assert f"({proof.ties} ties left out)" in proof.words
     low, high = proof.drop_interval
     assert low <= proof.accuracy - proof.accuracy_reference <= high
