@@ -23,12 +23,17 @@ MEMORY_BYTES = 400_000_000
 MAX_BYTES = 100_000_000
 MAX_SIDE = 1_000_000
 # What decoding takes at most for a pixel, in bytes: the picture twice (turned by EXIF) or with its RGB array ...
-_PIXEL_BYTES = {"1": 4, "L": 4, "P": 4, "LA": 8, "I;16": 9, "I;16B": 9, "I": 16}
+_PIXEL_BYTES = {"1": 4, "L": 4, "P": 4, "LA": 8, "I;16": 10, "I;16B": 10, "I": 16}
 _ANY_PIXEL_BYTES = 8
-# ... and the decoder's own frames beside it.
-_DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16, "JPEG2000": 16, "TIFF": 8, "QOI": 8, "GIF": 4}
+# ... and the decoder's own frames beside it, of JPEG 2000 for each band: measured, see the tests.
+_DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16, "TIFF": 8, "QOI": 8, "GIF": 4}
+_JPEG2000_BAND_BYTES = 8
 _ROW_BYTES = 16
-_STRIP_PIXELS = 4_000_000
+# What is converted at once, up to 28 bytes a pixel, and room for the decoder's state.
+_STRIP_PIXELS = 1_000_000
+_FIXED_BYTES = 32_000_000
+# Their decoders, or the system for them, hold the whole file.
+_WHOLE_FILES = ("WEBP", "AVIF", "HEIF", "TIFF")
 
 # Of an upright picture's width and height, the factor by which it may be decoded smaller.
 Reduction = Callable[[int, int], float]
@@ -90,7 +95,7 @@ def _decode_file(file: BinaryIO, reduction: Reduction) -> Decoded:
         raise Undecodable(f"it has {size / 1e6:,.0f} MB, more than {MAX_BYTES // 1_000_000}")
     with _open(file, head) as image:
         _require_decodable(image)
-        _choose_scale(image, file, reduction)
+        _choose_scale(image, file, reduction, size)
         image.load()
         return _upright_rgb(image, samples or _samples(image))
 
@@ -128,11 +133,11 @@ def _require_decodable(image: Image.Image) -> None:
         raise Undecodable(f"its pixels are 32-bit {kind} of unknown range; save it with 8 bits a channel")
 
 
-def _choose_scale(image: Any, file: BinaryIO, reduction: Reduction) -> None:
+def _choose_scale(image: Any, file: BinaryIO, reduction: Reduction, size: int) -> None:
     """Ask the decoder for a smaller picture. Raises Undecodable where even the smallest takes too much memory."""
     jpeg, jpeg2000 = image.format in ("JPEG", "MPO"), image.format == "JPEG2000"
     width, height = image.size[::-1] if jpeg and _orientation(image) in _TRANSPOSING else image.size
-    fixed = _coefficient_bytes(image, file) if jpeg else 0
+    fixed = _coefficient_bytes(image, file) if jpeg else size if image.format in _WHOLE_FILES else 0
     scale = max((s for s in (2, 4, 8) if jpeg and s <= reduction(width, height)), default=1)
     while (jpeg or jpeg2000) and scale < 8 and _memory(image, scale) + fixed > MEMORY_BYTES:
         scale *= 2
@@ -154,7 +159,9 @@ def _require_memory(image: Image.Image, scale: int, fixed: int = 0) -> None:
 def _memory(image: Image.Image, scale: int) -> int:
     width, height = (-(-side // scale) for side in image.size)
     pixel = _PIXEL_BYTES.get(image.mode, _ANY_PIXEL_BYTES) + _DECODER_BYTES.get(image.format or "", 0)
-    return height * _ROW_BYTES + width * height * pixel
+    if image.format == "JPEG2000":
+        pixel += _JPEG2000_BAND_BYTES * len(image.getbands())
+    return _FIXED_BYTES + height * _ROW_BYTES + width * height * pixel
 
 
 def _coefficient_bytes(image: Any, file: BinaryIO) -> int:

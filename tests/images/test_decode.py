@@ -1,6 +1,7 @@
 """Bounds of memory, reduced JPEGs, 16-bit samples, HEIC."""
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -142,29 +143,102 @@ class TestReducedJpegs:
         assert image.size == (640, 480)
 
 
+# Prints the peak that decoding takes and what is allowed for it, with small strips: then pixels decide.
+PEAKS = """
+import ctypes, io
+import numpy as np
+from PIL import Image, TiffImagePlugin, features
+from rrr_edge.images import decode
+decode._STRIP_PIXELS, decode._FIXED_BYTES = 20_000, 1_500_000
+TiffImagePlugin.STRIP_SIZE = 1 << 30
+SIDE = 600
+noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 4), np.uint8)
+tiled = np.tile(noise[:50, :50], (SIDE // 50, SIDE // 50, 1))
+turned = Image.Exif()
+turned[0x112] = 6
+CASES = [
+    *(("PNG", mode, tiled, {"exif": turned}) for mode in ("RGBA", "RGB", "P", "1")),
+    *(("WEBP", mode, tiled, {"exif": turned, "method": 0}) for mode in ("RGBA", "RGB")),
+    ("WEBP", "RGB", noise, {"method": 0}),
+    ("WEBP", "RGBA", tiled, {"lossless": True, "quality": 0}),
+    *(("TIFF", mode, tiled, {"compression": kind}) for mode in ("RGBA", "L") for kind in ("raw", "tiff_adobe_deflate")),
+    *(("JPEG2000", mode, tiled, {"irreversible": mode == "RGB"}) for mode in ("RGBA", "RGB", "L")),
+    *(("JPEG", mode, tiled, {}) for mode in ("RGB", "CMYK")),
+    *((kind, mode, tiled, {}) for kind, mode in (("GIF", "P"), ("BMP", "RGB"), ("PPM", "RGB"))),
+]
+if features.check("avif"):
+    CASES += [("AVIF", "RGBA", tiled, {"speed": 10, "exif": turned})]
+    CASES += [("AVIF", "RGB", tiled, {"speed": 10, "subsampling": "4:4:4"})]
+
+
+def status(key):
+    return 1024 * int(open("/proc/self/status").read().split(key + ":")[1].split()[0])
+
+
+def report(kind, data):
+    with Image.open(io.BytesIO(data)) as image:
+        allowed = decode._memory(image, 1) + len(data)
+    ctypes.CDLL(None).malloc_trim(0)
+    open("/proc/self/clear_refs", "w").write("5")
+    before = status("VmRSS")
+    decode.decode(io.BytesIO(data))
+    print(kind, status("VmHWM") - before, allowed)
+
+
+try:
+    open("/proc/self/clear_refs", "w").write("5")
+except OSError:
+    CASES = []
+for kind, mode, pixels, options in CASES:
+    file = io.BytesIO()
+    Image.fromarray(pixels if mode == "RGBA" else pixels[:, :, :3]).convert(mode).save(file, kind, **options)
+    report(kind, file.getvalue())
+deep = Image.fromarray(noise[:, :, 0] * np.uint16(257))
+for kind in ("PNG", "TIFF", "JPEG2000") if CASES else ():
+    file = io.BytesIO()
+    deep.save(file, kind)
+    report(kind, file.getvalue())
+"""
+
+
 class TestMemory:
     """In a process of its own, whose peak is that of the picture."""
 
-    def peak_mb(self, path: Path) -> float:
+    def peak_mb(self, *paths: Path) -> float:
         code = (
             "import sys\nfrom rrr_edge.errors import BadInput\nfrom rrr_edge.images.picture import load\n"
             "from PIL import Image\nImage.init()\n"
             "def peak_kb(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
             "before = peak_kb()\n"
-            "try: said = load(sys.argv[1]).shape\nexcept BadInput as error: said = error\n"
-            "print(said, file=sys.stderr)\nprint(peak_kb() - before)"
+            "for path in sys.argv[1:]:\n"
+            "    try: said = load(path).shape\n    except BadInput as error: said = error\n"
+            "    print(said, file=sys.stderr)\nprint(peak_kb() - before)"
         )
-        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True)
         self.said = done.stderr
         return int(done.stdout) * 1024 / 1e6
 
-    @pytest.mark.parametrize(("width", "height"), [(1, 99_999_999), (99_999_999, 1), (1, 1_000_001), (9_990, 9_990)])
-    def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(self, tmp_path, width, height):
-        header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-        data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-        (tmp_path / "x.png").write_bytes(data)
-        assert self.peak_mb(tmp_path / "x.png") < 20
-        assert "a side of more than 1,000,000 pixels" in self.said or "799 MB of memory, more than 400" in self.said
+    def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(self, tmp_path):
+        for number, (width, height) in enumerate([(1, 99_999_999), (99_999_999, 1), (1, 1_000_001), (9_990, 9_990)]):
+            header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+            data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+            (tmp_path / f"{number}.png").write_bytes(data)
+        assert self.peak_mb(*sorted(tmp_path.iterdir())) < 20
+        *sides, memory = self.said.splitlines()
+        assert all("a side of more than 1,000,000 pixels" in said for said in sides)
+        assert "831 MB of memory, more than 400" in memory
+
+    def test_no_format_takes_more_than_it_is_allowed_for_a_pixel(self):
+        """Each picture in memory that is given back, so that the peak is its own."""
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+        done = subprocess.run(
+            [sys.executable, "-c", PEAKS], env=environment, capture_output=True, text=True, check=True
+        )
+        if done.stdout == "":
+            pytest.skip("the peak of a process cannot be reset here")
+        rows = [line.split() for line in done.stdout.splitlines()]
+        assert len(rows) > 15
+        assert [row for row in rows if int(row[1]) > int(row[2])] == []
 
     def test_a_jpeg_of_144_megapixels_is_read_at_a_smaller_scale(self, tmp_path):
         """Progressive, so that its coefficients take 288 MB beside its pixels."""
