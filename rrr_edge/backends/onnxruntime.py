@@ -12,7 +12,7 @@ import numpy as np
 from rrr_edge.backends.graph.parts import convolution_macs, part_of_node, product_macs
 from rrr_edge.backends.protocols import Signature, require_not_older, require_ports
 from rrr_edge.bundle.engine import Engine
-from rrr_edge.bundle.external_data import require_self_contained
+from rrr_edge.bundle.external_data import require_no_other_files
 from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.measurements import LayerTime
 from rrr_edge.bundle.reference import Images, Outputs, in_batches
@@ -79,7 +79,7 @@ class ONNXRuntimeSession:
         if profiled:
             options.enable_profiling = True
             options.profile_file_prefix = str(self._until_closed.enter_context(scratch_folder()) / "layers")
-        require_self_contained(model)
+        require_no_other_files(model)
         try:
             self._session: Any = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         except Exception as error:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from shlex import quote
 
-from rrr_edge.bundle.target import Target, target_names
+from rrr_edge.bundle.target import Target, is_known
 
 PROGRAM = "rrr-edge"
 _SHORT = {"out": "-o"}
@@ -30,10 +30,11 @@ def compressing(out: Path, *, anew: bool = False) -> str:
 
 def compiling(bundle: Path, target: Target, *, prepare_only: bool = False) -> str:
     """The command that compiles `bundle` for `target`, whose file is not named where it is not known by its name."""
-    default = Target.load(target.name).lowering if _is_known(target) else Target.model_fields["lowering"].default
+    known = is_known(target.name)
+    default = Target.load(target.name).lowering if known else Target.model_fields["lowering"].default
     lowering = None if target.lowering == default else target.lowering
     words = command_line("compile", bundle, **asked(target), lowering=lowering, prepare_only=prepare_only)
-    return words if _is_known(target) else f"{words} (FILE.toml is the file of the target {target.name!r})"
+    return words if known else f"{words} (FILE.toml is the file of the target {target.name!r})"
 
 
 def verifying(bundle: Path, target: Target) -> str:
@@ -43,7 +44,7 @@ def verifying(bundle: Path, target: Target) -> str:
 
 def compiling_named(bundle: Path, target: str, precision: str) -> str:
     """`compiling` for a target of which nothing but the name is known."""
-    known = target in target_names()
+    known = is_known(target)
     words = command_line("compile", bundle, target=target if known else "FILE.toml", precision=precision)
     return words if known else f"{words} (FILE.toml is the file of the target {target!r})"
 
@@ -55,8 +56,4 @@ def profiling(bundle: Path, target: Target | None = None) -> str:
 
 def asked(target: Target) -> dict[str, str]:
     """The options that name `target`; it may be known only to those who have its file."""
-    return {"target": target.name if _is_known(target) else "FILE.toml", "precision": target.precision}
-
-
-def _is_known(target: Target) -> bool:
-    return target.name in target_names()
+    return {"target": target.name if is_known(target.name) else "FILE.toml", "precision": target.precision}

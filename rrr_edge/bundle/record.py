@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -23,11 +23,9 @@ class Record(BaseModel):
     @model_validator(mode="after")
     def _is_text(self) -> Self:
         """Names of files may be no UTF-8, and JSON may hold half a pair of surrogates; neither can be stored again."""
-        for name, value in self:
-            try:
-                "".join(_strings(value)).encode()
-            except UnicodeEncodeError:
-                raise ValueError(f"{name} is not UTF-8 text") from None
+        for name, value in self.__dict__.items():
+            if not all(map(_is_utf8, _strings(value))):
+                raise ValueError(f"{name} is not UTF-8 text")
         return self
 
     def to_json(self) -> str:
@@ -97,14 +95,23 @@ def _why(error: Exception) -> str:
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: Any) -> Iterable[str]:
     """Those in a field; records in it look after their own."""
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from (text for pair in value.items() for text in pair if isinstance(text, str))
-    elif isinstance(value, tuple) and value and isinstance(value[0], str):
-        yield from value
+        return (value,)
+    if isinstance(value, dict):
+        return (text for pair in value.items() for text in pair if isinstance(text, str))
+    return value if isinstance(value, tuple) and value and isinstance(value[0], str) else ()
+
+
+def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 UNSEALED = 64 * "0"

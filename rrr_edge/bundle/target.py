@@ -1,5 +1,6 @@
 """Targets: a backend on a device, from `targets/NAME.toml`."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -87,7 +88,8 @@ class Target(Record):
             if not path.is_file():
                 raise UsageError(f"There is no target file {path}.")
             return cls.from_toml_file(path)
-        choose(str(name), target_names(), "target")
+        if not is_known(str(name)):
+            choose(str(name), target_names(), "target")
         own = target_here(str(name))
         if own is None:
             return cls.from_toml_file(PACKAGED / f"{name}.toml")
@@ -110,6 +112,13 @@ def target_here(name: str) -> Path | None:
     """The current folder's own file of the target `name`, which goes before the packaged one."""
     own = Path("targets") / f"{name}.toml"
     return own if own.is_file() else None
+
+
+def is_known(name: str) -> bool:
+    """Whether there is a target of that name, without a look at the others."""
+    return re.match(NAME, name) is not None and any(
+        (folder / f"{name}.toml").is_file() for folder in (Path("targets"), PACKAGED)
+    )
 
 
 def target_names() -> list[str]:

@@ -74,10 +74,10 @@ def cpu_quota() -> float | None:
 
 def _quota_of(cgroup: Path) -> float | None:
     try:
-        if (cgroup / "cpu.max").is_file():
+        with suppress(FileNotFoundError):
             quota, period = (cgroup / "cpu.max").read_text().split()
-        else:
-            quota, period = ((cgroup / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            return int(quota) / int(period)
+        quota, period = ((cgroup / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         return int(quota) / int(period) if int(quota) > 0 else None
     except (OSError, ValueError, ZeroDivisionError):  # "max" is no number
         return None
@@ -93,13 +93,17 @@ def _cgroups(controller: str) -> Iterator[Path]:
         rows = [line.split(":", 2) for line in _MEMBERSHIP.read_text("utf-8", "surrogateescape").splitlines()]
     except OSError:
         rows = []
+    found: dict[str, None] = {}
     for row in (*rows, ["0", "", "/"], ["1", controller, "/"]):
         if len(row) != 3 or (row[1] and controller not in row[1].split(",")):
             continue
-        names = (controller, row[1]) if row[1] else ("", "unified")
-        for mount in (_CGROUP / name for name in dict.fromkeys(names)):
-            inner = mount / row[2].lstrip("/")
-            yield from (folder for folder in (inner, *inner.parents) if folder.is_relative_to(mount))
+        for name in dict.fromkeys((controller, row[1]) if row[1] else ("", "unified")):
+            mount = str(_CGROUP / name)
+            folder = f"{mount}/{row[2].strip('/')}".rstrip("/")
+            while len(folder) >= len(mount):
+                found[folder] = None
+                folder = os.path.dirname(folder)
+    yield from map(Path, found)
 
 
 def _physical_cores(allowed: set[int]) -> int:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from rrr_edge.bundle.external_data import require_self_contained
+from rrr_edge.bundle.external_data import require_no_other_files, require_self_contained
 from rrr_edge.errors import CorruptArtifact
 
 
@@ -50,9 +50,10 @@ def test_a_tensor_in_another_file_is_found_wherever_it_is_named(place: str, tmp_
     for external in (False, True):
         path = tmp_path / f"{external}.onnx"
         path.write_bytes(helper.make_model(PLACES[place](external)).SerializeToString())
-    require_self_contained(tmp_path / "False.onnx")
-    with pytest.raises(CorruptArtifact, match="takes weights from other files"):
-        require_self_contained(tmp_path / "True.onnx")
+    for require in (require_self_contained, require_no_other_files):
+        require(tmp_path / "False.onnx")
+        with pytest.raises(CorruptArtifact, match="takes weights from other files"):
+            require(tmp_path / "True.onnx")
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 100, b"not a graph", b"\x3a\x7f", b"\x0b"])
