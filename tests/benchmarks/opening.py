@@ -3,8 +3,8 @@
     git worktree add ../older COMMIT
     python tests/benchmarks/opening.py ../older [--pairs 12] [--opens 10]
 
-Both open the same bundle, the fixture of the tests, which the first release's format is. A process imports everything
-and opens once, which makes OpenVINO's cache; then it opens again and again, and its medians count. The difference is the
+Both open the same bundle, the fixture of the tests, in the first release's format. A process imports everything and
+opens once, which makes OpenVINO's cache; then it opens again and again, and its medians count. The difference is the
 median over the pairs of processes, with its 95 % interval. Without a checkout this one is compared with itself.
 """
 
