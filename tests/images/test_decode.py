@@ -149,7 +149,7 @@ import ctypes, io
 import numpy as np
 from PIL import Image, TiffImagePlugin, features
 from rrr_edge.images import decode
-decode._STRIP_PIXELS, decode._FIXED_BYTES = 20_000, 1_500_000
+decode._STRIP_PIXELS, decode._FIXED_BYTES = 20_000, 2_000_000
 TiffImagePlugin.STRIP_SIZE = 1 << 30
 SIDE = 600
 noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 4), np.uint8)
