@@ -33,6 +33,11 @@ def test_an_option_goes_before_the_file_and_the_file_before_the_default(tmp_path
     assert recipe == RRR(branches=2, image_size=64, training=Training(epochs=9, learning_rate=0.01))
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_bytes(b"\xef\xbb\xbfseed = 7\n")
+    assert read_recipe(tmp_path / "own.toml").seed == 7
+
+
 def test_no_argument_is_changed() -> None:
     options: dict[str, Any] = {"branches": 2, "epochs": 3}
     read_recipe(None, **options)

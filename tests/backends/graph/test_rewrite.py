@@ -1,5 +1,7 @@
 """Graphs are read and written whole; MACs are counted like the structure's."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rrr_edge.backends.graph.rewrite import Graph, Tensor, make_node, node_like
+from rrr_edge.bundle.files import writing_to
 from rrr_edge.bundle.folder import Bundle
-from rrr_edge.errors import CorruptArtifact
+from rrr_edge.errors import CannotRunHere, CorruptArtifact
 
 
 def small(kind: int = TensorProto.FLOAT) -> Graph:
@@ -93,3 +96,14 @@ def test_the_graphs_macs_are_the_manifests(shared_bundle: Bundle) -> None:
     graph = Graph.load(shared_bundle.model)
     assert graph.precision_shares() == {"fp32": 1.0}
     assert sum(graph.macs().values()) == shared_bundle.manifest.cost.macs
+
+
+def test_a_full_disk_is_that_of_the_graph_and_not_of_what_is_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("onnx.save_model", full)
+    with pytest.raises(CannotRunHere, match=r"temporary/lowered\.onnx is full"), writing_to(tmp_path / "bundle"):
+        small().save(tmp_path / "temporary" / "lowered.onnx")
