@@ -146,7 +146,7 @@ def require_layers(names: Collection[str], layers: Sequence[QuantisedLayer]) -> 
             near = difflib.get_close_matches(name, there, n=1)
             raise UsageError(
                 f"The network has no quantised layer {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}",
-                advice="`rrr-edge compile --explain` shows the names for the target's table `quantisation`.",
+                advice="`compile --explain` shows the names for the target's table `quantisation`.",
             )
 
 
