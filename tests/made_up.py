@@ -153,7 +153,7 @@ def profile(
     whole = {"params": RESNET152, "macs": 3_758_923_776}
     named = {"ResNet152, openvino int8": 12.0, "ResNet152, PyTorch": 90.0} if baselines is None else baselines
     beside = [
-        measurement(name, rival_ms, backend="pytorch" if "PyTorch" in name else "openvino", **whole)
+        measurement(name, rival_ms, **{"backend": "pytorch", "precision": "fp32"} if "PyTorch" in name else {}, **whole)
         for name, rival_ms in named.items()
     ]
     ratios: tuple[Ratio, ...] = tuple(ratio(m, engine) for m in beside)

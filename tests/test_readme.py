@@ -135,7 +135,19 @@ def test_every_option_that_is_named_exists() -> None:
     said = set(re.findall(r"`(--[a-z-]+)", README))
     helps = "".join(
         _run([sys.executable, "-m", "rrr_edge", verb, "--help"], ROOT).stdout
-        for verb in ("compress", "compile", "profile", "report", "gate", "demo", "predict", "doctor", "verify", "watch")
+        for verb in (
+            "compress",
+            "compile",
+            "profile",
+            "report",
+            "gate",
+            "demo",
+            "predict",
+            "evaluate",
+            "doctor",
+            "verify",
+            "watch",
+        )
     )
     assert said
     assert all(option in helps for option in said), said

@@ -8,13 +8,13 @@
                engines/.timings/        what TensorRT's builder remembers, by GPU and version
                engines/.searches/       what searches for a way to quantise have measured, by engine
                profiles/openvino-int8/  profile.json  samples.csv  *.svg  report.html
+               evaluations/openvino-int8/  evaluation.json  confusion.svg  mistakes.png  learning.svg
+               reference_network.json   the answers of a network to compare with
                baselines/               resnet152.onnx  channel-30.onnx ...
 
 Only this file knows the names on disk. A verb adds files and replaces its own; everything is renamed into place.
 """
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from rrr_edge.bundle.engine import DeviceVerification, Engine, Prepared
 from rrr_edge.bundle.files import FileEntry, require_file, require_no_links, sha256, staged_folder
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.record import Sealed
-from rrr_edge.bundle.reference import Reference
+from rrr_edge.bundle.reference import Reference, reading_arrays
 from rrr_edge.bundle.target import PRECISIONS, Target
 from rrr_edge.errors import BadInput, CorruptArtifact, UsageError, reading, require_local, require_text
 
@@ -48,6 +48,8 @@ VERIFIED = "verified.json"
 PREPARED = "prepared.onnx"
 PREPARED_CARD = "prepared.json"
 PROFILE = "profile.json"
+EVALUATION = "evaluation.json"
+REFERENCE_NETWORK = "reference_network.json"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,12 @@ class Bundle:
         return self._checked(MODEL)
 
     @property
+    def training_log(self) -> Path | None:
+        """None where the bundle has none."""
+        known = any(entry.name == TRAINING_LOG for entry in self.manifest.files)
+        return self._checked(TRAINING_LOG) if known else None
+
+    @property
     def baseline(self) -> Path:
         """Where the workshop puts the uncompressed network; may not exist."""
         return self.alternative(self.manifest.recipe.backbone)
@@ -102,7 +110,7 @@ class Bundle:
     @cached_property
     def reference(self) -> Reference:
         """Raises CorruptArtifact, also where its arrays do not fit each other or the manifest."""
-        with _arrays(self._checked(REFERENCE)) as arrays:
+        with reading_arrays(self._checked(REFERENCE)) as arrays:
             found = Reference(**{name: arrays[name] for name in Reference.__dataclass_fields__})
         count, classes = len(found.images), len(self.manifest.labels)
         expected = {
@@ -118,7 +126,7 @@ class Bundle:
     @cached_property
     def calibration(self) -> NDArray[np.uint8]:
         """Raises CorruptArtifact, also where the images are not of the manifest's size."""
-        with _arrays(self._checked(CALIBRATION)) as arrays:
+        with reading_arrays(self._checked(CALIBRATION)) as arrays:
             images: NDArray[np.uint8] = arrays["images"]
         self._require_shape(CALIBRATION, "images", images, "uint8", self._shape_of_images(len(images)))
         return images
@@ -172,6 +180,17 @@ class Bundle:
     def rounds_folder(self, name: str) -> Path:
         """What an interrupted profile has measured so far; may not exist."""
         return self._inside("profiles", f".{name}.rounds")
+
+    @property
+    def reference_network(self) -> Path:
+        """Where the answers of a network to compare with are kept; may not exist."""
+        return self._inside(REFERENCE_NETWORK)
+
+    def evaluation_names(self) -> list[str]:
+        return sorted(file.parent.name for file in (self.path / "evaluations").glob(f"[!.]*/{EVALUATION}"))
+
+    def evaluation_folder(self, name: str) -> Path:
+        return self._inside("evaluations", name)
 
     def available(self, target: Target) -> Target:
         """`target` at its own precision, or else at the lowest whose engine is there; itself where none is."""
@@ -269,12 +288,3 @@ def _read(path: Path, record: type[R], repair: str) -> R:
         return record.from_json_file(path)
     except BadInput as error:
         raise CorruptArtifact(str(error), advice=error.advice or f"Run: {repair}") from error
-
-
-@contextmanager
-def _arrays(path: Path) -> Iterator[Any]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            yield arrays
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise CorruptArtifact(f"{path} cannot be read: {error}.") from error

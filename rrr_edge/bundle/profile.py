@@ -9,6 +9,7 @@ from pydantic import Field
 
 from rrr_edge.bundle.commands import profiling
 from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.evaluation import ReferenceComparison
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import PROFILE
 from rrr_edge.bundle.measurements import (
@@ -44,7 +45,8 @@ class Profile(Sealed):
     JPEG of 1280x720, and its parts are those of the very same runs. `layers` have the shares that the backend clocked
     of the engine's median; `profiling_overhead` (in JSON `clocking`) is how many times as long a run takes meanwhile,
     and `images_computed` how many images a run computes, the given one and those that fill up its batch.
-    `samples_sha256` is of samples.csv as it is stored.
+    `reference` is the bundle's reference network beside this engine, on the same test photos. `samples_sha256` is of
+    samples.csv as it is stored.
     """
 
     unsealed_before: ClassVar[str | None] = "samples_sha256"
@@ -57,6 +59,7 @@ class Profile(Sealed):
     precision_found: dict[str, float]
     accuracy: Accuracy | None
     verification: Verification
+    reference: ReferenceComparison | None = None
     measurements: tuple[Measurement, ...]
     ratios: tuple[Ratio, ...]
     alternatives: tuple[Alternative, ...] = ()

@@ -1,11 +1,17 @@
 """Reference images with torch's outputs, and the array types that sessions exchange."""
 
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rrr_edge.errors import CorruptArtifact
 
 Images = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -32,3 +38,13 @@ class Reference:
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     branch_probabilities: NDArray[np.float32]
+
+
+@contextmanager
+def reading_arrays(path: Path) -> Iterator[Any]:
+    """The arrays in the file `path`, by name. Raises CorruptArtifact, also for what goes wrong in the block."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise CorruptArtifact(f"{path} cannot be read: {error}.") from error

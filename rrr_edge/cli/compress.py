@@ -28,6 +28,17 @@ def compress(
     data: DataFolder,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="BUNDLE", help="The bundle to write.")],
     recipe: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="The same settings from a file.")] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|folder-order",
+            help="Measure your own network in --weights too: a text file with a class a line in the order of its "
+            "outputs, or folder-order.",
+        ),
+    ] = None,
+    own_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the images that your own network takes (default: image-size).")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable images that is skipped.")] = 0.01,
     with_baseline: Annotated[
@@ -42,6 +53,7 @@ def compress(
 ) -> None:
     """Turn a ResNet into a small network for your photos. Needs the `compress` extra."""
     from rrr_edge.bundle.commands import command_line
+    from rrr_edge.bundle.reference_network import network_beside
     from rrr_edge.bundle.settings import read_recipe
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose, rank=process_rank())
@@ -58,6 +70,9 @@ def compress(
         force=force,
         after_weights=display.say,
         after_scan=after_scan,
+        labels=labels,
+        own_size=own_size,
+        after_own=display.say,
     )
     if force:
         _warn_of_what_goes(out, display)
@@ -83,9 +98,12 @@ def compress(
         if accuracy
         else "no test images, so no accuracy"
     )
+    compared = network_beside(bundle)
+    beside = f"\n{compared.words}; the new one's accuracy is {compared.paired.words}" if compared else ""
     display.result(
-        manifest.document(),
-        f"{bundle.path}: {manifest.cost.params:,} parameters, {manifest.cost.macs / 1e6:,.0f} million MACs, {scored}\n"
+        {**manifest.document(), **({"reference": compared.document()} if compared else {})},
+        f"{bundle.path}: {manifest.cost.params:,} parameters, {manifest.cost.macs / 1e6:,.0f} million MACs, {scored}"
+        f"{beside}\n"
         f"next: {command_line('compile', bundle.path, target='openvino')}",
     )
 

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from rrr_edge.cli.options import (
 )
 from rrr_edge.errors import BadInput, RRREdgeError, UsageError, counted, require_local
 
+if TYPE_CHECKING:
+    from rrr_edge.bundle.verification import Accuracy
+
 
 @command
 def predict(
@@ -36,15 +39,19 @@ def predict(
     verbose: Verbose = False,
 ) -> None:
     """Classify images and folders. An unreadable file that was named makes the exit code 5."""
+    import numpy as np
+
+    from rrr_edge.bundle.evaluation import judge
     from rrr_edge.bundle.folder import Bundle
     from rrr_edge.images.fit import Region
+    from rrr_edge.images.names import nfc
     from rrr_edge.runtime.classifier import Classifier
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     for image in images:
         if not os.path.exists(image):
             require_local(image)
-    rows, unreadable = [], []
+    rows, unreadable, judged = [], [], []
     chosen = chosen_engine(Bundle.open(bundle), target, precision, display)
     region = None if roi is None else Region.of(roi)
     with display.progress() as on_progress:
@@ -64,12 +71,36 @@ def predict(
                 continue
             figures = {"probability": round(answer.probability, 6), "uncertainty": round(answer.uncertainty, 6)}
             rows.append({"image": str(file), "label": answer.label, "index": answer.index, **figures})
+            if file not in images and (label := nfc(file.parent.name)) in opened.labels:
+                judged.append((opened.labels.index(label), answer.probabilities))
     display.table("", [{k: f"{v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items()} for row in rows])
     for bad in unreadable:
         display.warn(bad["error"])
-    display.result({"engine": chosen.engine_name, "predictions": rows, "unreadable": unreadable})
+    document = {"engine": chosen.engine_name, "predictions": rows, "unreadable": unreadable}
+    said = ""
+    if judged:
+        labels, probabilities = zip(*judged, strict=True)
+        found = judge(np.stack(probabilities), np.array(labels), opened.labels)
+        document["summary"] = found.document()
+        classes = [{"class": label, "right": f"{share:.1%}"} for label, share in found.per_class.items()]
+        display.table("By class, as the folders are named", classes)
+        said = _summary(found, beside=len(files) - len(judged), bundle=bundle)
+    display.result(document, said)
     if not rows or {bad["image"] for bad in unreadable} & set(map(str, images)):
         raise typer.Exit(BadInput.exit_code)
+
+
+def _summary(found: "Accuracy", *, beside: int, bundle: Path) -> str:
+    """How often the answer is the name of the folder that the photo lies in; `beside` lie in others."""
+    from rrr_edge.bundle.commands import command_line
+
+    low, high = found.interval
+    others = f"; {beside} more lie in no folder of a class or cannot be read" if beside else ""
+    return (
+        f"{found.correct} of {found.images} photos are what their folder is named: {found.accuracy:.1%} (95 % interval "
+        f"{low:.1%} to {high:.1%}){others}. To leave out those that were trained on: "
+        f"{command_line('evaluate', bundle, 'PHOTOS')}"
+    )
 
 
 def _files_in(folder: Path, display: Display) -> list[Path]:

@@ -12,9 +12,11 @@ import torch
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, Recipe
+from rrr_edge.bundle.reference_network import ReferenceNetwork, RunnableNetwork
 from rrr_edge.bundle.sources import SOURCES, PhaseDepths
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS
 from rrr_edge.compress.method import Inputs, Method, cost_of
+from rrr_edge.compress.own_network import open_own
 from rrr_edge.compress.plan import Plan
 from rrr_edge.compress.prune import BLOCK, CHANNEL, ELEMENT
 from rrr_edge.compress.rrr import RECYCLE
@@ -22,10 +24,11 @@ from rrr_edge.compress.rrr.selection import path_of
 from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
 from rrr_edge.compress.weights import check_weights, require_source
 from rrr_edge.compress.workdir import Task, Workdir
-from rrr_edge.compress.write import image_counts, write_bundle
-from rrr_edge.errors import MissingLibrary
+from rrr_edge.compress.write import image_counts, reference_rows, write_bundle
+from rrr_edge.errors import BadInput, MissingLibrary, UsageError
 from rrr_edge.images.dataset import Dataset, scan
 from rrr_edge.images.layouts import require_folder
+from rrr_edge.images.reading import read_pictures
 from rrr_edge.networks import Network, build
 from rrr_edge.timing.progress import OnProgress, silent
 from rrr_edge.training import Device, Examples, open_fabric, require_branches, require_device
@@ -51,6 +54,10 @@ class Run:
     `max_bad` is the share of unreadable images that is skipped; `resume` goes on with an interrupted run of the same
     recipe and photos; `force` replaces an existing bundle or an interrupted run. Before anything is trained,
     `after_weights` is told in one sentence what a file of weights holds, and `after_scan` what was found in the photos.
+
+    `labels` tells what the outputs of the user's own network mean, whose file the recipe's weights are (`open_own`). It
+    is then measured on the test photos, at `own_size` pixels (None: the recipe's), before anything is trained;
+    `after_own` is told what was found, and the bundle has it as its reference network.
     """
 
     device: Device = "auto"
@@ -59,6 +66,9 @@ class Run:
     force: bool = False
     after_weights: Callable[[str], None] | None = None
     after_scan: Callable[[Dataset], None] | None = None
+    labels: str | None = None
+    own_size: int | None = None
+    after_own: Callable[[str], None] | None = None
 
     def workdir(self, out: str | Path) -> Workdir:
         return Workdir(Path(out), resume=self.resume, force=self.force)
@@ -97,13 +107,45 @@ def compress(
     )
     with ExitStack() as until_end:
         if first_does(fabric, lambda: workdir.claim(task, until_end)):
+            own = first_does(fabric, lambda: measure_own(recipe, dataset, run=run, on_progress=on_progress))
             examples = Examples(dataset.train.images, dataset.train.labels)
             inputs = Inputs(dataset, examples, Preprocess.of(recipe), training)
             made = METHODS[type(recipe)].make(recipe, inputs)
             first_does(
-                fabric, lambda: write_bundle(workdir, dataset, made=made, recipe=recipe, on_progress=on_progress)
+                fabric,
+                lambda: write_bundle(workdir, dataset, made=made, recipe=recipe, own=own, on_progress=on_progress),
             )
     return Bundle.open(workdir.out)
+
+
+def measure_own(recipe: Recipe, dataset: Dataset, *, run: Run, on_progress: OnProgress) -> ReferenceNetwork | None:
+    """The user's own network on the test photos that the bundle will hold; None unless `run` has labels.
+
+    Raises BadInput (see `open_own`; its outputs seem to be in another order).
+    """
+    if run.labels is None:
+        return None
+    network = _open_own(recipe, dataset.labels, run)
+    fitted = network.about.preprocess
+    golden = reference_rows(dataset, recipe)
+    images, labels = dataset.test.images[golden], dataset.test.labels[golden]
+    if fitted != Preprocess.of(recipe):
+        files = [dataset.test.files[row] for row in golden]
+        images, _, bad, _ = read_pictures(dataset.path, files, fitted, on_progress)
+        if bad:
+            raise BadInput(f"{dataset.path / bad[0].path} cannot be read any more: {bad[0].reason}.")
+    probabilities = network.answer(images, on_progress)
+    found = ReferenceNetwork.judged(network, probabilities, labels, names=dataset.labels, images="")
+    if run.after_own:
+        run.after_own(found.words)
+    return found
+
+
+def _open_own(recipe: Recipe, classes: tuple[str, ...], run: Run) -> RunnableNetwork:
+    assert run.labels is not None
+    preprocess = Preprocess.of(recipe)
+    fitted = preprocess.model_copy(update={"image_size": run.own_size or recipe.image_size})
+    return open_own(Path(recipe.weights), run.labels, classes, preprocess=fitted)
 
 
 def plan(
@@ -119,6 +161,8 @@ def plan(
     workdir.check()
     recipe, found, dataset, network = _prepare(data, recipe=recipe, run=run, on_progress=on_progress)
     workdir.require_task(Task(recipe=recipe, data_sha256=dataset.digest))
+    if run.labels is not None:
+        _open_own(recipe, dataset.labels, run)
     return Plan(
         bundle=str(out),
         photos=image_counts(dataset),
@@ -147,6 +191,7 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
     _check_libraries()
     require_device(run.device)
     require_source(recipe.weights, recipe.backbone)
+    _require_own(recipe, run)
     method = METHODS[type(recipe)]
     recipe = method.resolve(recipe)
     require_folder(Path(data))
@@ -172,6 +217,16 @@ def _blocks_read(recipe: Recipe) -> PhaseDepths:
         return path_of(recipe)[-1].depths
     depths: PhaseDepths = getattr(recipe, "depths", SOURCES[recipe.backbone].depths)
     return depths
+
+
+def _require_own(recipe: Recipe, run: Run) -> None:
+    if run.own_size is not None and run.labels is None:
+        raise UsageError("An own size is for an own network.", advice="Say what its outputs mean: --labels FILE.")
+    if run.labels is not None and not Path(recipe.weights).is_file():
+        raise UsageError(
+            f"Labels tell what the outputs of your own network mean, and the weights are {recipe.weights!r}.",
+            advice="Give its file: --weights own.pth; or leave --labels out.",
+        )
 
 
 def _check_libraries() -> None:

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import save
 
 from rrr_edge import __version__
+from rrr_edge.bundle.evaluation import judge
 from rrr_edge.bundle.files import describe_file, replace_folder, write_file, writing_to
-from rrr_edge.bundle.folder import CALIBRATION, MANIFEST, MODEL, REFERENCE, TRAINING_LOG, WEIGHTS
+from rrr_edge.bundle.folder import CALIBRATION, MANIFEST, MODEL, REFERENCE, REFERENCE_NETWORK, TRAINING_LOG, WEIGHTS
 from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.manifest import Manifest, Preprocess, Provenance
 from rrr_edge.bundle.recipe import Recipe
 from rrr_edge.bundle.reference import Outputs
+from rrr_edge.bundle.reference_network import ReferenceNetwork, images_sha256
 from rrr_edge.bundle.target import Precision
 from rrr_edge.bundle.verification import few_images_warning, guessing_warning
 from rrr_edge.compress.method import CompressedNetwork, cost_of
@@ -29,7 +32,7 @@ from rrr_edge.images.names import shown
 from rrr_edge.networks.export import export_onnx, verify_onnx
 from rrr_edge.timing.machine import cpu_info
 from rrr_edge.timing.progress import OnProgress, Step
-from rrr_edge.training import accuracy, predict
+from rrr_edge.training import predict
 
 _FILES = (WEIGHTS, MODEL, REFERENCE, CALIBRATION, TRAINING_LOG)
 REFERENCE_IMAGES = 500
@@ -40,15 +43,24 @@ _RECORDED = ("torch", "torchvision", "onnx", "onnxsim", "onnxruntime", "numpy", 
 
 
 def write_bundle(
-    workdir: Workdir, dataset: Dataset, *, made: CompressedNetwork, recipe: Recipe, on_progress: OnProgress
+    workdir: Workdir,
+    dataset: Dataset,
+    *,
+    made: CompressedNetwork,
+    recipe: Recipe,
+    own: ReferenceNetwork | None,
+    on_progress: OnProgress,
 ) -> None:
-    """Judge the network on the test photos and write the whole bundle, which appears in one step."""
+    """Judge the network on the test photos and write the whole bundle, which appears in one step.
+
+    `own` is the user's own network as it answered the test photos of `reference_rows`.
+    """
     stage, preprocess = workdir.stage, Preprocess.of(recipe)
     network = made.network.cpu().eval()
     on_progress(Step("evaluate", 0, 1))
     answers = predict(network, dataset.test.images, preprocess=preprocess)
     on_progress(Step("evaluate", 1, 1))
-    golden = choose_balanced(dataset.test.labels, REFERENCE_IMAGES, seed=recipe.seed)
+    golden = reference_rows(dataset, recipe)
     reference = Outputs(*(answer[golden] for answer in answers))
     images, labels = dataset.test.images[golden], dataset.test.labels[golden]
     chosen = choose_balanced(dataset.train.labels, BUNDLE_CALIBRATION_IMAGES, seed=recipe.seed)
@@ -66,7 +78,7 @@ def write_bundle(
         export_onnx(network, preprocess, stage / MODEL)
         verification = verify_onnx(stage / MODEL, images, labels, reference)
         on_progress(Step("export", 1, 1))
-        judged = accuracy(answers.probabilities, dataset.test.labels, dataset.labels)
+        judged = judge(answers.probabilities, dataset.test.labels, dataset.labels)
         doubts = [guessing_warning(judged, len(dataset.labels)), few_images_warning(len(images), _STRICTEST, Limits())]
         manifest = Manifest(
             name=workdir.out.stem,
@@ -81,9 +93,17 @@ def write_bundle(
             files=tuple(describe_file(stage / file) for file in (*_FILES, *made.files)),
         )
         write_file(stage / MANIFEST, manifest.to_json())
+        if own is not None:
+            whole = own.model_copy(update={"images_sha256": images_sha256(manifest)})
+            write_file(stage / REFERENCE_NETWORK, whole.to_json())
     with writing_to(workdir.out):
         replace_folder(stage, workdir.out)
     shutil.rmtree(workdir.work, ignore_errors=True)
+
+
+def reference_rows(dataset: Dataset, recipe: Recipe) -> NDArray[np.int64]:
+    """Which of the test photos the bundle holds, as reference images."""
+    return choose_balanced(dataset.test.labels, REFERENCE_IMAGES, seed=recipe.seed)
 
 
 def _provenance(dataset: Dataset, made: CompressedNetwork, doubts: Sequence[str]) -> Provenance:

@@ -152,7 +152,7 @@ def scan(
         test=parts["test"],
         bad=bad,
         duplicates=_duplicates(good, digests),
-        digest=_digest(good, digests),
+        digest=dataset_digest([(e.split, e.label, digest) for e, digest in zip(good, digests, strict=True)]),
         remarks=tuple(filter(None, remarks)),
     )
 
@@ -250,6 +250,7 @@ def _contradictions(good: Sequence[_Entry], digests: Sequence[str]) -> list[list
     ]
 
 
-def _digest(good: Sequence[_Entry], digests: Sequence[str]) -> str:
-    lines = sorted(f"{entry.split}\0{entry.label}\0{digest}\n" for entry, digest in zip(good, digests, strict=True))
+def dataset_digest(content: Sequence[tuple[str, str, str]]) -> str:
+    """The SHA-256 of a data set by the split, class and SHA-256 of each file, whatever their order and names."""
+    lines = sorted(f"{split}\0{label}\0{digest}\n" for split, label, digest in content)
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -23,6 +23,7 @@ from rrr_edge.profile.layer_times import CEILING, LAYERS, LayerTimes, profiling_
 from rrr_edge.profile.loads import measure_loads
 from rrr_edge.profile.onnx_baselines import compiled, targets_beside
 from rrr_edge.profile.pruned import Swept, forget_rounds, measure_sweep
+from rrr_edge.profile.reference import compared_with_reference
 from rrr_edge.profile.request import Baselines, Extras
 from rrr_edge.profile.run import ProfileRun
 from rrr_edge.report import files_of
@@ -66,7 +67,8 @@ def profile_bundle(
         sweep = baselines.sweep
         swept = measure_sweep(sweep, run, classifier.session, here) if sweep else Swept((), ())
         found = _measure(run, classifier, baselines, anatomy=extras.anatomy)
-    profile = _profile(run, engine, here, found, swept)
+        reference = compared_with_reference(bundle, classifier.session, on_progress)
+    profile = _profile(run, engine, here, found, swept).model_copy(update={"reference": reference})
     profile = _store(profile, bundle)
     forget_rounds(bundle, engine.name)
     if loads := measure_loads(run, extras.loads):

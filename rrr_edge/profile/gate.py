@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import numpy as np
-
-from rrr_edge.backends import backend_of
+from rrr_edge.backends import Session, backend_of
 from rrr_edge.bundle.commands import compiling
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.evaluation import PairedDifference
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.limits import require_share
+from rrr_edge.bundle.reference_network import ReferenceNetwork, labels_of, same_photos
 from rrr_edge.bundle.target import PRECISIONS, Precision, Target
 from rrr_edge.bundle.verification import drops_beyond
 from rrr_edge.errors import UsageError, choose, counted
 from rrr_edge.profile.gate_result import Drop, Gate, GateVerdict, SelfTest, Speed
 from rrr_edge.profile.onnx_baselines import running, shuffled_images
+from rrr_edge.profile.reference import answers_here
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import Run, TimingSettings, take_turns, turn_ms, warm_up, without_garbage_collection
 from rrr_edge.timing.machine import threads_to_use
@@ -73,10 +74,11 @@ def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, on_
     Raises UsageError (not compiled; engines or accuracies that cannot be compared), CannotRunHere, CorruptArtifact.
     """
     target = _settled(baseline, candidate, target)
-    drop = _drop(baseline, candidate, target, limits)
+    _require_same_photos(baseline, candidate, limits)
     with ExitStack() as stack:
         first, second = (_opened(stack, side, target) for side in (baseline, candidate))
-        speed = race(first, second, limits, on_progress=on_progress)
+        drop = None if limits.max_drop == 1 else _drop(first, second, limits, on_progress)
+        speed = race(first.run, second.run, limits, on_progress=on_progress)
     verdicts = {speed.verdict, drop.verdict if drop else "pass"}
     return Gate(
         baseline=_name(baseline, target),
@@ -94,7 +96,7 @@ def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, on_
 def require_comparable(baseline: Side, candidate: Side, target: Target, limits: Limits) -> Target:
     """Raise what `compare` would before it measures; return the target with its number of threads."""
     backend_of(target).check(target)
-    _drop(baseline, candidate, target, limits)
+    _require_same_photos(baseline, candidate, limits)
     return _settled(baseline, candidate, target)
 
 
@@ -105,7 +107,8 @@ def self_test(side: Side, target: Target, limits: Limits, *, times: int, on_prog
     for done in range(times):
         on_progress(Step("self-test", done, times))
         with ExitStack() as stack:
-            comparisons.append(race(_opened(stack, side, target), _opened(stack, side, target), limits))
+            first, second = (_opened(stack, side, target) for _ in range(2))
+            comparisons.append(race(first.run, second.run, limits))
     on_progress(Step("self-test", times, times))
     return SelfTest(
         engine=_name(side, target),
@@ -178,12 +181,21 @@ def _turn_ms(run: Run, round_: int, timing: TimingSettings) -> float:
     return statistics.median(samples)
 
 
-def _opened(stack: ExitStack, side: Side, target: Target) -> Run:
+class _Opened(NamedTuple):
+    bundle: Bundle
+    session: Session
+
+    @property
+    def run(self) -> Run:
+        return running(self.session, shuffled_images(self.bundle))
+
+
+def _opened(stack: ExitStack, side: Side, target: Target) -> _Opened:
     precision = side.precision or target.precision
     classifier = stack.enter_context(
         Classifier.open(side.bundle.path, target, precision=precision, threads=target.threads)
     )
-    return running(classifier.session, shuffled_images(side.bundle))
+    return _Opened(side.bundle, classifier.session)
 
 
 def _settled(baseline: Side, candidate: Side, target: Target) -> Target:
@@ -202,34 +214,37 @@ def _name(side: Side, target: Target) -> str:
     return f"{side.bundle.path.name}:{side.precision or target.precision}"
 
 
-def _drop(baseline: Side, candidate: Side, target: Target, limits: Limits) -> Drop | None:
-    """None where any drop is allowed."""
+def _require_same_photos(baseline: Side, candidate: Side, limits: Limits) -> None:
+    """Raise UsageError unless both have the same labelled photos, or any drop is allowed."""
     if limits.max_drop == 1:
-        return None
-    known = int((baseline.bundle.reference.labels >= 0).sum())
-    if not known:
+        return
+    if not len(labels_of(baseline.bundle)):
         raise UsageError(
             f"The reference images of {baseline.bundle.path} have no labels, so accuracies cannot be compared.",
             advice="Compare times only: --max-drop 1",
         )
-    if not _same_photos(baseline.bundle, candidate.bundle):
+    if not same_photos(baseline.bundle, candidate.bundle):
         raise UsageError(
             f"The accuracies of {baseline.bundle.path} and {candidate.bundle.path} are of different photos.",
             advice="Compress both from the same photos with the same seed, or compare times only: --max-drop 1",
         )
-    before, after = (side.engine(target).verification.accuracy for side in (baseline, candidate))
-    interval = wilson_interval(round(after * known), known)
+
+
+def _drop(baseline: _Opened, candidate: _Opened, limits: Limits, on_progress: OnProgress) -> Drop:
+    """What both answer here to the same photos."""
+    labels = labels_of(candidate.bundle)
+    before, after = (answers_here(one.bundle, one.session, on_progress) == labels for one in (baseline, candidate))
+    paired = PairedDifference.of(after, before)
     verdict: GateVerdict = "pass"
-    if drops_beyond(limits.max_drop, before, after):
-        verdict = "fail" if drops_beyond(limits.max_drop, before, interval[1]) else "undecided"
-    return Drop(baseline=before, candidate=after, interval=interval, images=known, verdict=verdict)
-
-
-def _same_photos(a: Bundle, b: Bundle) -> bool:
-    """Whether the labelled images are the same; preprocessed in another way, drawn alike from the same files."""
-    if not np.array_equal(a.reference.labels, b.reference.labels):
-        return False
-    if a.manifest.preprocess == b.manifest.preprocess:
-        return np.array_equal(a.reference.images, b.reference.images)
-    drawn, as_well = ((m.provenance.data_sha256, m.recipe.seed) for m in (a.manifest, b.manifest))
-    return drawn == as_well
+    if drops_beyond(limits.max_drop, 0, paired.difference):
+        verdict = "fail" if drops_beyond(limits.max_drop, 0, paired.interval[1]) else "undecided"
+    reference = ReferenceNetwork.of(candidate.bundle)
+    return Drop(
+        baseline=float(before.mean()),
+        candidate=float(after.mean()),
+        interval=wilson_interval(int(after.sum()), len(labels)),
+        images=len(labels),
+        paired=paired,
+        reference=reference.compare(labels, after) if reference else None,
+        verdict=verdict,
+    )

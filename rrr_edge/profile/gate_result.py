@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.evaluation import PairedDifference, ReferenceComparison
 from rrr_edge.bundle.record import SCHEMA, Record, SchemaVersion
 from rrr_edge.errors import counted
 from rrr_edge.report.markup import plain_markdown
@@ -36,25 +37,30 @@ class Speed(Record):
 
 
 class Drop(Record):
-    """Accuracies of the engines on the same labelled reference images, as compile stored them.
+    """Accuracies of the engines on the same labelled reference images, as they answer here.
 
-    `interval` is Wilson's at 95 % for the candidate's. A loss within the limit on these images passes, one beyond it
-    fails where the interval lies below the limit, and is undecided where the limit lies within.
+    `interval` is Wilson's at 95 % for the candidate's. `paired` is the candidate's accuracy less the baseline's: a loss
+    within the limit on these images passes, one beyond it fails where the interval of the difference lies beyond the
+    limit, and is undecided where the limit lies within. `reference` is the candidate's reference network beside it.
     """
 
     baseline: float
     candidate: float
     interval: Interval
     images: int
+    paired: PairedDifference
+    reference: ReferenceComparison | None = None
     verdict: GateVerdict
 
     def sentences(self, max_drop: float) -> Iterator[str]:
         low, high = self.interval
         yield (
             f"Accuracy {self.baseline:.2%} -> {self.candidate:.2%} ({low:.1%} to {high:.1%}, 95 %) on {self.images} "
-            f"images (limit: {max_drop:.2%} lower)."
+            f"images, {self.paired.words} on paired answers (limit: {max_drop:.2%} lower)."
         )
-        if low < self.baseline - max_drop <= high:
+        if self.reference:
+            yield f"Beside the reference: {self.reference.words}, the candidate's is {self.reference.paired.words}."
+        if self.paired.interval[0] < -max_drop <= self.paired.interval[1]:
             least = "; a single one is more than the limit" if self.images * max_drop < 1 - 1e-9 else ""
             helps = ": compress with more test photos, or raise --max-drop" if self.verdict == "undecided" else ""
             yield f"So few images cannot tell whether other photos would lose more than the limit{least}{helps}."

@@ -23,7 +23,7 @@ class Markup(str):
 Attribute: TypeAlias = str | float | bool | None
 
 # Elements of HTML that have no end.
-_VOID = {"meta", "link"}
+_VOID = {"meta", "link", "img"}
 # Neither XML nor HTML can write these.
 _UNWRITABLE = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0), 0xFFFE, 0xFFFF} - {9, 10, 13}, "\ufffd")
 

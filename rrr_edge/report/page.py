@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rrr_edge import __version__
+from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.report import appendix, tables
 from rrr_edge.report.candidate import Candidate
+from rrr_edge.report.confusion import draw_confusion, draw_learning
+from rrr_edge.report.evaluation import LARGEST_MATRIX, evaluation_of, evaluation_tables
 from rrr_edge.report.latency import draw_distribution, draw_latency
 from rrr_edge.report.markup import Markup, element, together
 from rrr_edge.report.parts import draw_parts, draw_roofline
@@ -21,6 +24,7 @@ from rrr_edge.report.words import are_figures, count, interval_of, milliseconds,
 
 GENERATOR = "rrr-edge report"
 _HERE = Path(__file__).parent
+_SHEET = "The most confident mistakes, as the network saw them."
 
 _CAPTIONS = {
     "latency": "A tick is one run, the box the middle half of them, the bar the median.",
@@ -30,6 +34,8 @@ _CAPTIONS = {
     "roofline": "Multiply-accumulates a second over the most that this machine was seen to reach: {how}.",
     "spider": "Towards the centre is better. Each arm is as long as the larger of the two.",
     "pareto": "Up and to the left is better.",
+    "confusion": "A row is a class, a column an answer; the darker, the more of its photos. Wrong ones in colour.",
+    "learning": "Of the training photos as they were augmented, with the weights of that moment.",
 }
 
 
@@ -139,7 +145,28 @@ def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
         ),
         *map(_table, others),
         *_folded("The slowest layers", appendix.slowest_layers(profile)),
+        *_evaluated(own.bundle, profile.target.engine_name),
     )
+
+
+def _evaluated(bundle: Bundle, engine: str) -> Iterable[Markup]:
+    """What `rrr-edge evaluate` found of the engine, of this network otherwise."""
+    evaluation = evaluation_of(bundle, engine)
+    if evaluation is None:
+        return
+    yield element("h3", f"What it gets wrong: {evaluation.words}")
+    yield from _doubts(evaluation.notes)
+    first, *others = evaluation_tables(evaluation)
+    yield _table(first)
+    large = len(evaluation.labels) > LARGEST_MATRIX
+    yield _figures([draw_confusion(evaluation) if large else None, draw_learning(bundle)])
+    for table in others:
+        yield from _folded(table.caption, table)
+    if evaluation.contact_sheet:
+        sheet = (bundle.evaluation_folder(evaluation.what) / evaluation.contact_sheet.name).read_bytes()
+        source = f"data:image/jpeg;base64,{base64.b64encode(sheet).decode()}"
+        shown = element("img", src=source, alt="The photos of the most confident mistakes, numbered as in the table")
+        yield element("figure", shown, element("figcaption", _SHEET), class_="all")
 
 
 def _figures(
@@ -229,5 +256,6 @@ def _table(table: tables.Table, *, head: bool = True) -> Markup:
 def _footer() -> str:
     return (
         f"Made by rrr-edge {__version__}. Method: Sun, Guyon, Mohr and Tabia, RRR-Net, 2023. "
-        "Intervals are at 95 %: of medians and ratios by the bootstrap, of means Student's, of accuracies Wilson's."
+        "Intervals are at 95 %: of medians and ratios by the bootstrap, of means Student's, of accuracies Wilson's, of "
+        "differences of accuracies Tango's for pairs."
     )

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rrr_edge.bundle.environment import Environment
-from rrr_edge.bundle.measurements import Alternative, Load, Measurement, PartTime
+from rrr_edge.bundle.evaluation import ReferenceComparison
+from rrr_edge.bundle.measurements import Alternative, Load, Measurement, PartTime, Subject
 from rrr_edge.bundle.profile import ENGINE, PHOTO, Profile
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.words import title_of
@@ -50,19 +51,35 @@ def times(profile: Profile) -> Table:
 
 
 def networks(profile: Profile) -> Table:
-    """What is known of the engine and of each network beside it."""
+    """What is known of the engine and of each network beside it.
+
+    The others have random weights; the accuracy of a reference network stands where it is the same network in FP32, or
+    else in a row of its own, with the paired difference of the engine's accuracy to it.
+    """
     accuracy = f"{profile.verification.accuracy:.1%}" if profile.accuracy else ""
-    rows = [
-        (
-            _row_name(m),
-            "" if m.subject.size_mb is None else f"{m.subject.size_mb:.1f}",
-            "" if m.subject.params is None else f"{m.subject.params / 1e6:.2f} M",
-            "" if m.subject.macs is None else f"{m.subject.macs / 1e6:,.0f} M",
-            accuracy if m.name == ENGINE else "",
-        )
-        for m in (profile.engine, *profile.baselines)
-    ]
-    return Table("What was run", ("", "MB", "params", "MACs", "accuracy"), rows)
+    reference = profile.reference
+    compared = (f"{reference.accuracy:.1%}", reference.paired.short) if reference else ("", "")
+    rows, placed = [], False
+    for m in (profile.engine, *profile.baselines):
+        subject = m.subject
+        same = reference is not None and m.name != ENGINE and is_network_of(subject, reference)
+        placed |= same
+        judged = compared if same else (accuracy if m.name == ENGINE else "", "")
+        size = "" if subject.size_mb is None else f"{subject.size_mb:.1f}"
+        params = "" if subject.params is None else f"{subject.params / 1e6:.2f} M"
+        macs = "" if subject.macs is None else f"{subject.macs / 1e6:,.0f} M"
+        rows.append((_row_name(m), size, params, macs, *judged))
+    if reference and not placed:
+        params, macs = f"{reference.params / 1e6:.2f} M", f"{reference.macs / 1e6:,.0f} M"
+        rows.append((f"{reference.name}, {reference.network}", "", params, macs, *compared))
+    header = ("", "MB", "params", "MACs", "accuracy", "engine's is, in points (95 %)")
+    caption = f"What was run; the reference's accuracy is that of {reference.name}" if reference else "What was run"
+    return Table(caption, header, rows) if reference else Table(caption, header[:-1], [row[:-1] for row in rows])
+
+
+def is_network_of(subject: Subject, reference: ReferenceComparison) -> bool:
+    """Whether what was timed, with random weights, is the reference's network in the type in which that was judged."""
+    return (subject.params, subject.macs, subject.precision) == (reference.params, reference.macs, "fp32")
 
 
 def _sweep(profile: Profile) -> Table:
@@ -103,13 +120,17 @@ def _without_empty_columns(table: Table) -> Table:
 def engines(candidates: Sequence[Candidate]) -> Table:
     """The engines' rows of all profiles, with the machine where there are several."""
     several = len({c.profile.environment.machine_id for c in candidates}) > 1
+    referred = any(c.profile.reference for c in candidates)
     rows = []
     for candidate in candidates:
         own, network = times(candidate.profile).rows[0], networks(candidate.profile).rows[0]
         machine = (machine_words(candidate.profile.environment),) if several else ()
-        rows.append((title_of(candidate.profile), *own[1:3], *network[1:], *machine))
+        beside = candidate.profile.reference
+        compared = (f"{beside.paired.short} than {beside.name}" if beside else "",) if referred else ()
+        rows.append((title_of(candidate.profile), *own[1:3], *network[1:5], *compared, *machine))
     of_times, of_network = times(candidates[0].profile).header, networks(candidates[0].profile).header
-    names = ("engine", *of_times[1:3], *of_network[1:], *(("machine",) if several else ()))
+    added = (*(("in points (95 %)",) if referred else ()), *(("machine",) if several else ()))
+    names = ("engine", *of_times[1:3], *of_network[1:5], *added)
     return Table("Every engine that was profiled", names, rows)
 
 

@@ -37,7 +37,10 @@ def _accuracy(own: Candidate) -> Iterator[str]:
     proof = own.profile.verification
     if own.profile.accuracy:
         low, high = accuracy_interval(own.profile)
-        yield f"and is right on {proof.accuracy:.1%} of {proof.images} test images ({low:.1%} to {high:.1%})"
+        beside = ""
+        if reference := own.profile.reference:
+            beside = f", {reference.paired.words} beside the {reference.accuracy:.1%} of {reference.name}"
+        yield f"and is right on {proof.accuracy:.1%} of {proof.images} test images ({low:.1%} to {high:.1%}){beside}"
 
 
 def _doubts(candidates: Sequence[Candidate]) -> Iterator[str]:

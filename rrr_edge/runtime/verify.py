@@ -106,7 +106,7 @@ def _passed(record: DeviceVerification, engine: Engine) -> bool:
     return record.verification.passed and share >= least_share(asked, engine.target.quantisation)
 
 
-def answer(session: Session, images: Images, on_progress: OnProgress) -> Outputs:
+def answer(session: Session, images: Images, on_progress: OnProgress, stage: str = "verify") -> Outputs:
     """What `session` answers to `images`, in batches of 16."""
     done = 0
 
@@ -114,7 +114,7 @@ def answer(session: Session, images: Images, on_progress: OnProgress) -> Outputs
         nonlocal done
         outputs = session.run(chunk)
         done += len(chunk)
-        on_progress(Step("verify", done, len(images)))
+        on_progress(Step(stage, done, len(images)))
         return outputs
 
     return in_batches(run, images, 16)

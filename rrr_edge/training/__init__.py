@@ -2,7 +2,7 @@
 
 from rrr_edge.training.batches import Examples
 from rrr_edge.training.branches import reestimate_stump, require_branches
-from rrr_edge.training.evaluate import accuracy, predict
+from rrr_edge.training.evaluate import predict
 from rrr_edge.training.loop import minimise, train
 from rrr_edge.training.run import Device, Run, Trained, open_fabric, require_device
 
@@ -11,7 +11,6 @@ __all__ = [
     "Examples",
     "Run",
     "Trained",
-    "accuracy",
     "minimise",
     "open_fabric",
     "predict",

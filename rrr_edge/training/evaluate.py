@@ -1,19 +1,13 @@
-"""A network's answers to images, and its accuracy."""
+"""A network's answers to images."""
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.bundle.reference import Floats, Images, Outputs
-from rrr_edge.bundle.verification import Accuracy
+from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.errors import BadInput
 from rrr_edge.networks import Network
 from rrr_edge.networks.export import Deployed
-from rrr_edge.timing.statistics import wilson_interval
-
-CALIBRATION_BINS = 15
 
 
 def predict(network: Network, images: Images, *, preprocess: Preprocess, batch_size: int = 64) -> Outputs:
@@ -38,31 +32,3 @@ def predict(network: Network, images: Images, *, preprocess: Preprocess, batch_s
         network.train(was_training)
     probabilities, branch_probabilities = (torch.cat(parts).cpu().numpy() for parts in zip(*answers, strict=True))
     return Outputs(probabilities, branch_probabilities)
-
-
-def accuracy(probabilities: Floats, labels: NDArray[np.int64], class_names: tuple[str, ...]) -> Accuracy:
-    """Judge `probabilities` [N, K] by `labels` [N]; a class without images has no entry in `per_class`.
-
-    Raises BadInput where there is nothing to judge, or names, labels and probabilities do not belong together.
-    """
-    if not len(labels):
-        raise BadInput("There are no images to judge the network by.")
-    if probabilities.shape != (len(labels), len(class_names)):
-        raise BadInput(
-            f"Probabilities of shape {list(probabilities.shape)} do not fit {len(labels)} labels "
-            f"of {len(class_names)} classes."
-        )
-    right = probabilities.argmax(1) == labels
-    error = multiclass_calibration_error(
-        torch.from_numpy(probabilities), torch.from_numpy(labels), len(class_names), CALIBRATION_BINS, norm="l1"
-    )
-    return Accuracy(
-        images=len(labels),
-        correct=int(right.sum()),
-        accuracy=float(right.mean()),
-        interval=wilson_interval(int(right.sum()), len(labels)),
-        calibration_error=float(error),
-        per_class={
-            name: float(right[labels == index].mean()) for index, name in enumerate(class_names) if index in labels
-        },
-    )

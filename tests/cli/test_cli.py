@@ -38,6 +38,7 @@ COMMANDS = (
     "report",
     "gate",
     "predict",
+    "evaluate",
     "targets",
     "demo",
     "doctor",

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_bundle import VERIFICATION, write_bundle, write_engine
+from fake_bundle import write_bundle, write_engine
 from scipy.stats import binomtest
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import ENGINE_FILE, Fake
-from rrr_edge.bundle.folder import ENGINE, Bundle
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.profile.gate import Limits, Side, compare, race, self_test
@@ -96,17 +97,31 @@ def test_senseless_limits_are_refused(wrong: dict[str, float]) -> None:
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    monkeypatch.setitem(BACKENDS, "fake", Fake.always([1 / 3] * 3))
+    monkeypatch.setitem(BACKENDS, "fake", OftenRight.always([1 / 3] * 3))
     monkeypatch.setattr("rrr_edge.timing.machine.usable_cores", lambda: 8)
     return with_accuracy(tmp_path / "shipped.rrr", 0.9)
 
 
 def with_accuracy(path: Path, accuracy: float, target: Target = TARGET) -> Bundle:
     bundle = write_bundle(path, images=200)
-    engine = write_engine(bundle, target, (ENGINE_FILE, b"x"))
-    found = engine.model_copy(update={"verification": VERIFICATION.model_copy(update={"accuracy": accuracy})})
-    (bundle.engine_folder(engine.name) / ENGINE).write_text(found.to_json())
+    write_engine(bundle, target, (ENGINE_FILE, str(accuracy).encode()))
     return bundle
+
+
+class OftenRight(Fake):
+    """An engine that is right on the first so many of 200 images, of class 0, as its file says."""
+
+    def open(self, folder: Path, target: Target) -> Fake:
+        right = round(float((folder / ENGINE_FILE).read_text()) * 200)
+        session: Fake
+
+        def answer(images: Images) -> Outputs:
+            places = np.arange(session.seen - len(images), session.seen)
+            rows = np.eye(3, dtype=np.float32)[(places >= right).astype(int)]
+            return Outputs(rows, rows[:, None])
+
+        session = Fake(answer)
+        return session
 
 
 ANY_TIME = {"max_slowdown": 1000.0, "budget_s": 20.0}
@@ -125,7 +140,10 @@ def test_accuracy_may_drop_so_far(shipped: Bundle, tmp_path: Path, accuracy: flo
     assert (gate.drop.baseline, gate.drop.candidate, gate.drop.images) == (0.9, accuracy, 200)
     wilson = binomtest(round(accuracy * 200), 200).proportion_ci(method="wilson")
     assert gate.drop.interval == pytest.approx((wilson.low, wilson.high))
-    unsure = wilson.low < 0.89 <= wilson.high
+    only = {"only_reference": max(0, 180 - round(accuracy * 200)), "only_own": max(0, round(accuracy * 200) - 180)}
+    assert gate.drop.paired.model_dump(include=set(only)) == only
+    low, high = gate.drop.paired.interval
+    unsure = low < -0.01 <= high
     assert any("So few images" in reason for reason in gate.sentences) == unsure
     assert any("more test photos" in reason for reason in gate.sentences) == (unsure and verdict == "undecided")
     assert gate.passed == (verdict == "pass")
@@ -148,7 +166,7 @@ def test_without_a_budget_it_is_undecided_and_says_so(shipped: Bundle) -> None:
 
 def test_accuracies_of_different_photos_are_not_compared(shipped: Bundle, tmp_path: Path) -> None:
     other = write_bundle(tmp_path / "other.rrr", images=5)
-    write_engine(other, TARGET, (ENGINE_FILE, b"x"))
+    write_engine(other, TARGET, (ENGINE_FILE, b"1"))
     sides = Side(shipped, None), Side(other, None)
     with pytest.raises(UsageError, match="different photos") as caught:
         compare(*sides, TARGET, Limits(**ANY_TIME))
@@ -190,7 +208,7 @@ def test_both_sides_run_with_the_same_threads(tmp_path: Path, shipped: Bundle, m
     candidate = with_accuracy(tmp_path / "many.rrr", 0.9, TARGET.model_copy(update={"threads": 8}))
     opened = []
 
-    class Noting(Fake):
+    class Noting(OftenRight):
         def open(self, folder, target):
             opened.append(target.threads)
             return super().open(folder, target)

@@ -24,7 +24,7 @@ from rrr_edge.report.page import page_of
 from rrr_edge.report.reproduce import commands, recipe_toml
 
 ATTACK = "<script>alert('&')</script>"
-VOID = {"meta", "link"}
+VOID = {"meta", "link", "img"}
 
 
 class Page(HTMLParser):

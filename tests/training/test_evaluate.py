@@ -1,15 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from small_network import small_network
 from torchvision.transforms.v2 import functional as vision
 
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.errors import BadInput
-from rrr_edge.timing.statistics import wilson_interval
 from rrr_edge.training.batches import Examples
-from rrr_edge.training.evaluate import accuracy, predict
+from rrr_edge.training.evaluate import predict
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -37,33 +35,3 @@ def test_predict_leaves_the_network_as_it_was(examples: Examples, preprocess: Pr
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     with pytest.raises(BadInput, match="no images"):
         predict(network, examples.images[:0], preprocess=preprocess)
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (0, 20), (13, 20), (399, 400), (400, 400)])
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
-def test_the_interval_is_scipys(successes: int, trials: int, confidence: float) -> None:
-    expected = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
-    assert wilson_interval(successes, trials, confidence=confidence) == pytest.approx(tuple(expected), abs=1e-12)
-
-
-def test_accuracy_by_its_formulas() -> None:
-    rng = np.random.default_rng(0)
-    names = ("cup", "glass", "mug", "never seen")
-    probabilities = rng.dirichlet([0.5] * 4, 300).astype(np.float32)
-    labels = np.where(rng.random(300) < 0.6, probabilities.argmax(1), 0) % 3
-    found = accuracy(probabilities, labels, names)
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    bins = np.minimum((confidence * 15).astype(int), 14)
-    error = sum(abs(confidence[bins == b].mean() - right[bins == b].mean()) * np.mean(bins == b) for b in set(bins))
-    assert (found.images, found.correct) == (300, right.sum())
-    assert found.accuracy == pytest.approx(right.mean())
-    assert found.interval == pytest.approx(tuple(stats.binomtest(right.sum(), 300).proportion_ci(method="wilson")))
-    assert found.calibration_error == pytest.approx(error, abs=1e-6)
-    assert found.per_class == pytest.approx({name: right[labels == i].mean() for i, name in enumerate(names[:3])})
-
-
-def test_what_cannot_be_judged_is_refused() -> None:
-    with pytest.raises(BadInput, match="no images"):
-        accuracy(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), ("a", "b"))
-    with pytest.raises(BadInput, match="do not fit"):
-        accuracy(np.full((3, 2), 0.5, np.float32), np.zeros(3, np.int64), ("a", "b", "c"))

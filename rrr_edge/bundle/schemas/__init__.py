@@ -8,9 +8,11 @@ from pydantic import TypeAdapter
 
 from rrr_edge.bundle.baseline import BaselineCard
 from rrr_edge.bundle.engine import DeviceVerification, Engine, Prepared
+from rrr_edge.bundle.evaluation import Evaluation
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import Recipe
+from rrr_edge.bundle.reference_network import ReferenceNetwork
 from rrr_edge.bundle.search import SearchState
 from rrr_edge.bundle.target import Target
 
@@ -21,6 +23,8 @@ PUBLISHED: dict[str, Any] = {
     "verified": DeviceVerification,
     "profile": Profile,
     "baseline": BaselineCard,
+    "evaluation": Evaluation,
+    "reference_network": ReferenceNetwork,
     "target": Target,
     "recipe": Recipe,
     "search": SearchState,

@@ -1,0 +1,172 @@
+"""Labelled photos to judge a network by: a folder of them, or those that a bundle holds."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.manifest import Manifest, Preprocess
+from rrr_edge.errors import BadInput, UsageError
+from rrr_edge.images.dataset import choose_balanced, dataset_digest
+from rrr_edge.images.decode import Pixels
+from rrr_edge.images.layouts import TEST_SHARE, Classes, Layout, divide_for_test, find_layout
+from rrr_edge.images.names import first_few, shown
+from rrr_edge.images.reading import read_pictures
+from rrr_edge.timing.progress import OnProgress, silent
+
+OWN_TEST_PHOTOS = "the test photos in the bundle"
+
+
+@dataclass(frozen=True)
+class LabelledPhotos:
+    """`images` uint8 [N, S, S, 3] with `labels` int64 [N], indices of the bundle's classes.
+
+    `names` are the files relative to `folder`, or numbers where there is none; `source` says where they come from.
+    `are_held_out` is true for the bundle's own test photos: those in it, or all in the folder that it was made from.
+    `notes` are what a reader of the accuracy should know.
+    """
+
+    images: Pixels
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    source: str
+    folder: Path | None = None
+    are_held_out: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Of the pixels and the classes, in their order."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+    def fitted(self, preprocess: Preprocess, on_progress: OnProgress = silent) -> Pixels:
+        """The same photos as `preprocess` fits them. Raises UsageError where there is no folder to read them from."""
+        if self.folder is None:
+            raise UsageError(
+                f"The bundle holds its test photos at {self.images.shape[1]} pixels only, and "
+                f"{preprocess.image_size} are asked for.",
+                advice="Give the folder of the photos too.",
+            )
+        images, _, bad, _ = read_pictures(self.folder, self.names, preprocess, on_progress)
+        if bad:
+            raise BadInput(f"{self.folder / bad[0].path} cannot be read any more: {bad[0].reason}.")
+        return images
+
+
+def photos_of(bundle: Bundle) -> LabelledPhotos:
+    """The labelled reference images of `bundle`. Raises BadInput where there are none."""
+    reference = bundle.reference
+    known = np.flatnonzero(reference.labels >= 0)
+    if not len(known):
+        raise BadInput(f"The test photos in {bundle.path} have no labels.", advice="Give a folder of labelled photos.")
+    return LabelledPhotos(
+        images=reference.images[known],
+        labels=reference.labels[known],
+        names=tuple(f"#{index}" for index in known),
+        source=OWN_TEST_PHOTOS,
+        are_held_out=True,
+    )
+
+
+def held_in(photos: LabelledPhotos, bundle: Bundle) -> LabelledPhotos | None:
+    """The test photos in `bundle` as those files of `photos` that `compress` drew; None where these are others."""
+    chosen = choose_balanced(photos.labels, len(bundle.reference.images), seed=bundle.manifest.recipe.seed)
+    held = photos_of(bundle)
+    if not np.array_equal(photos.images[chosen], held.images):
+        return None
+    return replace(held, names=tuple(photos.names[row] for row in chosen), folder=photos.folder)
+
+
+def read_labelled(
+    folder: str | Path, bundle: Bundle, *, max_bad: float = 0.01, on_progress: OnProgress = silent
+) -> LabelledPhotos:
+    """Read the photos in `folder`, whose subfolders are the classes of `bundle`.
+
+    Of train/CLASS with test/CLASS only the test photos are read. Where CLASS/* or a Meta-Album folder is, byte for
+    byte, what the bundle was made from, only the test photos that it held out then are taken; else all of them.
+    Photos that are among the bundle's calibration images were trained on: a note says how many.
+
+    Raises BadInput: no folder of a class, classes that the network does not know, a class without a picture among
+    classes that have some, or a larger share than `max_bad` of unreadable files.
+    """
+    path, manifest = Path(folder), bundle.manifest
+    layout, splits = find_layout(path)
+    classes = splits["test"] if layout == "splits" else splits["all"]
+    _require_known(path, classes, manifest.labels)
+    files = [(label, file) for label, names in classes.items() for file in names]
+    if not files:
+        raise BadInput(f"There is no picture of a class in {path}.")
+    names = [file for _, file in files]
+    images, digests, bad, remark = read_pictures(path, names, manifest.preprocess, on_progress)
+    if len(bad) > max_bad * len(files):
+        reasons = first_few([f"{file.path} ({file.reason})" for file in bad])
+        raise BadInput(
+            f"{len(bad)} of {len(files)} pictures in {path} cannot be read, more than {100 * max_bad:g} %: {reasons}.",
+            advice="Repair or remove them.",
+        )
+    good = [entry for entry, digest in zip(files, digests, strict=True) if digest]
+    rows, are_held_out = _held_out(path, layout, classes, good, digests=list(filter(None, digests)), manifest=manifest)
+    found = LabelledPhotos(
+        images=images[rows],
+        labels=np.array([manifest.labels.index(good[row][0]) for row in rows], np.int64),
+        names=tuple(good[row][1] for row in rows),
+        source=f"the test photos of {path.name}" if are_held_out or layout == "splits" else path.name,
+        folder=path,
+        are_held_out=are_held_out,
+    )
+    absent = [label for label in manifest.labels if label not in classes]
+    skipped = f"{len(bad)} unreadable files were left out: {first_few([file.path for file in bad])}." if bad else ""
+    missing = f"There are no photos of {first_few(absent)}." if absent else ""
+    notes = tuple(filter(None, (missing, skipped, remark, trained_on(bundle, found.images))))
+    return replace(found, notes=notes)
+
+
+def trained_on(bundle: Bundle, images: Pixels) -> str:
+    """A sentence where some of `images` are among the bundle's calibration images, which it was trained on."""
+    trained = {image.tobytes() for image in bundle.calibration}
+    count = sum(image.tobytes() in trained for image in images)
+    if not count:
+        return ""
+    return (
+        f"At least {count} of these photos were trained on (they are among the bundle's {len(bundle.calibration)} "
+        "calibration images): the accuracy flatters."
+    )
+
+
+def _require_known(path: Path, classes: Classes, labels: Sequence[str]) -> None:
+    unknown = [label for label, files in classes.items() if label not in labels and files]
+    if unknown:
+        raise BadInput(
+            f"{path} has classes that the network does not know: {first_few(unknown)}.",
+            advice=f"It knows {first_few(list(labels))}; its folders must have these names.",
+        )
+    empty = [shown(label) for label, files in classes.items() if not files]
+    if empty and any(classes.values()):
+        raise BadInput(f"{path} has classes without a picture: {first_few(empty)}.", advice="Remove or fill them.")
+
+
+def _held_out(
+    path: Path,
+    layout: Layout,
+    classes: Classes,
+    good: Sequence[tuple[str, str]],
+    *,
+    digests: Sequence[str],
+    manifest: Manifest,
+) -> tuple[list[int], bool]:
+    """The rows to judge by, and whether they are the test photos that `compress` held out of this very folder."""
+    everything = list(range(len(good)))
+    if layout not in TEST_SHARE or any(len(files) < 2 for files in classes.values()):
+        return everything, False
+    splits = divide_for_test(path, classes, seed=manifest.recipe.seed, test_share=TEST_SHARE[layout])
+    split_of = {file: split for split, found in splits.items() for files in found.values() for file in files}
+    content = [(split_of[file], label, digest) for (label, file), digest in zip(good, digests, strict=True)]
+    if dataset_digest(content) != manifest.provenance.data_sha256:
+        return everything, False
+    return [row for row in everything if split_of[good[row][1]] == "test"], True
