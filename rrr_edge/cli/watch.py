@@ -36,7 +36,9 @@ def watch(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A camera's number, /dev/video0, a video, a folder, rtsp://... or http://..."
+            metavar="SOURCE",
+            envvar="RRR_EDGE_WATCH_SOURCE",
+            help="A camera's number, /dev/video0, a video, a folder, rtsp://... or http://...",
         ),
     ],
     target: TargetName = "openvino",
@@ -84,7 +86,7 @@ def watch(
 
     _require_beside("--save-unsure", save_unsure, limit=limit, unsure_above=unsure_above)
     _require_beside("--serve", serve, token=token)
-    display, line, tally = Display(as_json=as_json, quiet=quiet, verbose=verbose), Line(as_json), Tally()
+    display, line = Display(as_json=as_json, quiet=quiet, verbose=verbose), Line(as_json)
     origin, region = Source.of(source), None if roi is None else Region.of(roi)
     chosen = chosen_engine(Bundle.open(bundle), target, precision, display)
     with display.progress() as on_progress:
@@ -93,6 +95,7 @@ def watch(
         stack.enter_context(classifier)
         display.say(f"engine: {chosen.engine_name}")
         frames = stack.enter_context(open_frames(origin, every=every, on_change=lambda said: line.say(display, said)))
+        tally = Tally()
         sinks: list[Callable[[Seen], None]] = [tally, line]
         if record is not None:
             sinks.append(stack.enter_context(_recording(record)))

@@ -100,6 +100,13 @@ def test_people_get_a_line_a_frame_and_a_summary(shapes_bundle: Bundle, video: P
     assert watch(shapes_bundle, video, "-q").stderr == ""
 
 
+def test_a_source_can_be_in_the_environment(shapes_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RRR_EDGE_WATCH_SOURCE", "rtsp:/x")
+    result = CliRunner().invoke(app, ["watch", str(shapes_bundle.path)])
+    assert "'rtsp:/x' is not the address of a stream" in result.stderr
+    assert "RRR_EDGE_WATCH_SOURCE" not in result.stderr
+
+
 def test_votes_are_over_so_many_frames(shapes_bundle: Bundle, video: Path) -> None:
     plain, smooth = (
         np.array([line["probability"] for line in lines(watch(shapes_bundle, video, "--json", "--smooth", n).stdout)])

@@ -30,6 +30,8 @@ _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.25, 2.0
 # A reader that hangs is left to its time-out after so long.
 _STOP_S = 1.5
 _OPEN_S = 5.0
+# Disks may be slow, and a file does not freeze.
+_FILE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ def open_frames(
         raise UsageError(f"every={every} and timeout_s={timeout_s} must be more than 0, and finite.")
     if found.kind != "pictures":
         require_av()
-    frames = Frames(found, policy, every, Timeouts(max(_OPEN_S, timeout_s), timeout_s), on_change)
+    timeouts = Timeouts(max(_OPEN_S, timeout_s), timeout_s) if found.is_live else Timeouts(_FILE_S, _FILE_S)
+    frames = Frames(found, policy, every, timeouts, on_change)
     try:
         frames.wait_until_open()
     except BaseException:
