@@ -1,7 +1,7 @@
-"""A 1280x720 JPEG to its answer, decoded in full and reduced: times in turns, and accuracy.
+"""A 1280x720 JPEG to its answer, decoded in full and reduced: times in turns, and accuracy, as JSON.
 
-    python tests/benchmarks/photo_to_answer.py [BUNDLE] [--runs 300] [--json]
-    python tests/benchmarks/photo_to_answer.py --accuracy digits|letters [--seeds 3] [--epochs 15] [--json]
+    python tests/benchmarks/photo_to_answer.py [BUNDLE] [--runs 300] [--threads N]
+    python tests/benchmarks/photo_to_answer.py --accuracy digits|letters [--seeds 3] [--epochs 15]
 
 Without a BUNDLE one is made for the times (letters, 128x128, one epoch, INT8). For the accuracy, photos of 1280x720
 pixels are made of scikit-learn's digits or of the study's letters, with a camera's noise, as JPEG files; networks of
@@ -14,7 +14,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -31,6 +31,7 @@ from rrr_edge.bundle.recipe import RRR, Recipe, Training
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress import compress
 from rrr_edge.images.digits import write_digits
+from rrr_edge.profile.frames import JPEG_QUALITY, frames_of
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import TimingSettings, interleave
 from rrr_edge.timing.machine import cpu_info, usable_cores
@@ -61,40 +62,36 @@ def make_bundle(work: Path) -> Bundle:
     return bundle
 
 
-def time_them(bundle: Bundle, runs: int) -> dict[str, Any]:
-    pictures = [Image.fromarray(image) for image in bundle.reference.images[:16]]
-    rng = np.random.default_rng(0)
-    photos = [as_photo(picture, rng) for picture in pictures]
-    threads = usable_cores()
+def time_them(bundle: Bundle, runs: int, threads: int) -> dict[str, Any]:
+    """The photos are those of `rrr-edge profile`: reference images as JPEGs of a camera's size."""
+    photos = []
+    for frame in frames_of(bundle.reference.images[:16]):
+        file = io.BytesIO()
+        frame.save(file, "JPEG", quality=JPEG_QUALITY)
+        photos.append(file.getvalue())
+    preprocess = bundle.manifest.preprocess
+    candidates: dict[str, Callable[[int], Any]] = {}
     with Classifier.open(bundle.path, threads=threads) as classifier:
-        preprocess = bundle.manifest.preprocess
-        ours = {
-            decoding: Classifier(
-                classifier.session,
-                bundle.manifest.model_copy(update={"preprocess": preprocess.model_copy(update={"decoding": decoding})}),
-            )
-            for decoding in DECODINGS
-        }
-        found = interleave(
-            {
-                decoding: lambda r, one=one: one.predict(photos[r % len(photos)])  # type: ignore[misc]
-                for decoding, one in ours.items()
-            },
-            timing=TimingSettings(runs=runs),
-        )
-        name = classifier.engine_name
+        for decoding in DECODINGS:
+            own = {"preprocess": preprocess.model_copy(update={"decoding": decoding})}
+            one = Classifier(classifier.session, bundle.manifest.model_copy(update=own))
+            candidates[f"answer, {decoding}"] = lambda r, one=one: one.predict(photos[r % 16])
+            candidates[f"input, {decoding}"] = lambda r, one=one: one.preprocess(photos[r % 16])
+        found = interleave(candidates, timing=TimingSettings(runs=runs))
     about = Subject(backend="openvino", precision="int8", threads=threads)
-    full, reduced = (
-        Measurement(name=decoding, subject=about, samples_ms=tuple(found.samples_ms[decoding]))
-        for decoding in DECODINGS
-    )
+    timed = {
+        name: Measurement(name=name, subject=about, samples_ms=samples) for name, samples in found.samples_ms.items()
+    }
     return {
-        "engine": name,
+        "engine": classifier.engine_name,
         "image_size": preprocess.image_size,
+        "photo_kb": round(sum(map(len, photos)) / 16e3),
         "cpu": cpu_info()[0],
         "threads": threads,
-        "times": {m.name: m.summary.model_dump() for m in (full, reduced)},
-        "reduced_to_full": ratio(reduced, full).model_dump(),
+        "median_ms": {name: m.summary.median_ms for name, m in timed.items()},
+        "reduced_to_full": {
+            what: ratio(timed[f"{what}, reduced"], timed[f"{what}, full"]).model_dump() for what in ("answer", "input")
+        },
     }
 
 
@@ -182,7 +179,7 @@ def main() -> None:
     parser.add_argument("--accuracy", choices=("digits", "letters", "textures", "shapes"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--threads", type=int, default=usable_cores())
     asked = parser.parse_args()
     if asked.accuracy:
         result = accuracies(asked.accuracy, asked.seeds, asked.epochs)
@@ -190,14 +187,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as work:
         bundle = Bundle.open(asked.bundle) if asked.bundle else make_bundle(Path(work))
-        result = time_them(bundle, asked.runs)
-    if asked.json:
-        print(json.dumps(result, indent=2))
-        return
-    saved, (low, high) = result["reduced_to_full"]["value"], result["reduced_to_full"]["interval"]
-    times = ", ".join(f"{name} {summary['median_ms']:.2f} ms" for name, summary in result["times"].items())
-    print(f"{WIDTH}x{HEIGHT} JPEG to answer, {result['engine']}, {result['image_size']} pixels, medians: {times}")
-    print(f"reduced takes {saved:.2f} ({low:.2f} to {high:.2f}) times as long as full; {result['cpu']}")
+        result = time_them(bundle, asked.runs, asked.threads)
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
