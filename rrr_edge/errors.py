@@ -26,20 +26,21 @@ class RRREdgeError(Exception):
     def __init__(self, message: str, *, advice: str = "") -> None:
         self.message = redacted(message)
         super().__init__(self.message)
-        self.advice = advice
+        self.advice = redacted(advice)
 
     def __str__(self) -> str:
         return self.message
 
 
-# Logins in front of a host, in an address or without its scheme, and the values of keys that are secret.
+# Logins in front of a host, in an address or without its scheme, queries, and the values of keys that are secret.
 _LOGINS = re.compile(r"(:/{1,2})\S*@(?=\S)|()(?<![^\s=])[^\s/:=]+:(?!/)\S*@(?=\S)")
+_QUERIES = re.compile(r"(:/{1,2}[^\s?]*\?|\?(?=[^\s=?]+=))\S+?(?=['\")\],.;:]*(?:\s|$))")
 _SECRETS = re.compile(r"(?i)((?:pass\w*|pwd|token|secret|auth\w*|api_?key|user(?:name)?|login)=)[^\s&]+")
 
 
 def redacted(text: str) -> str:
-    """`text` with stars in place of logins and secrets in addresses, such as a camera's."""
-    return _SECRETS.sub(r"\1***", _LOGINS.sub(r"\1***@", text))
+    """`text` with stars in place of logins, queries and secrets in addresses, such as a camera's."""
+    return _SECRETS.sub(r"\1***", _QUERIES.sub(r"\1***", _LOGINS.sub(r"\1***@", text)))
 
 
 class UsageError(RRREdgeError):

@@ -8,7 +8,9 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,8 @@ from rrr_edge.errors import CannotRunHere, CorruptArtifact, reading
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _TOKEN_BYTES = 8
+# What earlier versions left has names of another form, and no locks: it goes when it is so old.
+_ABANDONED_S = 86_400
 # What a file system says of a place that it does not take files in.
 _REFUSED = (
     errno.EACCES,
@@ -184,18 +188,32 @@ def _stage(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     try:
         yield stage
     finally:
-        _remove(stage)
-        os.close(descriptor)
+        try:
+            _remove(stage)
+        finally:
+            os.close(descriptor)
 
 
 def _remove_litter(path: Path) -> None:
-    token = "[0-9a-f]" * (2 * _TOKEN_BYTES)
-    for stage in path.parent.glob(f".{glob.escape(path.name)}.{token}.partial"):
+    name, digit = glob.escape(path.name), "[0-9a-f]"
+    for stage in path.parent.glob(f".{name}.{digit * 2 * _TOKEN_BYTES}.partial"):
         with suppress(OSError):  # another user's, or gone by now
-            descriptor = os.open(stage, os.O_RDONLY | os.O_NOFOLLOW)
-            if try_lock(descriptor):
-                _remove(stage)
-            os.close(descriptor)
+            _remove_unheld(stage)
+    for stage in path.parent.glob(f".{name}.*.[0-9]*.{digit * 8}.partial"):
+        with suppress(OSError):
+            if time.time() - stage.lstat().st_mtime > _ABANDONED_S:
+                _remove_unheld(stage)
+
+
+def _remove_unheld(stage: Path) -> None:
+    """Remove a file or folder that nobody has locked; what is neither, such as a pipe, is none of ours."""
+    descriptor = os.open(stage, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and try_lock(descriptor):
+            _remove(stage)
+    finally:
+        os.close(descriptor)
 
 
 def _hold(stage: Path) -> int | None:

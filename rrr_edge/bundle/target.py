@@ -8,7 +8,7 @@ from pydantic import Field
 
 from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.record import Record
-from rrr_edge.errors import CannotRunHere, UsageError, choose
+from rrr_edge.errors import BadInput, CannotRunHere, UsageError, choose
 from rrr_edge.timing.machine import cpu_info
 
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
@@ -22,7 +22,7 @@ _HERE = Path(__file__).parent.parent
 PACKAGED = next((d for d in (_HERE / "targets", _HERE.parent / "targets") if d.is_dir()), _HERE / "targets")
 
 
-# No engine that answers a camera takes so many images, or sessions, at once.
+# No engine that answers a camera takes more images, or sessions, at once. Records of older engines may.
 LARGEST_BATCH = 1024
 # Of a target, and so of a folder of engines.
 NAME = r"^\w[\w.-]*$"
@@ -50,8 +50,8 @@ class Target(Record):
     precision: Precision = "fp32"
     lowering: Lowering | Literal["auto"] = "grouped"
     threads: int = Field(default=0, ge=0)
-    batch: int = Field(default=1, ge=1, le=LARGEST_BATCH)
-    max_batch: int = Field(default=0, ge=0, le=LARGEST_BATCH)
+    batch: int = Field(default=1, ge=1)
+    max_batch: int = Field(default=0, ge=0)
     cpu: str = ""
     gpu: str = ""
     portability: Portability = "none"
@@ -87,18 +87,26 @@ class Target(Record):
         if path.suffix == ".toml":
             if not path.is_file():
                 raise UsageError(f"There is no target file {path}.")
-            return cls.from_toml_file(path)
+            return cls._read(path)
         if not is_known(str(name)):
             choose(str(name), target_names(), "target")
         own = target_here(str(name))
         if own is None:
-            return cls.from_toml_file(PACKAGED / f"{name}.toml")
-        found = cls.from_toml_file(own)
+            return cls._read(PACKAGED / f"{name}.toml")
+        found = cls._read(own)
         if found.portability == "version":
             raise UsageError(
                 f'{own} allows engines that run code of their own (portability = "version").',
                 advice=f"Say that you mean this file: --target {own}",
             )
+        return found
+
+    @classmethod
+    def _read(cls, path: Path) -> "Target":
+        found = cls.from_toml_file(path)
+        for name, size in (("batch", found.batch), ("max_batch", found.max_batch)):
+            if size > LARGEST_BATCH:
+                raise BadInput(f"{path} is not a valid Target: {name}: {size} is more than {LARGEST_BATCH}.")
         return found
 
     @classmethod

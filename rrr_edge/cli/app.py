@@ -81,8 +81,9 @@ def _guarded(function: Callable[..., None], *, many: bool = False, indent: int |
     def run(**options: Any) -> None:
         rank = process_rank() if many else 0
         display = Display(**{name: options[name] for name in ("as_json", "quiet", "verbose")}, rank=rank, indent=indent)
-        for line in _particulars(options):
-            display.detail(line)
+        if options["verbose"]:
+            for line in _particulars(options):
+                display.detail(line)
         try:
             function(**options)
         except (KeyboardInterrupt, SystemExit, Interrupted) as stop:
@@ -133,8 +134,18 @@ def _particulars(options: dict[str, Any]) -> tuple[str, str]:
     said = ", ".join(f"{name} {number}" for name, number in versions.items())
     settings = getattr(options.get("context"), "obj", None) or {}
     given = {name: value for name, value in {**options, **settings}.items() if value is not None}
-    asked = ", ".join(f"{name}={value}" for name, value in given.items() if name != "context")
-    return said, redacted(asked)
+    return said, ", ".join(f"{name}={_shown(name, value)}" for name, value in given.items() if name != "context")
+
+
+def _shown(name: str, value: Any) -> str:
+    """The value of an option, without what is secret in it."""
+    if name == "token":
+        return "***"
+    if name == "source":
+        from rrr_edge.runtime.streams.source import hidden
+
+        return hidden(str(value))
+    return redacted(str(value))
 
 
 @app.callback(invoke_without_command=True)

@@ -159,20 +159,14 @@ def _sentence(seen: "Seen") -> str:
 
 @contextmanager
 def _recording(path: Path) -> Iterator[Callable[["Seen"], None]]:
-    """Lines of JSON at the end of `path`; a line that was cut off by a crash stays alone."""
     from rrr_edge.bundle.files import writing_to
+    from rrr_edge.bundle.outputs import appended_lines, write_line
 
-    with writing_to(path):
-        file = path.open("a+b", buffering=0)
-    with file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
+    with appended_lines(path) as file:
 
         def write(seen: "Seen") -> None:
             with writing_to(path):
-                file.write(json.dumps(seen.record()).encode() + b"\n")
+                write_line(file, json.dumps(seen.record()))
 
         yield write
 

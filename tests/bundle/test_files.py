@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,30 @@ def test_a_failed_file_leaves_the_old_one_and_the_next_removes_what_a_killed_pro
     assert out.read_text() == "new"
 
 
+def test_what_others_put_beside_a_file_neither_stops_its_writing_nor_goes(tmp_path: Path) -> None:
+    pipe, new, old = (tmp_path / f".out.{middle}.partial" for middle in (16 * "0", "box.7.0123abcd", "box.8.0123abcd"))
+    os.mkfifo(pipe)
+    new.touch()
+    old.mkdir()
+    os.utime(old, (0, 0))
+    descriptors = len(os.listdir("/proc/self/fd"))
+    write_file(tmp_path / "out", "x")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", pipe.name, new.name}
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_stage_that_cannot_be_removed_is_held_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError("not allowed")
+
+    monkeypatch.setattr(files, "_remove", refuse)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    (tmp_path / f".out.{16 * '0'}.partial").touch()
+    with pytest.raises(PermissionError):
+        write_file(tmp_path / "out", "x")
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
 @pytest.mark.parametrize("atomic_exchange", [True, False])
 def test_a_replaced_folder_holds_only_the_new_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic_exchange: bool
@@ -83,15 +108,16 @@ def test_a_process_killed_while_it_replaces_leaves_one_whole_folder(tmp_path: Pa
     )
     out = tmp_path / "out"
     for wait_ms in (1, 6, 14, 25):
+        limit = time.monotonic() + 30
         with subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
             writer.stdout.readline()
+            while not out.exists() and time.monotonic() < limit and writer.poll() is None:
+                time.sleep(0.002)
             with pytest.raises(subprocess.TimeoutExpired):
                 writer.wait(wait_ms / 1000)
             writer.kill()
-        if out.exists():
-            assert (out / "a").read_text() == (out / "b").read_text()
-    assert out.exists()
+        assert (out / "a").read_text() == (out / "b").read_text()
     with staged_folder(out) as folder:
         (folder / "a").touch()
     assert os.listdir(tmp_path) == ["out"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from rrr_edge.errors import CannotRunHere, UsageError, choose, redacted
+from rrr_edge.errors import CannotRunHere, UsageError, choose, redacted, require_text
 from rrr_edge.images.names import has_picture_name, shown
 
 Kind = Literal["camera", "file", "pictures", "stream"]
@@ -51,6 +51,7 @@ class Source:
         if text and path.is_dir():
             return cls("pictures", text, shown(text))
         if path.is_file():
+            require_text(path)
             return cls("pictures" if has_picture_name(path) else "file", text, shown(text))
         raise UsageError(f"There is no camera, file or folder {shown(text)!r}.", advice=_KNOWN)
 
@@ -64,18 +65,18 @@ def _camera(device: Path) -> Source:
 
 def _stream(address: str, scheme: str) -> Source:
     choose(scheme.lower(), _SCHEMES, "kind of stream")
-    hidden = _hidden(address)
+    plain = hidden(address)
     try:
         parts = urlsplit(address)
         complete = bool(parts.hostname) and parts.port != 0
     except ValueError:
         complete = False
     if not complete or any(character.isspace() for character in address):
-        raise UsageError(f"{hidden!r} is not the address of a stream.", advice=_KNOWN)
-    return Source("stream", address, hidden)
+        raise UsageError(f"{plain!r} is not the address of a stream.", advice=_KNOWN)
+    return Source("stream", address, plain)
 
 
-def _hidden(address: str) -> str:
+def hidden(address: str) -> str:
     """`address` without its login, its query and what follows the first "=", where some cameras want a password."""
     plain = redacted(shown(address)).split("?")[0]
     beginning, equals, _ = plain.partition("=")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from rrr_edge.cli.app import _particulars
 from rrr_edge.errors import CannotRunHere, RRREdgeError, UsageError, redacted
 from rrr_edge.runtime.streams import Source, open_frames
 
@@ -61,6 +62,9 @@ def test_a_misspelt_source_gets_a_sentence(name: str, said: str) -> None:
         "rtsp://cam:554/user=admin_password=S3CRET_channel=1.sdp",
         "admin:S3CRET@10.0.0.5/live",
         "'admin:S3CRET@10.0.0.5'",
+        "http://cam/videostream.cgi?loginuse=admin&loginpas=S3CRET",
+        *(f"http://cam/video?{key}=S3CRET" for key in ("pw", "p", "key")),
+        "cam/video?p=S3CRET",
     ],
 )
 def test_no_password_is_shown(name: str) -> None:
@@ -69,10 +73,12 @@ def test_no_password_is_shown(name: str) -> None:
         said = f"{source} {source!r} {source.shown}"
     except RRREdgeError as error:
         said = f"{error} {error.advice} {error!r}"
-    assert "S3CRET" not in said
+    _, asked = _particulars({"source": name, "bundle": Path(name), "token": "correct S3CRET", "batches": (name,)})
+    assert "S3CRET" not in f"{said} {asked} {RRREdgeError('no', advice=f'Make one with: make -o {name}').advice}"
 
 
 def test_texts_without_secrets_stay_as_they_are() -> None:
     for text in ("Run: rrr-edge compile mugs.rrr -t x", "a@b.org", "'rrr-edge[camera] @ https://host/x.whl'", "a: b@c"):
         assert redacted(text) == text
     assert redacted("source=rtsp://a:b@host/x, token=abc") == "source=rtsp://***@host/x, token=***"
+    assert redacted("'http://cam/x?p=a,b': lost") == "'http://cam/x?***': lost"
