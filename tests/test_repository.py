@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LARGEST = 1_500_000
-# Folders of homes and of whoever built this; a user's example is in a relative one.
-_PLACES = re.compile(rb"(?<![\w.*{}/<-])/(?:home|root|work|Users)/[\w.-]+/")
+# Folders of homes; a user's example is in a relative one.
+_PLACES = re.compile(rb"(?<![\w.*{}/<-])/(?:home|root|Users)/[\w.-]+/")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """A server that answers posted photos from one Classifier.
 
 pip install 'rrr-edge[openvino]' fastapi uvicorn
-RRR_EDGE_BUNDLE=mugs.rrr uvicorn server:app
+BUNDLE=mugs.rrr uvicorn server:app
 curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
 """
 
@@ -14,6 +14,7 @@ from fastapi import FastAPI, HTTPException, Request
 
 from rrr_edge import Classifier
 from rrr_edge.errors import BadInput
+from rrr_edge.timing.machine import usable_cores
 
 MAX_BYTES = 20_000_000
 
@@ -21,9 +22,9 @@ MAX_BYTES = 20_000_000
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """One Classifier for all requests: photos are decoded side by side, and the engine answers one after the other."""
-    with Classifier.open(os.environ["RRR_EDGE_BUNDLE"]) as classifier:
+    with Classifier.open(os.environ["BUNDLE"]) as classifier:
         app.state.classifier = classifier
-        app.state.threads = CapacityLimiter(len(os.sched_getaffinity(0)))
+        app.state.threads = CapacityLimiter(usable_cores())
         yield
 
 

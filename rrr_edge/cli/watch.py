@@ -25,7 +25,8 @@ from rrr_edge.cli.options import (
 from rrr_edge.errors import BadInput, Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from rrr_edge.runtime.watch import Seen
+    from rrr_edge.runtime.streams import Source
+    from rrr_edge.runtime.watch import Seen, UnsureFrames
 
 _LIMIT, _ABOVE = 100, 0.5
 
@@ -81,32 +82,32 @@ def watch(
     from rrr_edge.images.fit import Region
     from rrr_edge.runtime.classifier import Classifier
     from rrr_edge.runtime.streams import Source, open_frames
-    from rrr_edge.runtime.watch import LivePage, Tally, UnsureFrames
+    from rrr_edge.runtime.streams.video import require_av
+    from rrr_edge.runtime.watch import LivePage, Tally
     from rrr_edge.runtime.watch import watch as watched
 
     _require_beside("--save-unsure", save_unsure, limit=limit, unsure_above=unsure_above)
     _require_beside("--serve", serve, token=token)
-    display, line = Display(as_json=as_json, quiet=quiet, verbose=verbose), Line(as_json)
+    display, line, tally = Display(as_json=as_json, quiet=quiet, verbose=verbose), Line(as_json), Tally()
     origin, region = Source.of(source), None if roi is None else Region.of(roi)
+    if origin.kind != "pictures":
+        require_av()
     chosen = chosen_engine(Bundle.open(bundle), target, precision, display)
-    with display.progress() as on_progress:
-        classifier = Classifier.open(bundle, chosen, roi=region, verify=verify, on_progress=on_progress)
     with ExitStack() as stack:
+        # All that can be refused is, before the engine is loaded.
+        page = None if serve is None else stack.enter_context(LivePage(serve, token=token))
+        if page is not None:
+            _tell_address(page.url, token, display)
+        keep = None if save_unsure is None else _keeping(save_unsure, limit, unsure_above, origin)
+        write = None if record is None else stack.enter_context(_recording(record))
+        with display.progress() as on_progress:
+            classifier = Classifier.open(bundle, chosen, roi=region, verify=verify, on_progress=on_progress)
         stack.enter_context(classifier)
         display.say(f"engine: {chosen.engine_name}")
         frames = stack.enter_context(open_frames(origin, every=every, on_change=lambda said: line.say(display, said)))
-        tally = Tally()
-        sinks: list[Callable[[Seen], None]] = [tally, line]
-        if record is not None:
-            sinks.append(stack.enter_context(_recording(record)))
-        if save_unsure is not None:
-            apart = {"apart_s": 0.0} if origin.kind == "pictures" else {}
-            above = _ABOVE if unsure_above is None else unsure_above
-            sinks.append(UnsureFrames(save_unsure, limit=limit or _LIMIT, above=above, **apart))
-        if serve is not None:
-            page = stack.enter_context(LivePage(serve, token=token, lost=lambda: frames.lost))
-            sinks.append(page)
-            display.say(f"page: {page.url}")
+        if page is not None:
+            page.lost = lambda: frames.lost
+        sinks = [sink for sink in (tally, line, write, keep, page) if sink is not None]
         stack.callback(lambda: line.say(display, tally.summary(frames)))
         with ending_quietly():
             for seen in watched(classifier.stream(frames), classifier.labels, smooth=smooth):
@@ -120,6 +121,22 @@ def _require_beside(option: str, value: object, **others: object) -> None:
     for name, other in others.items():
         if value is None and other is not None:
             raise UsageError(f"--{name.replace('_', '-')} means nothing without {option}.")
+
+
+def _tell_address(url: str, token: str | None, display: Display) -> None:
+    """Raises UsageError where nobody would be told the token that was made."""
+    if display.quiet and token is None and "?token=" in url:
+        raise UsageError(
+            "With --quiet nobody is told the page's token.", advice="Give your own: --token or without -q."
+        )
+    display.say(f"page: {url}")
+
+
+def _keeping(folder: Path, limit: int | None, above: float | None, source: "Source") -> "UnsureFrames":
+    from rrr_edge.runtime.watch import UnsureFrames
+
+    apart = {"apart_s": 0.0} if source.kind == "pictures" else {}
+    return UnsureFrames(folder, limit=limit or _LIMIT, above=_ABOVE if above is None else above, **apart)
 
 
 class Line:

@@ -96,7 +96,7 @@ def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         command = [sys.executable, "-m", "uvicorn", "server:app", "--port", str(port), "--log-level", "error"]
-        environment = os.environ | {"RRR_EDGE_BUNDLE": str(asked.bundle.resolve())}
+        environment = os.environ | {"BUNDLE": str(asked.bundle.resolve())}
         server = subprocess.Popen(command, cwd=ROOT / "examples" / "server", env=environment)
         try:
             wait(port)

@@ -6,6 +6,7 @@ import socket
 import sys
 import tarfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(bundle: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RRR_EDGE_BUNDLE", str(bundle))
+        patch.setenv("BUNDLE", str(bundle))
         patch.syspath_prepend(str(ROOT / "examples" / "server"))
         from server import app
 
@@ -43,6 +44,10 @@ def address(bundle: Path) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="critical", ws="none"))
         thread = threading.Thread(target=server.run, args=([own],))
         thread.start()
+        limit = time.monotonic() + 60
+        while not server.started and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert server.started
         yield f"http://127.0.0.1:{own.getsockname()[1]}/predict"
         server.should_exit = True
         thread.join(10)

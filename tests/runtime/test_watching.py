@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,10 +18,11 @@ from PIL import Image
 
 from rrr_edge.backends.fake import Fake
 from rrr_edge.bundle.reference import Outputs
-from rrr_edge.errors import CannotRunHere, UsageError
+from rrr_edge.errors import CannotRunHere, MissingLibrary, UsageError
 from rrr_edge.runtime.classifier import Answer, Classifier, Prediction
 from rrr_edge.runtime.streams import Frame, open_frames
 from rrr_edge.runtime.watch import LivePage, Seen, Tally, UnsureFrames, Votes, watch
+from rrr_edge.runtime.watch.unsure import as_jpeg
 
 LABELS = ("dark", "middle", "bright")
 FOR_LABEL = np.eye(3, dtype=np.float32) * 0.7 + 0.1
@@ -90,6 +93,7 @@ def test_a_folder_is_watched_in_order(classifier: Classifier, tmp_path: Path) ->
     for number, value in enumerate((10, 100, 200, 20)):
         Image.new("RGB", (40, 30), (value,) * 3).save(tmp_path / f"{number}.png")
     tally = Tally()
+    time.sleep(0.3)  # loading takes its time
     with open_frames(tmp_path) as frames:
         found = list(watch(classifier.stream(frames), classifier.labels))
         for one in found:
@@ -99,7 +103,9 @@ def test_a_folder_is_watched_in_order(classifier: Classifier, tmp_path: Path) ->
         enumerate(("dark", "middle", "bright", "dark"))
     )
     assert set(found[0].record()) == {"frame", "time_s", "age_ms", "label", "probability", "uncertainty", "dropped"}
-    assert "4 frames answered" in summary
+    assert (told := re.match(r"4 frames answered in (\d+\.\d) s, ([\d.]+) a second", summary))
+    assert float(told[1]) < 0.3
+    assert float(told[2]) > 4 / 0.3
     assert "0 dropped" in summary
     assert "dark 50%" in summary
 
@@ -158,6 +164,41 @@ def test_the_page_has_the_newest_picture_with_its_answer() -> None:
         get(f"http://127.0.0.1:{port}/")
 
 
+def test_an_answer_is_never_over_another_picture() -> None:
+    with LivePage("0") as page:
+        page.lost = lambda: page(seen(2)) or ""  # type: ignore[func-returns-value]
+        page(seen(1))
+        _, headers, body = get(f"{page.url}picture")
+        with Image.open(io.BytesIO(body)) as picture:
+            drawn = round(float(np.asarray(picture).mean()))
+        assert json.loads(headers["answer"])["frame"] == drawn == 1
+
+
+def test_a_photo_is_shown_small_and_without_its_place(tmp_path: Path) -> None:
+    def jpeg(width: int, **options: object) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (width, 4)).save(buffer, "JPEG", **options)
+        return buffer.getvalue()
+
+    exif = Image.Exif()
+    exif[0x010E] = "S3CRET"
+    for photo, is_kept in ((jpeg(8), True), (jpeg(8, exif=exif), False), (jpeg(2000), False)):
+        shown = Frame(0, 0.0, 0.0, np.asarray(Image.open(io.BytesIO(photo))), 0, photo)
+        file = as_jpeg(shown, quality=80, longest=1280)
+        assert (file == photo) == is_kept
+        assert b"S3CRET" not in file
+        with Image.open(io.BytesIO(file)) as picture:
+            assert max(picture.size) <= 1280
+        assert as_jpeg(shown, quality=95) == photo
+
+
+def test_a_page_without_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MissingLibrary, match="uvicorn") as caught:
+        LivePage("0")
+    assert caught.value.exit_code == 6
+
+
 def test_a_name_that_was_pointed_at_this_machine_does_not_see_the_page() -> None:
     with LivePage("0") as page:
         assert page.url.startswith("http://127.0.0.1:")
@@ -176,8 +217,9 @@ def test_whoever_comes_from_elsewhere_needs_the_token() -> None:
     for given in ("short", ""):
         with pytest.raises(UsageError, match="less than 16"):
             LivePage("0", token=given)
-    with LivePage("0", token="0123456789abcdef") as page:
+    with LivePage("0", token="0123456789+&#=ä%") as page:
         assert get(page.url.split("?")[0])[0] == 403
+        assert get(page.url)[0] == 200
 
 
 @pytest.mark.parametrize("address", ["", "x", "127.0.0.1", "example.org:80", "127.0.0.1:65536", "127.0.0.1:-1"])

@@ -30,8 +30,6 @@ _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.25, 2.0
 # A reader that hangs is left to its time-out after so long.
 _STOP_S = 1.5
 _OPEN_S = 5.0
-# Disks may be slow, and a file does not freeze.
-_FILE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +77,11 @@ def open_frames(
     only. `every` n-th frame is handed out.
 
     A live source that ends, or sends no picture for `timeout_s`, is lost: it is opened again, with growing pauses, for
-    as long as it takes. `on_change` gets a sentence for each loss and return, in the reader's thread.
+    as long as it takes. `on_change` gets a sentence for each loss and return, in the reader's thread, and for each
+    picture of a folder that cannot be read, in the reader's or yours.
 
-    Raises UsageError (no such source or policy), CannotRunHere (a live source that cannot be opened now), BadInput (no
-    video, no picture), MissingLibrary.
+    Raises UsageError (no such source or policy, a file on a server), CannotRunHere (a live source that cannot be
+    opened now), BadInput (no video, no picture), MissingLibrary.
     """
     found = Source.of(source)
     policy = policy or ("latest" if found.is_live else "all")
@@ -93,8 +92,7 @@ def open_frames(
         raise UsageError(f"every={every} and timeout_s={timeout_s} must be more than 0, and finite.")
     if found.kind != "pictures":
         require_av()
-    timeouts = Timeouts(max(_OPEN_S, timeout_s), timeout_s) if found.is_live else Timeouts(_FILE_S, _FILE_S)
-    frames = Frames(found, policy, every, timeouts, on_change)
+    frames = Frames(found, policy, every, Timeouts(max(_OPEN_S, timeout_s), timeout_s), on_change)
     try:
         frames.wait_until_open()
     except BaseException:
@@ -122,6 +120,8 @@ class Frames:
         self._first_stamp_s: float | None = None
         self._stopping, self._opened = Event(), Event()
         self._refused: Exception | None = None
+        # Of encoded pictures that could not be decoded, in a row: when the first and the last was tried.
+        self._failing: tuple[float, float] | None = None
         self._thread = Thread(target=self._run, name=f"frames of {source.shown}", daemon=True)
         self._thread.start()
 
@@ -135,7 +135,8 @@ class Frames:
 
     def wait_until_open(self) -> None:
         """Raises what kept the source from being opened."""
-        if not self._opened.wait(self._timeouts.open_s + _STOP_S):
+        # FFmpeg has that time twice: for the connection, and to find out what comes. Slow disks have any time.
+        if not self._opened.wait(2 * self._timeouts.open_s + _STOP_S if self.source.is_live else None):
             raise CannotRunHere(f"{self.source.shown} cannot be opened: there was no answer.")
         if self._refused is not None:
             raise self._refused
@@ -155,9 +156,11 @@ class Frames:
                 pixels = load(encoded) if encoded is not None else waiting.picture()  # type: ignore[operator]
             except BadInput as error:
                 self._undecodable += 1
+                self._note(is_decoded=False)
                 if waiting.name:
                     self._on_change(f"{waiting.name}: {error}")
                 continue
+            self._note(is_decoded=True)
             yield Frame(waiting.number, waiting.time_s, waiting.captured_s, pixels, dropped - self._told, encoded)
             self._told = dropped
 
@@ -181,8 +184,9 @@ class Frames:
         try:
             self._read()
         except Lost as error:
+            what = "read further" if self._came else "opened"
             end = (CannotRunHere if self.source.is_live else BadInput)(
-                f"{self.source.shown} cannot be opened: {error}."
+                f"{self.source.shown} cannot be {what}: {error}."
             )
         except Exception as error:
             end = error
@@ -219,10 +223,32 @@ class Frames:
             for shot in shots:
                 if self._stopping.is_set():
                     return
-                if self.lost:
+                if self.lost and isinstance(shot.picture, bytes) and not self._can_decode(shot.picture):
+                    shot = shot._replace(picture=None)
+                if self.lost and shot.picture is not None:
                     self.lost = ""
                     self._on_change(f"{self.source.shown} is back")
                 self._pass_on(shot, clock)
+                self._require_decodable()
+
+    def _can_decode(self, encoded: bytes) -> bool:
+        try:
+            load(encoded)
+        except BadInput:
+            self._note(is_decoded=False)
+            return False
+        return True
+
+    def _note(self, *, is_decoded: bool) -> None:
+        now, failing = time.monotonic(), self._failing
+        self._failing = None if is_decoded else (failing[0] if failing else now, now)
+
+    def _require_decodable(self) -> None:
+        """Raise Lost where a live source's files could not be decoded for too long; `open_video` sees to the rest."""
+        failing, limit_s = self._failing, self._timeouts.undecoded_s
+        if self.source.is_live and failing is not None and failing[1] - failing[0] > limit_s:
+            self._failing = None
+            raise Lost(f"no picture could be decoded for {limit_s:g} s")
 
     def _pass_on(self, shot: Shot, clock: CameraClock) -> None:
         number = self._came

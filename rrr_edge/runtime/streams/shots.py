@@ -23,10 +23,14 @@ class Shot(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeouts:
-    """The longest that opening a source and waiting for its next picture may take, in seconds."""
+    """The longest that opening a live source and waiting for its next picture may take, in seconds.
+
+    One that cannot be decoded for `undecoded_s`, which is more than one key frame to the next takes, is lost too.
+    """
 
     open_s: float
     read_s: float
+    undecoded_s: float = 30.0
 
 
 class Lost(Exception):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rrr_edge.errors import BadInput, MissingLibrary
+from rrr_edge.errors import BadInput, MissingLibrary, UsageError
 from rrr_edge.images.decode import Pixels, clause
 from rrr_edge.runtime.streams.shots import Lost, Shot, Timeouts
 from rrr_edge.runtime.streams.source import Kind, Source
@@ -29,8 +29,7 @@ _OPTIONS: dict[Kind, dict[str, str]] = {
 }
 # Demuxers that make up their time stamps.
 _UNSTAMPED = ("mpjpeg", "mjpeg", "jpeg_pipe", "image2pipe")
-# A stream that cannot be decoded for so long, which is more than one key frame to the next takes, is as good as lost.
-_UNDECODED_S = 30.0
+_DOWNLOAD = "Download it, and give the file."
 
 
 def require_av() -> Any:
@@ -46,6 +45,7 @@ def require_av() -> Any:
 def open_video(source: Source, timeouts: Timeouts) -> Iterator[Iterator[Shot]]:
     """The frames of `source`. They end where it ends, or raise Lost; of a file that cannot be opened too.
 
+    Raises UsageError for a video or a picture on a server: it would be replayed for ever.
     No error has an error of PyAV's as its cause, for those have the address with its password in them.
     """
     av = require_av()
@@ -55,7 +55,7 @@ def open_video(source: Source, timeouts: Timeouts) -> Iterator[Iterator[Shot]]:
             address,
             format="v4l2" if source.kind == "camera" else None,
             options=_OPTIONS[source.kind],
-            timeout=(timeouts.open_s, timeouts.read_s),
+            timeout=(timeouts.open_s, timeouts.read_s) if source.is_live else None,
             metadata_errors="replace",
         )
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -64,15 +64,32 @@ def open_video(source: Source, timeouts: Timeouts) -> Iterator[Iterator[Shot]]:
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             raise Lost("there is no video in it that can be decoded")
+        if source.kind == "stream" and container.duration and container.duration > 0:
+            lasts_s = container.duration / av.time_base
+            raise UsageError(f"{source.shown} is a video of {lasts_s:.1f} s, not a live stream.", advice=_DOWNLOAD)
         if source.is_live:
             stream.codec_context.flags |= av.codec.context.Flags.low_delay.value
         else:
             stream.thread_type = "AUTO"
-        yield _shots(av, container, stream, timeouts.read_s if source.is_live else None)
+        shots = _shots(av, container, stream, timeouts if source.is_live else None)
+        yield _more_than_one(shots, source) if container.format.name.endswith("pipe") and source.is_live else shots
 
 
-def _shots(av: Any, container: Any, stream: Any, patience_s: float | None) -> Iterator[Shot]:
-    """Of a live source there must be a video packet every `patience_s`, whatever else comes."""
+def _more_than_one(shots: Iterator[Shot], source: Source) -> Iterator[Shot]:
+    """Files of pictures that come one after the other. Raises UsageError where the first is the last."""
+    count = 0
+    for shot in shots:
+        count += 1
+        yield shot
+    if count == 1:
+        raise UsageError(f"{source.shown} is one picture, not a live stream.", advice=_DOWNLOAD)
+
+
+def _shots(av: Any, container: Any, stream: Any, limits: Timeouts | None) -> Iterator[Shot]:
+    """Of a live source there must be a video packet every `limits.read_s`, whatever else comes.
+
+    The time that is spent with the shots does not count.
+    """
     is_jpeg, is_stamped = stream.codec_context.name == "mjpeg", container.format.name not in _UNSTAMPED
     packets = container.demux()
     came = decoded = time.monotonic()
@@ -80,19 +97,20 @@ def _shots(av: Any, container: Any, stream: Any, patience_s: float | None) -> It
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError) as error:
-            raise Lost(_reason(av, error, patience_s or 0)) from None
+            raise Lost(_reason(av, error, limits.read_s if limits else 0)) from None
         if packet is None:
             return
         now = time.monotonic()
         if packet.stream_index == stream.index:
-            came = now
             found = [_jpeg(packet, now)] if is_jpeg and packet.size else list(_decoded(av, packet, now))
-            decoded = now if found else decoded
             yield from found if is_stamped else (shot._replace(stamp_s=None) for shot in found)
-        elif patience_s is not None and now - came > patience_s:
-            raise Lost(f"no picture came for {patience_s:g} s")
-        if patience_s is not None and now - decoded > _UNDECODED_S:
-            raise Lost(f"no picture could be decoded for {_UNDECODED_S:g} s")
+            came = time.monotonic()
+            if any(shot.picture is not None for shot in found):
+                decoded = came
+        elif limits is not None and now - came > limits.read_s:
+            raise Lost(f"no picture came for {limits.read_s:g} s")
+        if limits is not None and now - decoded > limits.undecoded_s:
+            raise Lost(f"no picture could be decoded for {limits.undecoded_s:g} s")
 
 
 def _jpeg(packet: Any, arrival_s: float) -> Shot:

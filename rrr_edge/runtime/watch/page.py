@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from rrr_edge.errors import CannotRunHere, MissingLibrary, UsageError
 from rrr_edge.runtime.watch.seen import Seen
@@ -41,12 +42,13 @@ class LivePage:
     """
 
     def __init__(self, address: str, *, token: str | None = None, lost: Callable[[], str] = lambda: "") -> None:
+        require_server()
         host, port = _parse(address)
         is_local = host == "localhost" or ipaddress.ip_address(host).is_loopback
         self._token = token if token is not None else "" if is_local else secrets.token_urlsafe(24)
         if (token is not None or not is_local) and len(self._token) < _TOKEN_CHARACTERS:
             raise UsageError(f"The page's token has less than {_TOKEN_CHARACTERS} characters.")
-        self._lost = lost
+        self.lost = lost
         self._seen: tuple[Seen, float] | None = None
         self._encoded: tuple[int, bytes] = (-1, b"")
         self._lock = Lock()
@@ -78,7 +80,7 @@ class LivePage:
         if host != "localhost" and ipaddress.ip_address(host).is_unspecified:
             host = socket.gethostname()
         name = f"[{host}]" if ":" in host else host
-        query = f"?token={self._token}" if self._token else ""
+        query = f"?token={quote(self._token, safe='')}" if self._token else ""
         return f"http://{name}:{self._socket.getsockname()[1]}/{query}"
 
     def _app(self) -> Asgi:
@@ -94,11 +96,11 @@ class LivePage:
             return HTMLResponse(page, headers=headers)
 
         def answer(request: Request) -> Response:
-            return Response(json.dumps(self._answer()), headers=headers, media_type="application/json")
+            return Response(json.dumps(self._answer(self._seen)), headers=headers, media_type="application/json")
 
         def picture(request: Request) -> Response:
-            seen = self._seen
-            said = headers | {"Answer": json.dumps(self._answer())}
+            seen = self._seen  # read once, for another may come at any moment
+            said = headers | {"Answer": json.dumps(self._answer(seen))}
             if seen is None or str(seen[0].answer.frame.number) == request.query_params.get("after"):
                 return Response(status_code=204, headers=said)
             return Response(self._picture(seen[0]), headers=said, media_type=_JPEG)
@@ -124,10 +126,10 @@ class LivePage:
 
         return guarded
 
-    def _answer(self) -> dict[str, Any]:
-        said: dict[str, Any] = {"lost": self._lost()}
-        if self._seen is not None:
-            seen, at_s = self._seen
+    def _answer(self, newest: tuple[Seen, float] | None) -> dict[str, Any]:
+        said: dict[str, Any] = {"lost": self.lost()}
+        if newest is not None:
+            seen, at_s = newest
             pace = {"predict_ms": round(seen.answer.predict_ms, 2), "fps": round(seen.fps, 1)}
             said |= {**seen.record(), **pace, "since_ms": round((time.monotonic() - at_s) * 1e3)}
         return said

@@ -53,16 +53,18 @@ def watch(answers: Iterable[Answer], labels: tuple[str, ...], *, smooth: int = 1
 
 
 class Tally:
-    """Counts over all frames, and medians over the last thousand."""
+    """Counts over all frames from the first answer on, and medians over the last thousand."""
 
     def __init__(self) -> None:
         self.answered = 0
-        self._begun_s = time.monotonic()
+        self._begun_s = 0.0
         self._labels: Counter[str] = Counter()
         self._ages_ms: deque[float] = deque(maxlen=_SAMPLED)
         self._predict_ms: deque[float] = deque(maxlen=_SAMPLED)
 
     def __call__(self, seen: Seen) -> None:
+        if not self.answered:
+            self._begun_s = time.monotonic()
         self.answered += 1
         self._labels[seen.label] += 1
         self._ages_ms.append(seen.answer.age_ms)
@@ -70,10 +72,11 @@ class Tally:
 
     def summary(self, frames: Frames) -> str:
         """A line on the stream, and one on what was seen in it."""
-        lasted = time.monotonic() - self._begun_s
+        lasted = time.monotonic() - self._begun_s if self.answered else 0.0
         counts = [f"{self.answered} frames answered in {lasted:.1f} s"]
+        if self.answered > 1:
+            counts += [f"{(self.answered - 1) / lasted:.1f} a second"]
         if self.answered:
-            counts += [f"{self.answered / lasted:.1f} a second"]
             counts += [f"median {np.median(self._predict_ms):.1f} ms, age {np.median(self._ages_ms):.0f} ms"]
         found = {"dropped": frames.dropped, "damaged": frames.damaged, "losses": frames.losses}
         counts += [f"{count} {name}" for name, count in found.items() if count or name == "dropped"]

@@ -3,6 +3,7 @@
 import io
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from PIL import Image
 
@@ -13,6 +14,8 @@ from rrr_edge.runtime.streams import Frame
 from rrr_edge.runtime.watch.seen import Seen
 
 _PREFIX = "unsure-"
+# Of a JPEG that says where and when it was taken: EXIF, XMP and IPTC.
+_METADATA = (b"Exif\0", b"http://ns.adobe.com/", b"Photoshop 3.0")
 # Of a video, what is kept next is at least so much later: frames in a row are nearly alike.
 _APART_S = 1.0
 
@@ -28,6 +31,7 @@ class UnsureFrames:
             raise UsageError(f"A limit of {limit} frames with an uncertainty over {above:g} keeps none.")
         with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
         self._folder, self._above, self._apart_s = folder, above, apart_s
         self._left = limit - sum(1 for _ in folder.glob(f"{_PREFIX}*.jpg"))
         self._next_s = 0.0
@@ -45,10 +49,18 @@ class UnsureFrames:
 
 
 def as_jpeg(frame: Frame, *, quality: int, longest: int | None = None) -> bytes:
-    """The JPEG file that `frame` came as, or else one of its pixels, no larger than `longest`."""
-    if frame.encoded is not None and frame.encoded.startswith(b"\xff\xd8"):
-        return frame.encoded
+    """The JPEG file that `frame` came as, or else one of its pixels.
+
+    With `longest` it is to be shown: no side is longer, and it has no metadata, such as the place.
+    """
+    came = frame.encoded if frame.encoded is not None and frame.encoded.startswith(b"\xff\xd8") else None
+    if came is not None and (longest is None or _may_be_shown(frame, came, longest)):
+        return came
     return _encode(frame.pixels, quality, longest)
+
+
+def _may_be_shown(frame: Frame, came: bytes, longest: int) -> bool:
+    return max(frame.pixels.shape[:2]) <= longest and not any(mark in came for mark in _METADATA)
 
 
 def _encode(pixels: Pixels, quality: int, longest: int | None) -> bytes:
