@@ -26,7 +26,7 @@ from rrr_edge.errors import BadInput, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from rrr_edge.runtime.streams import Source
-    from rrr_edge.runtime.watch import Seen, UnsureFrames
+    from rrr_edge.runtime.watch import StreamResult, UnsureFrames
 
 _LIMIT, _ABOVE = 100, 0.5
 
@@ -83,12 +83,12 @@ def watch(
     from rrr_edge.runtime.classifier import Classifier
     from rrr_edge.runtime.streams import Source, open_frames
     from rrr_edge.runtime.streams.video import require_av
-    from rrr_edge.runtime.watch import LivePage, Tally
+    from rrr_edge.runtime.watch import LivePage, Summary
     from rrr_edge.runtime.watch import watch as watched
 
     _require_beside("--save-unsure", save_unsure, limit=limit, unsure_above=unsure_above)
     _require_beside("--serve", serve, token=token)
-    display, line, tally = Display(as_json=as_json, quiet=quiet, verbose=verbose), Line(as_json), Tally()
+    display, line, summary = Display(as_json=as_json, quiet=quiet, verbose=verbose), Line(as_json), Summary()
     origin, region = Source.of(source), None if roi is None else Region.of(roi)
     if origin.kind != "pictures":
         require_av()
@@ -107,13 +107,13 @@ def watch(
         frames = stack.enter_context(open_frames(origin, every=every, on_change=lambda said: line.say(display, said)))
         if page is not None:
             page.lost = lambda: frames.lost
-        sinks = [sink for sink in (tally, line, write, keep, page) if sink is not None]
-        stack.callback(lambda: line.say(display, tally.summary(frames)))
+        sinks = [sink for sink in (summary, line, write, keep, page) if sink is not None]
+        stack.callback(lambda: line.say(display, summary.text(frames)))
         with ending_quietly():
-            for seen in watched(classifier.stream(frames), classifier.labels, smooth=smooth):
+            for result in watched(classifier.stream(frames), classifier.labels, smooth=smooth):
                 for sink in sinks:
-                    sink(seen)
-    if not tally.answered:
+                    sink(result)
+    if not summary.answered:
         raise BadInput(f"No frame of {origin.shown} could be read.")
 
 
@@ -146,11 +146,11 @@ class Line:
         self._as_json = as_json
         self._in_place = sys.stdout.isatty() and not as_json
 
-    def __call__(self, seen: "Seen") -> None:
+    def __call__(self, result: "StreamResult") -> None:
         if self._as_json:
-            print(json.dumps(seen.record()), flush=True)
+            print(json.dumps(result.record()), flush=True)
             return
-        text = printable(_sentence(seen))
+        text = printable(_sentence(result))
         if self._in_place:
             columns = shutil.get_terminal_size().columns
             print(f"\r{text[: columns - 1]}\x1b[K", end="", flush=True)
@@ -165,25 +165,25 @@ class Line:
             display.say(line)
 
 
-def _sentence(seen: "Seen") -> str:
-    frame = seen.answer.frame
+def _sentence(result: "StreamResult") -> str:
+    frame = result.answer.frame
     return (
-        f"{frame.time_s:8.1f} s  {seen.label} {seen.probability:.2f}  uncertainty {seen.uncertainty:.2f}  "
-        f"{seen.answer.predict_ms:.1f} ms  {seen.fps:.1f} fps  age {seen.answer.age_ms:.0f} ms  "
+        f"{frame.time_s:8.1f} s  {result.label} {result.probability:.2f}  uncertainty {result.uncertainty:.2f}  "
+        f"{result.answer.predict_ms:.1f} ms  {result.fps:.1f} fps  age {result.answer.age_ms:.0f} ms  "
         f"{frame.dropped} dropped"
     )
 
 
 @contextmanager
-def _recording(path: Path) -> Iterator[Callable[["Seen"], None]]:
+def _recording(path: Path) -> Iterator[Callable[["StreamResult"], None]]:
     from rrr_edge.bundle.files import writing_to
     from rrr_edge.bundle.outputs import appended_lines, write_line
 
     with appended_lines(path) as file:
 
-        def write(seen: "Seen") -> None:
+        def write(result: "StreamResult") -> None:
             with writing_to(path):
-                write_line(file, json.dumps(seen.record()))
+                write_line(file, json.dumps(result.record()))
 
         yield write
 

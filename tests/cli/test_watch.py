@@ -30,7 +30,7 @@ from rrr_edge.cli.display import Display
 from rrr_edge.cli.watch import Line, ending_quietly
 from rrr_edge.runtime.classifier import Answer, Classifier, Prediction
 from rrr_edge.runtime.streams import Frame, open_frames
-from rrr_edge.runtime.watch import Seen
+from rrr_edge.runtime.watch import StreamResult
 
 ARCHIVE = Path(__file__).parents[1] / "bundle" / "fixtures" / "bundle-0.1.0.tar.xz"
 KEYS = ["frame", "time_s", "age_ms", "label", "probability", "uncertainty", "dropped"]
@@ -238,7 +238,7 @@ def test_a_terminal_has_one_line_that_is_rewritten(monkeypatch: pytest.MonkeyPat
     one = Prediction("mug\x1b[2J", 0, 0.9, 0.1, np.ones(1, np.float32), np.ones((1, 1), np.float32))
     frame = Frame(3, 1.5, 0.0, np.zeros((1, 1, 3), np.uint8))
     for _ in range(2):
-        line(Seen(Answer(frame, one, 1.0, 20.0), one.label, 0.9, 0.1, 25.0))
+        line(StreamResult(Answer(frame, one, 1.0, 20.0), one.label, 0.9, 0.1, 25.0))
     line.say(Display(quiet=True), "lost")
     *rewritten, cleared = terminal.getvalue().split("\x1b[K")[:-1]
     assert rewritten == ["\r     1.5 s  mug\\x1b[2J 0.90  uncertaint"] * 2

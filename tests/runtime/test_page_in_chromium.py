@@ -12,7 +12,7 @@ from PIL import Image
 
 from rrr_edge.runtime.classifier import Answer, Prediction
 from rrr_edge.runtime.streams import Frame
-from rrr_edge.runtime.watch import LivePage, Seen
+from rrr_edge.runtime.watch import LivePage, StreamResult
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
 QUIET = (
@@ -31,7 +31,7 @@ def test_a_browser_shows_the_picture_and_the_answer(tmp_path: Path) -> None:
     answer = Answer(Frame(5, 0.0, time.monotonic(), pixels, 2), prediction, 1.2, 30.0)
     picture = tmp_path / "page.png"
     with LivePage("0", token="0123456789abcdef", lost=lambda: "it ended") as page:
-        page(Seen(answer, prediction.label, 0.93, 0.1, 25.0))
+        page(StreamResult(answer, prediction.label, 0.93, 0.1, 25.0))
         command = [
             BROWSER,
             *QUIET,

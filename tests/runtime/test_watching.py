@@ -21,7 +21,7 @@ from rrr_edge.bundle.reference import Outputs
 from rrr_edge.errors import CannotRunHere, MissingLibrary, UsageError
 from rrr_edge.runtime.classifier import Answer, Classifier, Prediction
 from rrr_edge.runtime.streams import Frame, open_frames
-from rrr_edge.runtime.watch import LivePage, Seen, Tally, UnsureFrames, Votes, watch
+from rrr_edge.runtime.watch import LivePage, StreamResult, Summary, UnsureFrames, Votes, watch
 from rrr_edge.runtime.watch.unsure import as_jpeg
 
 LABELS = ("dark", "middle", "bright")
@@ -38,9 +38,11 @@ def frame(number: int = 0, *, time_s: float = 0.0, encoded: bytes | None = None)
     return Frame(number, time_s, time.monotonic(), pixels, 0, encoded)
 
 
-def seen(number: int = 0, *, uncertainty: float = 0.9, time_s: float = 0.0, encoded: bytes | None = None) -> Seen:
+def seen(
+    number: int = 0, *, uncertainty: float = 0.9, time_s: float = 0.0, encoded: bytes | None = None
+) -> StreamResult:
     answer = Answer(frame(number, time_s=time_s, encoded=encoded), prediction(0, uncertainty), 1.0, 20.0)
-    return Seen(answer, "dark", 0.8, uncertainty, 25.0)
+    return StreamResult(answer, "dark", 0.8, uncertainty, 25.0)
 
 
 def labels_of(votes: Votes, indices: list[int]) -> str:
@@ -92,22 +94,22 @@ def test_cameras_share_a_classifier(classifier: Classifier, tmp_path: Path) -> N
 def test_a_folder_is_watched_in_order(classifier: Classifier, tmp_path: Path) -> None:
     for number, value in enumerate((10, 100, 200, 20)):
         Image.new("RGB", (40, 30), (value,) * 3).save(tmp_path / f"{number}.png")
-    tally = Tally()
+    summary = Summary()
     time.sleep(0.3)  # loading takes its time
     with open_frames(tmp_path) as frames:
         found = list(watch(classifier.stream(frames), classifier.labels))
         for one in found:
-            tally(one)
-        summary = tally.summary(frames)
+            summary(one)
+        text = summary.text(frames)
     assert [(one.record()["frame"], one.label) for one in found] == list(
         enumerate(("dark", "middle", "bright", "dark"))
     )
     assert set(found[0].record()) == {"frame", "time_s", "age_ms", "label", "probability", "uncertainty", "dropped"}
-    assert (told := re.match(r"4 frames answered in (\d+\.\d) s, ([\d.]+) a second", summary))
+    assert (told := re.match(r"4 frames answered in (\d+\.\d) s, ([\d.]+) a second", text))
     assert float(told[1]) < 0.3
     assert float(told[2]) > 4 / 0.3
-    assert "0 dropped" in summary
-    assert "dark 50%" in summary
+    assert "0 dropped" in text
+    assert "dark 50%" in text
 
 
 def test_unsure_frames_are_kept_within_the_limit_and_apart(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from rrr_edge.errors import BadInput, CannotRunHere, UsageError, choose
 from rrr_edge.images.decode import Pixels
 from rrr_edge.images.picture import load
 from rrr_edge.runtime.streams.clock import CameraClock
-from rrr_edge.runtime.streams.mailbox import Mailbox, Policy
+from rrr_edge.runtime.streams.frame_queue import FrameQueue, Policy
 from rrr_edge.runtime.streams.pictures import open_pictures
-from rrr_edge.runtime.streams.shots import Lost, Reader, Shot, Timeouts
+from rrr_edge.runtime.streams.reader import RawFrame, Reader, SourceLost, Timeouts
 from rrr_edge.runtime.streams.source import Kind, Source
 from rrr_edge.runtime.streams.video import open_video, require_av
 
@@ -114,7 +114,7 @@ class Frames:
         self.lost = ""
         self.losses = 0
         self._every, self._timeouts, self._on_change = every, timeouts, on_change
-        self._mailbox: Mailbox[_Waiting] = Mailbox(policy)
+        self._queue: FrameQueue[_Waiting] = FrameQueue(policy)
         self._came = self._damaged = self._undecodable = self._told = 0
         self._begun_s = time.monotonic()
         self._first_stamp_s: float | None = None
@@ -127,7 +127,7 @@ class Frames:
 
     @property
     def dropped(self) -> int:
-        return self._mailbox.dropped
+        return self._queue.dropped
 
     @property
     def damaged(self) -> int:
@@ -149,7 +149,7 @@ class Frames:
 
         Raises BadInput where a file turns out to be damaged.
         """
-        while (taken := self._mailbox.take()) is not None:
+        while (taken := self._queue.take()) is not None:
             waiting, dropped = taken
             encoded = waiting.picture if isinstance(waiting.picture, bytes) else None
             try:
@@ -167,7 +167,7 @@ class Frames:
     def stop(self) -> None:
         """End the iteration and the reader, in less than 2 s: one that hangs ends by itself at its time-out."""
         self._stopping.set()
-        self._mailbox.discard()
+        self._queue.discard()
         if current_thread() is not self._thread:
             self._thread.join(_STOP_S)
 
@@ -183,7 +183,7 @@ class Frames:
         end: Exception | None = None
         try:
             self._read()
-        except Lost as error:
+        except SourceLost as error:
             what = "read further" if self._came else "opened"
             end = (CannotRunHere if self.source.is_live else BadInput)(
                 f"{self.source.shown} cannot be {what}: {error}."
@@ -193,17 +193,17 @@ class Frames:
         if not self._opened.is_set():
             self._refused = end
             self._opened.set()
-        self._mailbox.close(end)
+        self._queue.close(end)
 
     def _read(self) -> None:
-        """Until the end of a file, or the stop of a live source. Raises Lost for what was never opened, and files."""
+        """Until the end of a file, or the stop of a live source. Raises SourceLost for what never opened, and files."""
         pause_s = _FIRST_PAUSE_S
         while not self._stopping.is_set():
             before = self._came
             try:
                 self._read_once()
                 reason = "it ended"
-            except Lost as error:
+            except SourceLost as error:
                 if not (self.source.is_live and self._opened.is_set()):
                     raise
                 reason = str(error)
@@ -218,17 +218,17 @@ class Frames:
 
     def _read_once(self) -> None:
         clock = CameraClock()
-        with _READERS[self.source.kind](self.source, self._timeouts) as shots:
+        with _READERS[self.source.kind](self.source, self._timeouts) as raw_frames:
             self._opened.set()
-            for shot in shots:
+            for raw in raw_frames:
                 if self._stopping.is_set():
                     return
-                if self.lost and isinstance(shot.picture, bytes) and not self._can_decode(shot.picture):
-                    shot = shot._replace(picture=None)
-                if self.lost and shot.picture is not None:
+                if self.lost and isinstance(raw.picture, bytes) and not self._can_decode(raw.picture):
+                    raw = raw._replace(picture=None)
+                if self.lost and raw.picture is not None:
                     self.lost = ""
                     self._on_change(f"{self.source.shown} is back")
-                self._pass_on(shot, clock)
+                self._pass_on(raw, clock)
                 self._require_decodable()
 
     def _can_decode(self, encoded: bytes) -> bool:
@@ -244,26 +244,26 @@ class Frames:
         self._failing = None if is_decoded else (failing[0] if failing else now, now)
 
     def _require_decodable(self) -> None:
-        """Raise Lost where a live source's files could not be decoded for too long; `open_video` sees to the rest."""
+        """Raise SourceLost where a live source's JPEGs were not decodable for too long; `open_video` sees to others."""
         failing, limit_s = self._failing, self._timeouts.undecoded_s
         if self.source.is_live and failing is not None and failing[1] - failing[0] > limit_s:
             self._failing = None
-            raise Lost(f"no picture could be decoded for {limit_s:g} s")
+            raise SourceLost(f"no picture could be decoded for {limit_s:g} s")
 
-    def _pass_on(self, shot: Shot, clock: CameraClock) -> None:
+    def _pass_on(self, raw: RawFrame, clock: CameraClock) -> None:
         number = self._came
         self._came += 1
-        captured_s = clock.captured(shot.stamp_s if self.source.is_live else None, shot.arrival_s)
-        if shot.picture is None:
+        captured_s = clock.captured(raw.stamp_s if self.source.is_live else None, raw.arrival_s)
+        if raw.picture is None:
             self._damaged += 1
-            if shot.name:
-                self._on_change(f"{shot.name} cannot be read")
+            if raw.name:
+                self._on_change(f"{raw.name} cannot be read")
         elif number % self._every == 0:
-            self._mailbox.put(_Waiting(number, self._time(shot, captured_s), captured_s, shot.picture, shot.name))
+            self._queue.put(_Waiting(number, self._time(raw, captured_s), captured_s, raw.picture, raw.name))
 
-    def _time(self, shot: Shot, captured_s: float) -> float:
-        if self.source.kind != "file" or shot.stamp_s is None:
+    def _time(self, raw: RawFrame, captured_s: float) -> float:
+        if self.source.kind != "file" or raw.stamp_s is None:
             return captured_s - self._begun_s
         if self._first_stamp_s is None:
-            self._first_stamp_s = shot.stamp_s
-        return shot.stamp_s - self._first_stamp_s
+            self._first_stamp_s = raw.stamp_s
+        return raw.stamp_s - self._first_stamp_s

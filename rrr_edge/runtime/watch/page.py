@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from rrr_edge.errors import CannotRunHere, MissingLibrary, UsageError
-from rrr_edge.runtime.watch.seen import Seen
+from rrr_edge.runtime.watch.results import StreamResult
 from rrr_edge.runtime.watch.unsure import as_jpeg
 
 _PAGE = Path(__file__).with_name("page.html")
@@ -49,7 +49,7 @@ class LivePage:
         if (token is not None or not is_local) and len(self._token) < _TOKEN_CHARACTERS:
             raise UsageError(f"The page's token has less than {_TOKEN_CHARACTERS} characters.")
         self.lost = lost
-        self._seen: tuple[Seen, float] | None = None
+        self._newest: tuple[StreamResult, float] | None = None
         self._encoded: tuple[int, bytes] = (-1, b"")
         self._lock = Lock()
         self._server = _server(self._app())
@@ -62,8 +62,8 @@ class LivePage:
         self.url = self._url(host)
         self._thread = Thread(target=self._server.run, args=([self._socket],), name="live page", daemon=True)
 
-    def __call__(self, seen: Seen) -> None:
-        self._seen = seen, time.monotonic()
+    def __call__(self, result: StreamResult) -> None:
+        self._newest = result, time.monotonic()
 
     def __enter__(self) -> "LivePage":
         self._thread.start()
@@ -96,14 +96,14 @@ class LivePage:
             return HTMLResponse(page, headers=headers)
 
         def answer(request: Request) -> Response:
-            return Response(json.dumps(self._answer(self._seen)), headers=headers, media_type="application/json")
+            return Response(json.dumps(self._answer(self._newest)), headers=headers, media_type="application/json")
 
         def picture(request: Request) -> Response:
-            seen = self._seen  # read once, for another may come at any moment
-            said = headers | {"Answer": json.dumps(self._answer(seen))}
-            if seen is None or str(seen[0].answer.frame.number) == request.query_params.get("after"):
+            newest = self._newest  # read once, for another may come at any moment
+            said = headers | {"Answer": json.dumps(self._answer(newest))}
+            if newest is None or str(newest[0].answer.frame.number) == request.query_params.get("after"):
                 return Response(status_code=204, headers=said)
-            return Response(self._picture(seen[0]), headers=said, media_type=_JPEG)
+            return Response(self._picture(newest[0]), headers=said, media_type=_JPEG)
 
         routes = [Route("/", root), Route("/answer", answer), Route("/picture", picture)]
         return self._guarded(Starlette(routes=routes))
@@ -126,17 +126,17 @@ class LivePage:
 
         return guarded
 
-    def _answer(self, newest: tuple[Seen, float] | None) -> dict[str, Any]:
+    def _answer(self, newest: tuple[StreamResult, float] | None) -> dict[str, Any]:
         said: dict[str, Any] = {"lost": self.lost()}
         if newest is not None:
-            seen, at_s = newest
-            pace = {"predict_ms": round(seen.answer.predict_ms, 2), "fps": round(seen.fps, 1)}
-            said |= {**seen.record(), **pace, "since_ms": round((time.monotonic() - at_s) * 1e3)}
+            result, at_s = newest
+            pace = {"predict_ms": round(result.answer.predict_ms, 2), "fps": round(result.fps, 1)}
+            said |= {**result.record(), **pace, "since_ms": round((time.monotonic() - at_s) * 1e3)}
         return said
 
-    def _picture(self, seen: Seen) -> bytes:
+    def _picture(self, result: StreamResult) -> bytes:
         """Encoded once for all who look."""
-        frame = seen.answer.frame
+        frame = result.answer.frame
         with self._lock:
             if self._encoded[0] != frame.number:
                 self._encoded = frame.number, as_jpeg(frame, quality=_QUALITY, longest=_LONGEST)

@@ -11,7 +11,7 @@ from rrr_edge.bundle.files import write_file, writing_to
 from rrr_edge.errors import UsageError
 from rrr_edge.images.decode import Pixels
 from rrr_edge.runtime.streams import Frame
-from rrr_edge.runtime.watch.seen import Seen
+from rrr_edge.runtime.watch.results import StreamResult
 
 _PREFIX = "unsure-"
 # Of a JPEG that says where and when it was taken: EXIF, XMP and IPTC.
@@ -36,8 +36,8 @@ class UnsureFrames:
         self._left = limit - sum(1 for _ in folder.glob(f"{_PREFIX}*.jpg"))
         self._next_s = 0.0
 
-    def __call__(self, seen: Seen) -> None:
-        frame, uncertainty = seen.answer.frame, seen.answer.prediction.uncertainty
+    def __call__(self, result: StreamResult) -> None:
+        frame, uncertainty = result.answer.frame, result.answer.prediction.uncertainty
         if self._left <= 0 or uncertainty <= self._above or frame.time_s < self._next_s:
             return
         now = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"

@@ -24,8 +24,8 @@ from rrr_edge.runtime.streams import Frame, Frames, Source, open_frames
 from rrr_edge.runtime.streams import frames as streams
 from rrr_edge.runtime.streams import video as video_reader
 from rrr_edge.runtime.streams.clock import CameraClock
-from rrr_edge.runtime.streams.mailbox import Mailbox
-from rrr_edge.runtime.streams.shots import Lost, Shot, Timeouts
+from rrr_edge.runtime.streams.frame_queue import FrameQueue
+from rrr_edge.runtime.streams.reader import RawFrame, SourceLost, Timeouts
 
 
 def write_video(path: Path, frames: int, *, codec: str = "libx264", fps: int = 10) -> Path:
@@ -204,15 +204,15 @@ def test_a_stream_that_cannot_be_decoded_is_lost_until_it_can(monkeypatch: pytes
     buffer, repaired = io.BytesIO(), threading.Event()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG")
 
-    def shots() -> Iterator[Shot]:
+    def raw_frames() -> Iterator[RawFrame]:
         while True:
             time.sleep(0.005)
-            yield Shot(buffer.getvalue() if repaired.is_set() else b"\xff\xd8 damaged", time.monotonic())
-            yield Shot(None if not repaired.is_set() else buffer.getvalue(), time.monotonic())
+            yield RawFrame(buffer.getvalue() if repaired.is_set() else b"\xff\xd8 damaged", time.monotonic())
+            yield RawFrame(None if not repaired.is_set() else buffer.getvalue(), time.monotonic())
 
     @contextmanager
-    def reader(source: Source, timeouts: Timeouts) -> Iterator[Iterator[Shot]]:
-        yield shots()
+    def reader(source: Source, timeouts: Timeouts) -> Iterator[Iterator[RawFrame]]:
+        yield raw_frames()
 
     monkeypatch.setitem(streams._READERS, "stream", reader)
     said: list[str] = []
@@ -245,9 +245,9 @@ def test_a_decoders_errors_are_no_pictures() -> None:
 
     container = SimpleNamespace(format=SimpleNamespace(name="rtsp"), demux=demux)
     stream = SimpleNamespace(index=0, codec_context=SimpleNamespace(name="h264"))
-    with pytest.raises(Lost, match="no picture could be decoded"):
-        for number, shot in enumerate(video_reader._shots(av, container, stream, Timeouts(1, 1, 0.02))):
-            assert shot.picture is None
+    with pytest.raises(SourceLost, match="no picture could be decoded"):
+        for number, raw in enumerate(video_reader._raw_frames(av, container, stream, Timeouts(1, 1, 0.02))):
+            assert raw.picture is None
             assert number < 1000
 
 
@@ -257,21 +257,21 @@ def test_the_time_that_an_app_takes_is_no_loss() -> None:
     container = SimpleNamespace(format=SimpleNamespace(name="rtsp"), demux=lambda: iter([packet, other, packet]))
     stream = SimpleNamespace(index=0, codec_context=SimpleNamespace(name="h264"))
     count = 0
-    for _ in video_reader._shots(av, container, stream, Timeouts(1, 0.2, 0.2)):
+    for _ in video_reader._raw_frames(av, container, stream, Timeouts(1, 0.2, 0.2)):
         count += 1
         time.sleep(0.25)
     assert count == 2
 
 
 def test_a_slow_disk_has_its_time_and_what_comes_late_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shots() -> Iterator[Shot]:
-        yield Shot(lambda: np.zeros((2, 2, 3), np.uint8), time.monotonic())
-        raise Lost("it is damaged")
+    def raw_frames() -> Iterator[RawFrame]:
+        yield RawFrame(lambda: np.zeros((2, 2, 3), np.uint8), time.monotonic())
+        raise SourceLost("it is damaged")
 
     @contextmanager
-    def reader(source: Source, timeouts: Timeouts) -> Iterator[Iterator[Shot]]:
+    def reader(source: Source, timeouts: Timeouts) -> Iterator[Iterator[RawFrame]]:
         time.sleep(0.1)
-        yield shots()
+        yield raw_frames()
 
     monkeypatch.setitem(streams._READERS, "file", reader)
     monkeypatch.setattr(streams, "_STOP_S", 0.01)
@@ -392,15 +392,15 @@ def test_stamps_that_run_slow_do_not_add_up() -> None:
     assert max(ages) < 0.05 * 31
 
 
-def test_the_clock_follows_a_camera_whose_quartz_is_slow() -> None:
+def test_the_clock_follows_a_camera_whose_clock_drifts() -> None:
     clock, late = CameraClock(), []
     for second in range(0, 36_000, 10):
         late.append(second - clock.captured(second * (1 - 5e-5), float(second)))
     assert max(late) < 1e-6
 
 
-def test_a_mailbox_of_all_holds_its_writer_back_until_there_is_room() -> None:
-    box: Mailbox[int] = Mailbox("all")
+def test_a_queue_of_all_holds_its_writer_back_until_there_is_room() -> None:
+    box: FrameQueue[int] = FrameQueue("all")
     written: list[int] = []
 
     def write() -> None:

@@ -1,4 +1,4 @@
-"""What the readers of sources have in common: shots, time-outs, and the loss of a source."""
+"""What the readers of sources have in common: frames as they come, time-outs, and the loss of a source."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -9,7 +9,7 @@ from rrr_edge.images.decode import Pixels
 from rrr_edge.runtime.streams.source import Source
 
 
-class Shot(NamedTuple):
+class RawFrame(NamedTuple):
     """One picture as it came at `arrival_s` (`time.monotonic`), with the source's own time stamp where it has one.
 
     `picture` is the bytes of a file, or what makes RGB pixels when they are asked for, or None where it is damaged.
@@ -33,8 +33,8 @@ class Timeouts:
     undecoded_s: float = 30.0
 
 
-class Lost(Exception):
+class SourceLost(Exception):
     """Why a source gives nothing more, or cannot be opened, as a clause that follows a colon."""
 
 
-Reader = Callable[[Source, Timeouts], AbstractContextManager[Iterator[Shot]]]
+Reader = Callable[[Source, Timeouts], AbstractContextManager[Iterator[RawFrame]]]

@@ -1,4 +1,4 @@
-"""The mailbox between the thread that reads frames and the app that takes them."""
+"""The queue between the thread that reads frames and the app that takes them."""
 
 from collections import deque
 from threading import Condition
@@ -11,7 +11,7 @@ T = TypeVar("T")
 _WAITING = 4
 
 
-class Mailbox(Generic[T]):
+class FrameQueue(Generic[T]):
     """`latest` holds one item, the newest, and counts what it drops; `all` holds a few, and its writer waits."""
 
     def __init__(self, policy: Policy) -> None:

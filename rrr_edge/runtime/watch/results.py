@@ -18,7 +18,7 @@ _SAMPLED = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class StreamResult:
     """The answer to a frame, with the label, probability and uncertainty that the votes gave it, and the pace."""
 
     answer: Answer
@@ -41,7 +41,7 @@ class Seen:
         }
 
 
-def watch(answers: Iterable[Answer], labels: tuple[str, ...], *, smooth: int = 1) -> Iterator[Seen]:
+def watch(answers: Iterable[Answer], labels: tuple[str, ...], *, smooth: int = 1) -> Iterator[StreamResult]:
     """`answers` as they come, with votes over the last `smooth`."""
     votes = Votes(smooth, labels)
     times: deque[float] = deque(maxlen=_RECENT)
@@ -49,10 +49,10 @@ def watch(answers: Iterable[Answer], labels: tuple[str, ...], *, smooth: int = 1
         times.append(time.monotonic())
         lasted = times[-1] - times[0]
         fps = (len(times) - 1) / lasted if lasted else 0.0
-        yield Seen(answer, *votes.add(answer.prediction), fps)
+        yield StreamResult(answer, *votes.add(answer.prediction), fps)
 
 
-class Tally:
+class Summary:
     """Counts over all frames from the first answer on, and medians over the last thousand."""
 
     def __init__(self) -> None:
@@ -62,15 +62,15 @@ class Tally:
         self._ages_ms: deque[float] = deque(maxlen=_SAMPLED)
         self._predict_ms: deque[float] = deque(maxlen=_SAMPLED)
 
-    def __call__(self, seen: Seen) -> None:
+    def __call__(self, result: StreamResult) -> None:
         if not self.answered:
             self._begun_s = time.monotonic()
         self.answered += 1
-        self._labels[seen.label] += 1
-        self._ages_ms.append(seen.answer.age_ms)
-        self._predict_ms.append(seen.answer.predict_ms)
+        self._labels[result.label] += 1
+        self._ages_ms.append(result.answer.age_ms)
+        self._predict_ms.append(result.answer.predict_ms)
 
-    def summary(self, frames: Frames) -> str:
+    def text(self, frames: Frames) -> str:
         """A line on the stream, and one on what was seen in it."""
         lasted = time.monotonic() - self._begun_s if self.answered else 0.0
         counts = [f"{self.answered} frames answered in {lasted:.1f} s"]
