@@ -39,12 +39,18 @@ class Preprocess(Record):
 
 
 class Cost(Record):
-    """`macs` are multiply-accumulates of convolutions and linear layers for one image."""
+    """`macs` are multiply-accumulates of convolutions and linear layers for one image.
+
+    The `shared` parameters, and their bytes, are those of the source network, bit for bit: every task that begins with
+    it has them too.
+    """
 
     params: int
     trainable_params: int
     macs: int
     weights_bytes: int
+    shared_params: int = 0
+    shared_bytes: int = 0
 
 
 class Provenance(Record):

@@ -5,14 +5,38 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rrr_edge.bundle.record import Record
-from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone
-from rrr_edge.bundle.spec import ADDITIONS, Depths, DropoutKind
+from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone, BottleneckBackbone
+from rrr_edge.bundle.spec import Depths, DropoutKind
+from rrr_edge.bundle.tailored import ProxyWidths
+from rrr_edge.bundle.training import OptimizerName, Order, Schedule, Selection, Shape, TailorTraining, Training
+
+__all__ = [
+    "METHODS",
+    "RANDOM",
+    "RRR",
+    "Block",
+    "BlockOrder",
+    "Channel",
+    "Criterion",
+    "Element",
+    "Ensemble",
+    "FineTune",
+    "Fit",
+    "LinearProbe",
+    "NetTailor",
+    "OptimizerName",
+    "Order",
+    "Recipe",
+    "Schedule",
+    "Selection",
+    "Shape",
+    "Split",
+    "TailorTraining",
+    "Training",
+]
 
 Split = Literal["paper", "coherent"]
 Ensemble = Literal["naive", "bagging", "snapshot", "fge"]
-Shape = Literal["constant", "cosine", "triangular", "step"]
-OptimizerName = Literal["adamw", "sgd"]
-Order = Literal["algorithm", "cyclic"]
 Criterion = Literal["random", "magnitude"]
 Fit = Literal["crop", "squash", "pad"]
 BlockOrder = Literal["reverse", "forward"]
@@ -20,79 +44,6 @@ BlockOrder = Literal["reverse", "forward"]
 RANDOM = "random"
 _DEPTHS = "Leading blocks kept in conv2_x..conv5_x, all of the backbone's unless given"
 _CRITERION = "Random ones go, or the smallest (magnitude)"
-
-
-class Schedule(Record):
-    """How the learning rate moves: not at all, by half cosines down to 0, by triangles down to a half and back, or by
-    steps to a tenth.
-
-    The cosine cycles fill the training (Huang et al. 2017); the triangular ones its last fifth (Garipov et al. 2018).
-    The steps are after 40 % and 80 % of it (Morgado and Vasconcelos 2019: epochs 8 and 16 of 20, or 20 and 40 of 50).
-    """
-
-    shape: Shape = "constant"
-    cycles: int = Field(default=1, ge=1)
-
-
-class Training(Record):
-    """The training of Sun et al. 2023, Appendix C: AdamW without a schedule, EMA over the last fifth.
-
-    `shared_batches`: all branches see the same augmented batch; otherwise each has its own shuffling and its own
-    augmentation, as in the paper. `augment` draws two of the twelve transforms for every image. `feature_views` > 0
-    augments every image that many times, once for all, and keeps the frozen stump's features of these views.
-    `momentum` is SGD's.
-    """
-
-    epochs: int = Field(default=300, ge=0, description="Passes over the training images")
-    batch_size: int = Field(default=32, ge=2, description="Images of a training step")
-    optimizer: OptimizerName = Field(default="adamw", description="adamw or sgd")
-    learning_rate: float = Field(default=1e-3, gt=0, description="The optimiser's learning rate")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD's momentum")
-    weight_decay: float = Field(default=0.01, ge=0, description="The optimiser's weight decay")
-    ema_fraction: float = Field(default=0.2, ge=0, le=1, description="Last share of the training that is averaged")
-    shared_batches: bool = Field(default=False, description="One batch for all branches: faster")
-    augment: bool = Field(default=True, description="Draw two of twelve transforms for every image")
-    feature_views: int = Field(
-        default=0, ge=0, description="Augment each image so often, once for all, and keep the stump's features"
-    )
-    schedule: Schedule = Schedule()
-
-    @model_validator(mode="after")
-    def _views_differ(self) -> Self:
-        if self.feature_views > 1 and not self.augment:
-            raise ValueError(f"{self.feature_views} feature_views of an image are all the same without augment")
-        return self
-
-
-class Selection(Record):
-    """Forward block selection v1 (Sun et al. 2023, Algorithm 1), which `depths = "auto"` asks for.
-
-    From ResNet_1_1_1_1 on, trained whole, one block after the other is appended and training goes on for
-    `epochs_per_step` (the training's epochs, unless given). A step whose relative gain (Acc - Old) / Acc is less than
-    `epsilon` ends the procedure, and the network without its block is taken. The paper states no value. Ours, unless
-    given, is 5 / n for n validation images: five more right answers and not one more wrong are the least that a sign
-    test can tell from luck (2^-5 = 3.1 % < 5 %). It must not be 0, or blocks that change nothing would be kept.
-
-    `stop` = false looks at all further blocks too, as in Fig. 4, but chooses the same depths. `max_additions` bounds
-    either. `order`: all of conv2_x first, then conv3_x ...; or, "cyclic", one block for each phase in turn.
-    `control` trains ResNet_1_1_1_1 for as many epochs in all, to compare.
-    """
-
-    epsilon: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Least relative gain that keeps a block; unless given 5 / validation images",
-    )
-    stop: bool = Field(default=True, description="Stop at the first block that does not pay")
-    max_additions: int = Field(
-        default=ADDITIONS, ge=0, le=ADDITIONS, description="Blocks that a selection tries at most"
-    )
-    order: Order = Field(default="algorithm", description="Phase after phase (algorithm), or phases in turn (cyclic)")
-    control: bool = Field(default=False, description="Train the smallest network for as many epochs, to compare")
-    epochs_per_step: int | None = Field(
-        default=None, ge=1, description="Epochs of a step of a selection; unless given those of the training"
-    )
 
 
 class _Reused(Record):
@@ -127,7 +78,11 @@ class _Reused(Record):
         return depths
 
 
-class RRR(_Reused):
+class _OfBottlenecks(_Reused):
+    backbone: BottleneckBackbone = Field(default=BACKBONE, description="Source network")
+
+
+class RRR(_OfBottlenecks):
     """Reuse, reduce, recycle (Sun et al. 2023).
 
     `depths` keeps that many leading blocks a phase, or "auto" finds out how many, as `selection` says. `branches` > 1
@@ -202,15 +157,27 @@ class LinearProbe(_Unsplit):
     """
 
     method: Literal["linear-probe"] = "linear-probe"
+    backbone: BottleneckBackbone = Field(default=BACKBONE, description="Source network")
 
 
 class FineTune(_Unsplit):
-    """Baseline [B] of Sun et al. 2023: a ResNet in one piece with a new classifier, of which everything learns."""
+    """Baseline [B] of Sun et al. 2023: a ResNet in one piece with a new classifier, of which everything learns.
+
+    A ResNet18 or ResNet34 keeps all of its blocks.
+    """
 
     method: Literal["finetune"] = "finetune"
+    backbone: Backbone = Field(default=BACKBONE, description="Source network")
+
+    @model_validator(mode="after")
+    def _basic_blocks_stay(self) -> Self:
+        source = SOURCES[self.backbone]
+        if source.block == "basic" and self.depths != source.depths:
+            raise ValueError(f"{source.name} is fine-tuned with all of its blocks: leave depths out")
+        return self
 
 
-class _Pruned(_Reused):
+class _Pruned(_OfBottlenecks):
     """`sparsity` is the share of all parameters of the backbone that goes, before everything that is left learns."""
 
     sparsity: float = Field(default=0.5, ge=0, lt=1, description="Share of the backbone's parameters that goes")
@@ -248,12 +215,47 @@ class Block(_Pruned):
     order: BlockOrder = Field(default="reverse", description="conv5_x goes first (reverse), or conv2_x (forward)")
 
 
-Recipe: TypeAlias = Annotated[RRR | LinearProbe | FineTune | Element | Channel | Block, Field(discriminator="method")]
-METHODS: dict[str, type[RRR | LinearProbe | FineTune | Element | Channel | Block]] = {
+class NetTailor(_Reused):
+    """A ResNet of which each task uses only some blocks, and small proxies of its own (Morgado and Vasconcelos 2019).
+
+    `losses` are those of the authors' "code" or of the "paper". They differ in how far the imitation of a block
+    reaches, how it is averaged, and in the borders of the expected complexity.
+    """
+
+    method: Literal["nettailor"] = "nettailor"
+    backbone: Backbone = Field(default="resnet50", description="The source network")
+    training: TailorTraining = TailorTraining()
+    max_skip: Annotated[int, Field(ge=1)] | Literal["dense"] = Field(
+        default=3, description="Proxies lead to a block from that many blocks before it, or from all (dense)"
+    )
+    complexity: float = Field(default=0.3, ge=0, description="Weight of the expected complexity in the loss")
+    mimic: float = Field(default=10.0, ge=0, description="Weight of the distance to the teacher in the loss")
+    losses: Literal["code", "paper"] = Field(default="code", description="Both as in the authors' code, or the paper")
+    proxy_widths: ProxyWidths = Field(default="code", description="1/8 of a bottleneck's (code), or 1/4 (paper)")
+    prune_proxies: float = Field(default=0.05, ge=0, lt=1, description="Attention up to which a proxy is removed")
+    drop_blocks: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto", description="How many of the blocks with the least attention are removed, or auto: a search"
+    )
+    within: float = Field(default=0.005, ge=0, lt=1, description="Accuracy that the search may lose to the teacher's")
+    teacher: str | None = Field(default=None, description="Bundle to imitate; unless given a network is trained first")
+    teacher_epochs: int | None = Field(default=None, ge=1, description="Epochs of the teacher; unless given --epochs")
+    tune_epochs: int | None = Field(default=None, ge=1, description="Epochs after pruning; unless given --epochs")
+
+    @model_validator(mode="after")
+    def _one_branch(self) -> Self:
+        if self.training.shared_batches or self.training.feature_views:
+            raise ValueError("shared_batches and feature_views are for networks with branches on a stump")
+        return self
+
+
+AnyRecipe: TypeAlias = RRR | LinearProbe | FineTune | Element | Channel | Block | NetTailor
+Recipe: TypeAlias = Annotated[AnyRecipe, Field(discriminator="method")]
+METHODS: dict[str, type[AnyRecipe]] = {
     "rrr": RRR,
     "linear-probe": LinearProbe,
     "finetune": FineTune,
     "element": Element,
     "channel": Channel,
     "block": Block,
+    "nettailor": NetTailor,
 }

@@ -87,7 +87,8 @@ def _fields(recipe: type[Record]) -> Iterator[tuple[str, FieldInfo]]:
     """The fields that are one value each; `schedule` is a record that only files give."""
     for name, field in recipe.model_fields.items():
         if name in _PARTS:
-            yield from _fields(_PARTS[name])
+            own = field.annotation
+            yield from _fields(own if isinstance(own, type) and issubclass(own, Record) else _PARTS[name])
         elif name not in ("method", "schedule"):
             yield name, field
 

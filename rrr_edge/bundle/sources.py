@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
 
 BlockKind = Literal["basic", "bottleneck"]
-Backbone = Literal["resnet50", "resnet101", "resnet152"]
+Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+BottleneckBackbone = Literal["resnet50", "resnet101", "resnet152"]
 PhaseDepths: TypeAlias = tuple[int, int, int, int]
 Shape: TypeAlias = tuple[int, ...]
 
@@ -37,7 +38,7 @@ SOURCES: dict[str, Source] = {
     "resnet101": Source("ResNet101", "bottleneck", (3, 4, 23, 3)),
     "resnet152": Source("ResNet152", "bottleneck", (3, 8, 36, 3)),
 }
-BACKBONE: Backbone = "resnet152"
+BACKBONE: BottleneckBackbone = "resnet152"
 
 
 def _trunk(source: Source) -> Iterator[tuple[str, Shape]]:

@@ -1,11 +1,12 @@
 """Specifications of networks as data; `rrr_edge.networks.build(spec)` makes the module."""
 
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args, overload
 
 from pydantic import AfterValidator, Field, model_validator
 
 from rrr_edge.bundle.record import Record
-from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone
+from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone, BottleneckBackbone
+from rrr_edge.bundle.tailored import TailoredSpec, whole_network
 
 
 def _exist(depths: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
@@ -56,8 +57,17 @@ class ResNetSpec(Record):
         return self
 
 
-def source_spec(num_classes: int, backbone: Backbone = BACKBONE) -> ResNetSpec:
+SourceSpec: TypeAlias = ResNetSpec | TailoredSpec
+
+
+@overload
+def source_spec(num_classes: int, backbone: BottleneckBackbone = BACKBONE) -> ResNetSpec: ...
+@overload
+def source_spec(num_classes: int, backbone: Backbone) -> SourceSpec: ...
+def source_spec(num_classes: int, backbone: Backbone = BACKBONE) -> SourceSpec:
     """A source network in one piece: what is compressed, pruned and compared with."""
+    if SOURCES[backbone].block == "basic":
+        return whole_network(backbone, num_classes)
     return ResNetSpec(depths=SOURCES[backbone].depths, num_classes=num_classes)
 
 
@@ -87,6 +97,6 @@ class ChannelSpec(Record):
 
 
 # The union of all families, told apart by `kind`.
-NetworkSpec: TypeAlias = Annotated[ResNetSpec | ChannelSpec, Field(discriminator="kind")]
+NetworkSpec: TypeAlias = Annotated[ResNetSpec | ChannelSpec | TailoredSpec, Field(discriminator="kind")]
 Part = Literal["input", "stump", "conv4", "conv5", "heads", "vote"]
 PARTS: tuple[Part, ...] = get_args(Part)

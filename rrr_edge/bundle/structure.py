@@ -1,10 +1,13 @@
 """The structure of a ResNet as data: layers, parameters, MACs."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from rrr_edge.bundle.manifest import Cost
-from rrr_edge.bundle.spec import ChannelSpec, NetworkSpec, Part, PhaseWidths
+from rrr_edge.bundle.spec import ChannelSpec, Part, PhaseWidths, ResNetSpec
+
+# Whose structure is described here: bottleneck blocks in one piece or with branches at the end.
+BranchedSpec: TypeAlias = ResNetSpec | ChannelSpec
 
 STUMP_CHANNELS = 512
 SKIP = "downsample.0"
@@ -78,7 +81,7 @@ class Layer(NamedTuple):
     size: int
 
 
-def block_shapes(spec: NetworkSpec) -> tuple[tuple[BlockShape, ...], ...]:
+def block_shapes(spec: BranchedSpec) -> tuple[tuple[BlockShape, ...], ...]:
     """The blocks of conv2_x .. conv5_x."""
     inputs, phases = stem_layers(spec).outputs, []
     for phase, widths in enumerate(_phases(spec)):
@@ -100,18 +103,18 @@ def block_shapes(spec: NetworkSpec) -> tuple[tuple[BlockShape, ...], ...]:
     return tuple(phases)
 
 
-def stem_layers(spec: NetworkSpec) -> ConvShape:
+def stem_layers(spec: BranchedSpec) -> ConvShape:
     return ConvShape(3, spec.stem if isinstance(spec, ChannelSpec) else _PLANES[0], 7, 2)
 
 
-def _phases(spec: NetworkSpec) -> tuple[PhaseWidths, ...]:
+def _phases(spec: BranchedSpec) -> tuple[PhaseWidths, ...]:
     if isinstance(spec, ChannelSpec):
         return spec.phases
     every = zip((*_PLANES, *spec.branch_widths), spec.depths, strict=True)
     return tuple(PhaseWidths(outputs=_EXPANSION * w, blocks=((w, w),) * depth) for w, depth in every)
 
 
-def layers(spec: NetworkSpec, image_size: int) -> Iterator[Layer]:
+def layers(spec: BranchedSpec, image_size: int) -> Iterator[Layer]:
     """All convolutions in the order of the state dict, for square images."""
     size = _halved(image_size)
     yield Layer("conv1", "bn1", stem_layers(spec), size)
@@ -134,7 +137,7 @@ def part_of_layer(name: str) -> Part:
     return _LATE_PARTS.get(name.partition(".")[0], "stump")
 
 
-def cost(spec: NetworkSpec, image_size: int, *, stump_frozen: bool = True) -> Cost:
+def resnet_cost(spec: BranchedSpec, image_size: int, *, stump_frozen: bool = True) -> Cost:
     """Parameters, MACs of one image and bytes of the state dict, counted on the structure."""
     convs = list(layers(spec, image_size))
     classes = spec.branches * spec.num_classes

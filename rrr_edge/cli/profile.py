@@ -68,6 +68,7 @@ def profile(
     from rrr_edge.profile.loads import Loads
     from rrr_edge.profile.pruned import delete_pruned, prepare_sweep
     from rrr_edge.profile.request import Extras
+    from rrr_edge.report.tailoring import gain
     from rrr_edge.timing.interleave import TimingSettings
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -114,4 +115,6 @@ def profile(
         display.result({"ready": True, "notes": obstacles}, said)
         return
     display.profile(result, f"{folder}{replaced}")
+    if said := gain(opened.manifest, result):
+        display.say(said)
     display.result({**result.document(), "folder": str(folder)})

@@ -11,11 +11,12 @@ import torch
 
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.bundle.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, Recipe
+from rrr_edge.bundle.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, NetTailor, Recipe
 from rrr_edge.bundle.reference_network import ReferenceNetwork, RunnableNetwork
 from rrr_edge.bundle.sources import SOURCES, PhaseDepths
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS
 from rrr_edge.compress.method import Inputs, Method, cost_of
+from rrr_edge.compress.nettailor import NETTAILOR
 from rrr_edge.compress.own_network import open_own
 from rrr_edge.compress.plan import Plan
 from rrr_edge.compress.prune import BLOCK, CHANNEL, ELEMENT
@@ -31,7 +32,7 @@ from rrr_edge.images.layouts import require_folder
 from rrr_edge.images.reading import read_pictures
 from rrr_edge.networks import Network, build
 from rrr_edge.timing.progress import OnProgress, silent
-from rrr_edge.training import Device, Examples, open_fabric, require_branches, require_device
+from rrr_edge.training import Device, Examples, open_fabric, require_device
 from rrr_edge.training import Run as TrainingRun
 from rrr_edge.training.share import first_does
 
@@ -42,6 +43,7 @@ METHODS: dict[type[Recipe], Method[Any]] = {
     Element: ELEMENT,
     Channel: CHANNEL,
     Block: BLOCK,
+    NetTailor: NETTAILOR,
 }
 # What is needed once the training is over.
 _EXPORT = ("onnx", "onnxscript", "onnxsim", "onnxruntime")
@@ -205,7 +207,7 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
     with torch.device("meta"):
         network = build(method.spec(recipe, len(dataset.labels)))
     method.freeze(recipe, network)
-    require_branches(network, method.training(recipe), images=len(dataset.train.labels))
+    method.check(recipe, network, len(dataset.train.labels))
     return _Prepared(recipe, found, dataset, network)
 
 

@@ -26,7 +26,8 @@ from rrr_edge.bundle.files import describe_file, staged_file, write_file, writin
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.measurements import Granularity, Subject
-from rrr_edge.bundle.spec import NetworkSpec, ResNetSpec, source_spec
+from rrr_edge.bundle.sources import SOURCES
+from rrr_edge.bundle.spec import NetworkSpec, ResNetSpec, SourceSpec, source_spec
 from rrr_edge.compress.prune import make_permanent, mask, slimming, sparsity_of, without_blocks
 from rrr_edge.errors import RRREdgeError, UsageError
 from rrr_edge.networks import Network, build, cost, cuda
@@ -134,7 +135,7 @@ class RandomNetworks:
         return self._make(Point(backbone=self.bundle.manifest.recipe.backbone))
 
     @property
-    def _whole(self) -> ResNetSpec:
+    def _whole(self) -> SourceSpec:
         manifest = self.bundle.manifest
         return source_spec(manifest.spec.num_classes, manifest.recipe.backbone)
 
@@ -151,11 +152,22 @@ class RandomNetworks:
         return random_network(self._spec(point), preprocess, images, zeroed=zeroed)
 
 
-_SPECS: dict[Granularity, Callable[[float, ResNetSpec], NetworkSpec]] = {
+def _bottlenecks(whole: SourceSpec) -> ResNetSpec:
+    """Raises UsageError for a source network of basic blocks."""
+    if isinstance(whole, ResNetSpec):
+        return whole
+    raise UsageError(
+        f"Channels and blocks are pruned in networks of bottleneck blocks, and {SOURCES[whole.backbone].name} has "
+        "basic ones.",
+        advice="Compare with the network itself and with element-wise pruning: --against baseline,element",
+    )
+
+
+_SPECS: dict[Granularity, Callable[[float, SourceSpec], NetworkSpec]] = {
     "baseline": lambda sparsity, whole: whole,
     "element": lambda sparsity, whole: whole,
-    "channel": lambda sparsity, whole: slimming(sparsity, whole).spec,
-    "block": without_blocks,
+    "channel": lambda sparsity, whole: slimming(sparsity, _bottlenecks(whole)).spec,
+    "block": lambda sparsity, whole: without_blocks(sparsity, _bottlenecks(whole)),
 }
 
 

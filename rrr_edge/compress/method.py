@@ -3,19 +3,21 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from rrr_edge.bundle.manifest import Cost, Preprocess
-from rrr_edge.bundle.recipe import RANDOM, Recipe, Training
+from rrr_edge.bundle.recipe import RANDOM, Recipe
 from rrr_edge.bundle.spec import NetworkSpec, ResNetSpec
 from rrr_edge.compress.weights import WeightsInfo, load_weights
+from rrr_edge.errors import UsageError
 from rrr_edge.images.dataset import Dataset
-from rrr_edge.networks import Network, build, cost
-from rrr_edge.training import Examples, Run, Trained, train
+from rrr_edge.networks import Network, ResNet, Tailored, build, cost
+from rrr_edge.training import Examples, Run, Trained, require_branches, train
+from rrr_edge.training.batches import steps_of
+from rrr_edge.training.schedule import cycles
 
 R = TypeVar("R", bound=Recipe)
 
@@ -51,24 +53,35 @@ class CompressedNetwork:
     earlier_s: float = 0.0
 
 
+def require_steps(recipe: Recipe, network: Network, images: int) -> None:
+    """Raise UsageError where the frozen network cannot be trained as the recipe says on that many images."""
+    training = recipe.training
+    if isinstance(network, ResNet):
+        require_branches(network, training, images=images)
+        return
+    if training.feature_views:
+        raise UsageError("feature_views are of a frozen stump, which this network has not.", advice="Set it to 0.")
+    cycles(training.schedule, training.epochs * steps_of(images, training.batch_size))
+
+
 class Method(NamedTuple, Generic[R]):
     """`spec` is the network for a number of classes, `freeze` keeps what must not learn, `make` does it all.
 
     `resolve` writes into a recipe what follows from its other settings; `make` takes none but resolved ones. It raises
     UsageError where they contradict each other, and MissingLibrary. `spec` raises UsageError where there is no such
-    network.
+    network. `check` raises UsageError where the frozen network cannot be trained so on a number of images.
     """
 
     resolve: Callable[[R], R]
     spec: Callable[[R, int], NetworkSpec]
     freeze: Callable[[R, Network], None]
     make: Callable[[R, Inputs], CompressedNetwork]
-    training: Callable[[R], Training] = attrgetter("training")
+    check: Callable[[R, Network, int], None] = require_steps
 
 
 def begin(
     recipe: Recipe, spec: ResNetSpec, inputs: Inputs, *, fill: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-) -> tuple[Network, WeightsInfo]:
+) -> tuple[ResNet, WeightsInfo]:
     """The network of `spec` with the recipe's weights, as `fill` puts them into its places; random ones are its own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -91,7 +104,7 @@ def freeze_nothing(recipe: Recipe, network: Network) -> None:
     """Everything learns."""
 
 
-def learn(network: Network, recipe: Recipe, inputs: Inputs) -> Trained:
+def learn(network: ResNet, recipe: Recipe, inputs: Inputs) -> Trained:
     """Train `network` in place by the recipe's training and seed. Raises what `train` raises."""
     return train(
         network,
@@ -104,12 +117,15 @@ def learn(network: Network, recipe: Recipe, inputs: Inputs) -> Trained:
 
 
 def cost_of(network: Network, image_size: int) -> Cost:
-    """The network's cost, with those parameters as trainable that learn."""
+    """The network's cost, with those parameters as trainable that learn; they are the network's own."""
     learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    return cost(network.spec, image_size).model_copy(update={"trainable_params": learning})
+    update = {"trainable_params": learning}
+    if isinstance(network, Tailored) and network.conv1.weight.requires_grad:
+        update |= {"shared_params": 0, "shared_bytes": 0}
+    return cost(network.spec, image_size).model_copy(update=update)
 
 
-def _digest(network: Network) -> str:
+def _digest(network: ResNet) -> str:
     digest = hashlib.sha256()
     for tensor in network.state_dict().values():
         digest.update(tensor.numpy().tobytes())

@@ -1,7 +1,7 @@
 """The plan of a compression: what would be made of which photos."""
 
 from rrr_edge.bundle.manifest import Cost
-from rrr_edge.bundle.recipe import RRR, Recipe
+from rrr_edge.bundle.recipe import RRR, NetTailor, Recipe
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.sources import SOURCES
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS, NetworkSpec
@@ -37,6 +37,18 @@ class Plan(Record):
             each = counted(selection.epochs_per_step or recipe.training.epochs, "epoch")
             additions = sum(SOURCES[recipe.backbone].depths) - sum(SMALLEST_DEPTHS)
             epochs = f"{each} for each of up to {1 + min(selection.max_additions, additions)} steps"
+        if isinstance(recipe, NetTailor):
+            begin = " to begin with"
+            taught, tuned = (
+                counted(own or recipe.training.epochs, "epoch") for own in (recipe.teacher_epochs, recipe.tune_epochs)
+            )
+            tunings = (
+                f"each of up to {1 + sum(SOURCES[recipe.backbone].depths)} tunings"
+                if recipe.drop_blocks == "auto"
+                else "the tuning"
+            )
+            epochs = f"{epochs} for the student, {tuned} for {tunings}"
+            epochs = epochs if recipe.teacher else f"{taught} for the teacher, {epochs}"
         return (
             f"{self.bundle} would have {self.cost.params:,} parameters and {self.cost.macs / 1e6:,.0f} million "
             f"MACs{begin}; {epochs} on {counted(self.photos['train'], 'photo')}. --json tells all of it"

@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 
 from rrr_edge.bundle.recipe import RANDOM, Block, BlockOrder, Channel, Criterion, Element
 from rrr_edge.bundle.sources import SOURCES
-from rrr_edge.bundle.spec import ChannelSpec, Depths, NetworkSpec, PhaseWidths, ResNetSpec, source_spec
+from rrr_edge.bundle.spec import ChannelSpec, Depths, NetworkSpec, PhaseWidths, ResNetSpec, SourceSpec, source_spec
 from rrr_edge.compress.method import (
     FROM_SCRATCH,
     CompressedNetwork,
@@ -26,7 +26,7 @@ from rrr_edge.compress.method import (
 )
 from rrr_edge.compress.rrr.slicing import reuse
 from rrr_edge.errors import MissingLibrary, UsageError
-from rrr_edge.networks import Network, build, cost
+from rrr_edge.networks import Network, ResNet, build, cost
 from rrr_edge.networks.resnet import Bottleneck
 
 R = TypeVar("R", Element, Channel, Block)
@@ -35,7 +35,7 @@ R = TypeVar("R", Element, Channel, Block)
 _TOLERANCE = 0.0005
 
 
-def sparsity_of(spec: NetworkSpec, whole: ResNetSpec) -> float:
+def sparsity_of(spec: NetworkSpec, whole: SourceSpec) -> float:
     """The share of `whole`'s parameters that a network for the same classes does without."""
     return 1 - _params(spec) / _params(whole)
 
@@ -108,7 +108,7 @@ def _slimmed(whole: ResNetSpec, ratio: float, round_to: int) -> ChannelSpec:
     return ChannelSpec(stem=width(64), phases=(first, second, third, fourth), num_classes=whole.num_classes)
 
 
-def slim(network: Network, ratio: float, *, criterion: Criterion = "random", round_to: int = 1, seed: int) -> Network:
+def slim(network: ResNet, ratio: float, *, criterion: Criterion = "random", round_to: int = 1, seed: int) -> ResNet:
     """A slimmer copy of `network`, by Torch-Pruning; `network` itself is used up."""
     import torch_pruning
 
@@ -131,7 +131,7 @@ def slim(network: Network, ratio: float, *, criterion: Criterion = "random", rou
     return slimmed
 
 
-def widths_of(network: Network) -> ChannelSpec:
+def widths_of(network: ResNet) -> ChannelSpec:
     """What the modules of a network in one piece say of themselves."""
     first, second, third, fourth = (
         _widths(cast(list[Bottleneck], list(phase)))

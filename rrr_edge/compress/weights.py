@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.recipe import RANDOM
-from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone, PhaseDepths, Shape, Source
+from rrr_edge.bundle.sources import BACKBONE, SOURCES, BottleneckBackbone, PhaseDepths, Shape, Source
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS
 from rrr_edge.compress.published import PUBLISHED, fetch, require_download
 from rrr_edge.compress.state_dicts import Head, StateDict, find_resnet, some
@@ -150,7 +150,7 @@ def _require_network(found: StateDict, whole: Source, depths: PhaseDepths, path:
     source = found.source
     deeper = any(own > most for own, most in zip(source.depths, whole.depths, strict=True))
     if source != whole and (source.is_named or source.block != whole.block or deeper):
-        key = next((key for key in get_args(Backbone) if SOURCES[key] == source), None)
+        key = next((key for key in get_args(BottleneckBackbone) if SOURCES[key] == source), None)
         raise BadInput(
             f"{path} holds the weights of a {source.name}, and a {whole.name} is asked for.",
             advice=f"Add --backbone {key}, or give the weights of a {whole.name}."

@@ -16,7 +16,8 @@ from rrr_edge.bundle.spec import Part, Vote
 from rrr_edge.bundle.structure import part_of_layer
 from rrr_edge.bundle.verification import Verification, verify
 from rrr_edge.errors import GateFailed, MissingLibrary
-from rrr_edge.networks import Network
+from rrr_edge.networks import Network, Tailored
+from rrr_edge.networks.tailored import fold
 from rrr_edge.timing.progress import quiet
 
 INPUT = "images"
@@ -67,7 +68,7 @@ def export_onnx(network: Network, preprocess: Preprocess, path: Path) -> None:
         import onnxsim
     except ImportError as error:
         raise MissingLibrary(error.name or "onnx", extra="compress", purpose="Exporting to ONNX") from error
-    deployed = Deployed(network, preprocess).cpu().float().eval()
+    deployed = Deployed(_as_deployed(network), preprocess).cpu().float().eval()
     side = preprocess.image_size
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     with quiet():
@@ -91,6 +92,11 @@ def export_onnx(network: Network, preprocess: Preprocess, path: Path) -> None:
         )
     onnx.checker.check_model(simple)
     onnx.save_model(simple, str(path))
+
+
+def _as_deployed(network: Network) -> Network:
+    """The network without what only training needs: attention becomes part of the convolutions."""
+    return fold(network) if isinstance(network, Tailored) else network
 
 
 def _name_by_part(model: Any) -> None:

@@ -11,14 +11,14 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rrr_edge.bundle.spec import ChannelSpec, NetworkSpec
-from rrr_edge.bundle.structure import SKIP, STUMP, BlockShape, ConvShape, block_shapes, stem_layers
+from rrr_edge.bundle.spec import ChannelSpec
+from rrr_edge.bundle.structure import SKIP, STUMP, BlockShape, BranchedSpec, ConvShape, block_shapes, stem_layers
 
 
 class ResNet(nn.Module):
     """The network of a spec, initialised as torchvision does, each branch as if it stood alone."""
 
-    def __init__(self, spec: NetworkSpec) -> None:
+    def __init__(self, spec: BranchedSpec) -> None:
         super().__init__()
         self.spec = spec
         self.stump_frozen = False
@@ -149,7 +149,7 @@ def _conv_and_norm(shape: ConvShape) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     return conv, nn.BatchNorm2d(shape.outputs * shape.branches)
 
 
-def _dropout(spec: NetworkSpec) -> nn.Module:
+def _dropout(spec: BranchedSpec) -> nn.Module:
     if isinstance(spec, ChannelSpec) or not spec.dropout:
         return nn.Identity()
     return _DROPOUTS[spec.dropout_kind](spec.dropout)

@@ -4,11 +4,11 @@ import statistics
 from importlib.util import find_spec
 
 from rrr_edge.bundle.baseline import BaselineCard, Point
+from rrr_edge.bundle.cost import cost
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.profile import ENGINE, PHOTO, PREDICT
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.spec import source_spec
-from rrr_edge.bundle.structure import cost
 from rrr_edge.bundle.target import Target
 from rrr_edge.profile.onnx_baselines import running, targets_beside
 from rrr_edge.profile.request import Asked, Extras

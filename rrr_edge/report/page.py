@@ -8,6 +8,7 @@ from pathlib import Path
 from rrr_edge import __version__
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.profile import Profile
+from rrr_edge.bundle.tailored import TailoredSpec
 from rrr_edge.report import appendix, tables
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.confusion import draw_confusion, draw_learning
@@ -18,6 +19,7 @@ from rrr_edge.report.parts import draw_parts, draw_roofline
 from rrr_edge.report.plots import STYLE, Picture
 from rrr_edge.report.reproduce import RECIPE, commands, recipe_toml
 from rrr_edge.report.sparsity import sparsity_panels
+from rrr_edge.report.tailoring import gain, network_picture
 from rrr_edge.report.tradeoff import draw_pareto, draw_spider
 from rrr_edge.report.verdict import verdict
 from rrr_edge.report.words import are_figures, count, interval_of, milliseconds, title_of
@@ -143,10 +145,22 @@ def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
             profile,
             panels=sparsity_panels(profile),
         ),
+        *_tailored(own, candidates),
         *map(_table, others),
         *_folded("The slowest layers", appendix.slowest_layers(profile)),
         *_evaluated(own.bundle, profile.target.engine_name),
     )
+
+
+def _tailored(own: Candidate, candidates: Sequence[Candidate]) -> Iterable[Markup]:
+    """The drawing of a tailored network, in the first of its bundle's sections."""
+    manifest = own.bundle.manifest
+    first = next(c for c in candidates if c.bundle.path == own.bundle.path)
+    if isinstance(manifest.spec, TailoredSpec) and own is first:
+        picture = network_picture(manifest.spec, manifest.preprocess.image_size)
+        caption = element("figcaption", f"{picture.told} {gain(manifest, own.profile)}")
+        drawn = element("figure", element("h3", picture.title), picture.inline(), caption)
+        yield element("div", drawn, class_="figures")
 
 
 def _evaluated(bundle: Bundle, engine: str) -> Iterable[Markup]:

@@ -50,6 +50,7 @@ class BranchCrossEntropy:
     network: ResNet
 
     def of(self, network: Network) -> "BranchCrossEntropy":
+        assert isinstance(network, ResNet)
         return BranchCrossEntropy(network)
 
     def groups(self, training: Training) -> tuple[Group, ...]:

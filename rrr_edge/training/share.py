@@ -17,7 +17,7 @@ from torch import distributed as dist
 
 from rrr_edge.bundle.structure import in_stump
 from rrr_edge.errors import CannotRunHere, UsageError
-from rrr_edge.networks import Network, build
+from rrr_edge.networks import Network, ResNet, build
 from rrr_edge.timing.processes import process_count, process_rank
 
 T = TypeVar("T")
@@ -86,6 +86,7 @@ class Share:
         """The network with just these branches, on the device and in the training mode of the whole one."""
         if self.fabric.world_size == 1:
             return self.network
+        assert isinstance(self.network, ResNet)
         mine = build(self.network.spec.model_copy(update={"branches": len(self.branches)}))
         mine.to(next(self.network.parameters()).dtype)
         mine.load_state_dict({name: self.rows(name, tensor) for name, tensor in self.network.state_dict().items()})

@@ -173,13 +173,13 @@ def compress_and_exit(work: Path, recipe: RRR, name: str, *, writer: int, resume
         os._exit(status)
 
 
-def write_photos(folder: Path) -> None:
+def write_photos(folder: Path, *, size: int = SIZE, train: int = TRAINING_PHOTOS) -> None:
     pixels = np.random.default_rng(0)
-    for split, count in (("train", TRAINING_PHOTOS), ("test", TEST_PHOTOS)):
+    for split, count in (("train", train), ("test", TEST_PHOTOS)):
         for label in range(CLASSES):
             (folder / split / f"class{label}").mkdir(parents=True)
             for number in range(count):
-                image = pixels.integers(0, 128, (SIZE, SIZE, 3), dtype=np.uint8)
+                image = pixels.integers(0, 128, (size, size, 3), dtype=np.uint8)
                 image[..., label] += 100
                 Image.fromarray(image).save(folder / split / f"class{label}" / f"{number}.png")
 

@@ -51,9 +51,9 @@ def test_every_method_reads_back_as_itself(tmp_path: Path) -> None:
         assert type(read_recipe(None, method=name)) is recipe
 
 
-def test_the_backbone_is_resnet152_unless_asked_otherwise_and_says_how_many_blocks_there_are(tmp_path: Path) -> None:
+def test_the_backbone_is_the_papers_unless_asked_otherwise_and_says_how_many_blocks_there_are(tmp_path: Path) -> None:
     for name, recipe in METHODS.items():
-        assert read_recipe(None, method=name).backbone == "resnet152"
+        assert read_recipe(None, method=name).backbone == ("resnet50" if name == "nettailor" else "resnet152")
         assert read_recipe(None, method=name, backbone="resnet50").backbone == "resnet50"
         # As a manifest from before there was a choice has it.
         stored = recipe().model_dump(exclude={"backbone"})
@@ -68,7 +68,11 @@ def test_the_backbone_is_resnet152_unless_asked_otherwise_and_says_how_many_bloc
     with pytest.raises(UsageError, match="Did you mean 'resnet101'"):
         read_recipe(None, backbone="resnet-101")
     with pytest.raises(BadInput, match="backbone: "):
-        read_recipe(write(tmp_path, 'method = "finetune"\nbackbone = "resnet18"'))
+        read_recipe(write(tmp_path, 'method = "linear-probe"\nbackbone = "resnet18"'))
+    for method in ("nettailor", "finetune"):
+        assert read_recipe(None, method=method, backbone="resnet18").backbone == "resnet18"
+    with pytest.raises(UsageError, match="ResNet18 is fine-tuned with all of its blocks"):
+        read_recipe(None, method="finetune", backbone="resnet18", depths=(1, 1, 1, 1))
 
 
 @pytest.mark.parametrize("source", ["option", "file"])

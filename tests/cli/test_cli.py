@@ -44,6 +44,7 @@ COMMANDS = (
     "doctor",
     "verify",
     "watch",
+    "tasks",
 )
 
 

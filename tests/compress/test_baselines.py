@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rrr_edge.bundle.baseline import BaselineCard, Point, obstacle_of
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import NetTailor
 from rrr_edge.bundle.spec import ResNetSpec, source_spec
 from rrr_edge.compress import baselines
 from rrr_edge.compress.baselines import RandomNetworks, pytorch_baselines, random_network, write_baseline
@@ -99,6 +100,21 @@ def test_it_is_the_network_that_the_bundle_came_from(bundle: Bundle, monkeypatch
     assert BaselineCard.read(bundle.baseline).name == "ResNet50"
     assert pytorch_baselines(bundle, threads=1)[0].name == "ResNet50, PyTorch"
     assert set(asked) == {"resnet50"}
+
+
+def test_a_network_of_basic_blocks_is_compared_with_its_own_source_and_not_pruned_by_channels(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "fakes.rrr", image_size=32)
+    manifest = bundle.manifest.model_copy(update={"recipe": NetTailor(backbone="resnet18")})
+    bundle = Bundle(bundle.path, manifest)
+    (whole, *_), workshop = pytorch_baselines(bundle, threads=1), RandomNetworks(bundle)
+    theirs = torchvision.models.resnet18(num_classes=3)
+    assert (whole.name, whole.subject.params) == ("ResNet18, PyTorch", sum(p.numel() for p in theirs.parameters()))
+    for granularity in ("channel", "block"):
+        point = Point(granularity, 0.5, "resnet18")
+        workshop.write(point)
+        assert "ResNet18 has basic ones" in obstacle_of(bundle.alternative(point.stem)).read_text()
+    masked = workshop.open(Point("element", 0.5, "resnet18"), "pytorch fp32", threads=1)
+    assert masked.subject.sparsity == pytest.approx(0.5, abs=1e-3)
 
 
 def test_where_there_is_a_gpu_pytorch_runs_it_there_in_three_ways_too(

@@ -5,13 +5,13 @@ from functools import partial
 
 from rrr_edge.bundle.recipe import RANDOM, RRR
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS, ResNetSpec
-from rrr_edge.compress.method import CompressedNetwork, Inputs, Method, begin, learn
+from rrr_edge.compress.method import CompressedNetwork, Inputs, Method, begin, learn, require_steps
 from rrr_edge.compress.rrr.ensembles import train_ensemble, training_of
 from rrr_edge.compress.rrr.selection import select_depths
 from rrr_edge.compress.rrr.slicing import branch_widths, split
 from rrr_edge.compress.weights import WeightsInfo
 from rrr_edge.errors import UsageError
-from rrr_edge.networks import Network
+from rrr_edge.networks import Network, ResNet
 from rrr_edge.training import reestimate_stump
 
 __all__ = ["RECYCLE", "branch_widths"]
@@ -57,6 +57,7 @@ def _spec_of(recipe: RRR, num_classes: int) -> ResNetSpec:
 def _freeze(recipe: RRR, network: Network) -> None:
     """The stump stays as it is, unless it is one of chance, which must learn too."""
     if recipe.weights != RANDOM:
+        assert isinstance(network, ResNet)
         network.freeze_stump()
 
 
@@ -79,7 +80,7 @@ def _recycle(recipe: RRR, inputs: Inputs) -> CompressedNetwork:
         network, info = begin(recipe, spec, inputs, fill=dict)
         return CompressedNetwork(network, info, learn(network, recipe, inputs), (_FROM_SCRATCH,))
 
-    def start(spec: ResNetSpec) -> tuple[Network, WeightsInfo]:
+    def start(spec: ResNetSpec) -> tuple[ResNet, WeightsInfo]:
         fill = partial(split, spec=spec, seed=recipe.seed, how=recipe.split)
         network, info = begin(recipe, spec, inputs, fill=fill)
         reestimate_stump(
@@ -95,4 +96,8 @@ def _recycle(recipe: RRR, inputs: Inputs) -> CompressedNetwork:
     return train_ensemble(recipe, spec, inputs, start=start)
 
 
-RECYCLE: Method[RRR] = Method(_resolve, _spec_of, _freeze, _make, training_of)
+def _check(recipe: RRR, network: Network, images: int) -> None:
+    require_steps(recipe.model_copy(update={"training": training_of(recipe)}), network, images)
+
+
+RECYCLE: Method[RRR] = Method(_resolve, _spec_of, _freeze, _make, _check)

@@ -19,13 +19,13 @@ from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.bundle.structure import in_stump
 from rrr_edge.compress.method import CompressedNetwork, Inputs, learn
 from rrr_edge.compress.weights import WeightsInfo
-from rrr_edge.networks import Network, build
+from rrr_edge.networks import ResNet, build
 from rrr_edge.training.batches import rng
 from rrr_edge.training.schedule import lowest
 from rrr_edge.training.stage_weights import keep, recall, state_of
 
 # The network of a spec with the original's weights, ready to learn.
-Start = Callable[[ResNetSpec], tuple[Network, WeightsInfo]]
+Start = Callable[[ResNetSpec], tuple[ResNet, WeightsInfo]]
 
 
 def train_ensemble(recipe: RRR, spec: ResNetSpec, inputs: Inputs, *, start: Start) -> CompressedNetwork:
@@ -108,7 +108,7 @@ class _Snapshots:
     snapshots before it are there, and those after it are written again, with the same bits.
     """
 
-    def __init__(self, network: Network, schedule: Schedule, folder: Path | None) -> None:
+    def __init__(self, network: ResNet, schedule: Schedule, folder: Path | None) -> None:
         self._network = network
         self._schedule = schedule
         self._folder = folder

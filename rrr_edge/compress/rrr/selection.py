@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rrr_edge.bundle.files import write_file
@@ -21,16 +20,15 @@ from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS, Depths, ResNetSpec
 from rrr_edge.compress.method import Inputs, learn
 from rrr_edge.compress.rrr.slicing import reuse
+from rrr_edge.compress.validation import validation_split
 from rrr_edge.compress.weights import load_weights
-from rrr_edge.errors import BadInput, counted
-from rrr_edge.images.dataset import Dataset
-from rrr_edge.networks import Network, build
+from rrr_edge.errors import counted
+from rrr_edge.networks import ResNet, build
 from rrr_edge.report.selection import draw_selection
 from rrr_edge.training import Examples, Run, Trained, predict
 from rrr_edge.training.checkpoint import CHECKPOINT
 from rrr_edge.training.stage_weights import keep, recall, state_of
 
-HELD_OUT = 0.2
 # As many answers that all turned right cannot be luck: 2^-5 < 5 %.
 LEAST_RIGHT = 5
 
@@ -112,30 +110,6 @@ def relative_gain(accuracy: float, old: float) -> float:
     return (accuracy - old) / accuracy
 
 
-def validation_split(dataset: Dataset, *, seed: int) -> tuple[Examples, Examples]:
-    """What a selection learns from and what it judges by: the validation photos, or a fifth of the training's.
-
-    The fifth is drawn class by class, at least one photo of every class that has two. Raises BadInput where there is
-    none.
-    """
-    train = Examples(dataset.train.images, dataset.train.labels)
-    if dataset.val is not None:
-        return train, Examples(dataset.val.images, dataset.val.labels)
-    held = np.sort(np.concatenate([_fifth(train.labels, label, seed) for label in np.unique(train.labels)]))
-    if not len(held):
-        raise BadInput(
-            "No class has two training photos, so none can be held out to judge a selection by.",
-            advice="Add photos, or give --depths 1,1,1,1.",
-        )
-    kept = np.setdiff1d(np.arange(len(train)), held)
-    return Examples(train.images[kept], train.labels[kept]), Examples(train.images[held], train.labels[held])
-
-
-def _fifth(labels: NDArray[np.int64], label: int, seed: int) -> NDArray[np.int64]:
-    members = np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
-    return members[: max(1, round(HELD_OUT * len(members)))] if len(members) > 1 else members[:0]
-
-
 class _Trial(Record):
     """What is kept of a finished step; `epochs` are those of all steps so far, `seconds` its own."""
 
@@ -167,7 +141,7 @@ class _Trials:
             on_progress=inputs.run.on_progress,
         )
         self._weights_before: Path | None = None
-        self._network_before: Network | None = None
+        self._network_before: ResNet | None = None
 
     def run(self, step: int, depths: Depths) -> _Trial:
         """Train step 0, 1, ... on from the one before, or recall it."""
@@ -201,7 +175,7 @@ class _Trials:
         judged = [row.validation_accuracy for row in trained.history[self._epochs - 1 :: self._epochs]]
         return [accuracy for accuracy in judged if accuracy is not None], sum(row.seconds for row in trained.history)
 
-    def _begin(self, depths: Depths) -> Network:
+    def _begin(self, depths: Depths) -> ResNet:
         spec = ResNetSpec(depths=depths, num_classes=len(self._inputs.dataset.labels))
         network = build(spec)
         network.load_state_dict(reuse(self._published, spec, seed=self._recipe.seed))
@@ -212,7 +186,7 @@ class _Trials:
             return self._network_before.state_dict()
         return recall(self._weights_before) if self._weights_before else {}
 
-    def _learn(self, network: Network, folder: Path | None, *, epochs: int, run: Run | None = None) -> Trained:
+    def _learn(self, network: ResNet, folder: Path | None, *, epochs: int, run: Run | None = None) -> Trained:
         assert isinstance(network.spec, ResNetSpec)
         depths = network.spec.depths
         own = self._recipe.training.model_copy(update={"epochs": epochs, "ema_fraction": 0.0, "feature_views": 0})
@@ -222,7 +196,7 @@ class _Trials:
         own_run = replace(run, checkpoints=folder, on_progress=lambda step: on_progress(step._replace(stage=stage)))
         return learn(network, recipe, replace(self._inputs, run=own_run))
 
-    def _accuracy(self, network: Network) -> float:
+    def _accuracy(self, network: ResNet) -> float:
         answers = predict(network, self._judged_by.images, preprocess=self._inputs.preprocess)
         return float(np.mean(answers.probabilities.argmax(1) == self._judged_by.labels))
 

@@ -1,0 +1,14 @@
+"""The cost of a network of any family, counted on its structure."""
+
+from rrr_edge.bundle.manifest import Cost
+from rrr_edge.bundle.spec import NetworkSpec
+from rrr_edge.bundle.structure import resnet_cost
+from rrr_edge.bundle.tailored import TailoredSpec
+from rrr_edge.bundle.tailored_structure import tailored_cost
+
+
+def cost(spec: NetworkSpec, image_size: int, *, stump_frozen: bool = True) -> Cost:
+    """Parameters, MACs of one image and bytes of the state dict."""
+    if isinstance(spec, TailoredSpec):
+        return tailored_cost(spec, image_size)
+    return resnet_cost(spec, image_size, stump_frozen=stump_frozen)

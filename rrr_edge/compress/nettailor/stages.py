@@ -1,0 +1,97 @@
+"""The trainings of a tailoring, one after the other, each kept once it is finished."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rrr_edge.bundle.evaluation import judge
+from rrr_edge.bundle.files import write_file
+from rrr_edge.bundle.recipe import Training
+from rrr_edge.bundle.record import Record
+from rrr_edge.bundle.verification import Accuracy
+from rrr_edge.compress.method import Inputs
+from rrr_edge.compress.nettailor.objective import Tailoring
+from rrr_edge.networks.tailored import Tailored
+from rrr_edge.training import Examples, Trained, minimise, predict
+from rrr_edge.training.checkpoint import CHECKPOINT, EpochRow
+from rrr_edge.training.stage_weights import keep, recall, state_of
+
+_STAGE, _WEIGHTS = "stage.json", "weights.safetensors"
+
+
+class Stage(Record):
+    """What is kept of a finished training; `judged` on the photos that decide, if there are any."""
+
+    history: tuple[EpochRow, ...]
+    precision: str
+    device: str
+    judged: Accuracy | None
+
+    @property
+    def accuracy(self) -> float:
+        """0 where nothing was to be decided."""
+        return self.judged.accuracy if self.judged else 0.0
+
+    @property
+    def trained(self) -> Trained:
+        return Trained(self.history, self.precision, self.device)
+
+    @property
+    def seconds(self) -> float:
+        return sum(row.seconds for row in self.history)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Runs trainings, or recalls them where an interrupted compression had finished them.
+
+    `inputs.examples` are what is learned from, and `judged_by` what decides, if anything is to be decided.
+    """
+
+    inputs: Inputs
+    seed: int
+    judged_by: Examples | None
+
+    def run(self, name: str, objective: Tailoring, training: Training) -> Stage:
+        """Train the objective's network in place. Raises what `minimise` raises, and CorruptArtifact."""
+        network, folder, run = objective.network, self._folder(name), self.inputs.run
+        if folder and run.resume and (folder / _STAGE).is_file():
+            if (folder / _WEIGHTS).is_file():
+                network.load_state_dict(recall(folder / _WEIGHTS))
+            return Stage.from_json_file(folder / _STAGE)
+        own = replace(run, checkpoints=folder, on_progress=lambda step: run.on_progress(step._replace(stage=name)))
+        trained = minimise(
+            objective,
+            self.inputs.examples,
+            # Not the recipe's own class, which a checkpoint would not tell.
+            training=Training(**training.model_dump()),
+            preprocess=self.inputs.preprocess,
+            seed=self.seed,
+            run=own,
+        )
+        stage = Stage(
+            history=trained.history,
+            precision=trained.precision,
+            device=trained.device,
+            judged=self.judge(network),
+        )
+        if folder:
+            keep(folder / _WEIGHTS, state_of(network))
+            write_file(folder / _STAGE, stage.to_json())
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        return stage
+
+    def forget(self, name: str) -> None:
+        """Free the disk of weights that are no longer wanted; the stage itself is not run again."""
+        if folder := self._folder(name):
+            (folder / _WEIGHTS).unlink(missing_ok=True)
+
+    def judge(self, network: Tailored) -> Accuracy | None:
+        """The accuracy on the photos that decide."""
+        if self.judged_by is None:
+            return None
+        answers = predict(network, self.judged_by.images, preprocess=self.inputs.preprocess)
+        return judge(answers.probabilities, self.judged_by.labels, self.inputs.dataset.labels)
+
+    def _folder(self, name: str) -> Path | None:
+        checkpoints = self.inputs.run.checkpoints
+        return checkpoints / name if checkpoints else None
