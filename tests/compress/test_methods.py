@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where ImageNet's weights could be downloaded."""
-    monkeypatch.setattr("rrr_edge.compress.check_weights", lambda *source: "")
+    monkeypatch.setattr("rrr_edge.compress.check_weights", lambda *source, **depths: "")
 
 
 @pytest.fixture(scope="module")
