@@ -77,7 +77,7 @@ def evaluate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say how often the answers are right, what is confused, and how that compares with your own network."""
+    """Judge answers to labelled photos, beside your own network."""
     from rrr_edge.bundle.folder import Bundle
     from rrr_edge.bundle.outputs import require_output, write_output
     from rrr_edge.images.labelled import photos_of, read_labelled
