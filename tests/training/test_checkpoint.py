@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -38,8 +40,11 @@ def test_a_full_disk_is_a_sentence_and_the_old_checkpoint_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkpoint(tmp_path, PROGRESS, {"a": torch.ones(4)})
-    (tmp_path / "full").symlink_to("/dev/full")
-    monkeypatch.setattr(files, "_beside", lambda path: tmp_path / "full")
+
+    def flush(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(files, "_flush", flush)
     with pytest.raises(CannotRunHere, match="is full"):
         write_checkpoint(tmp_path, PROGRESS, {"a": torch.zeros(4)})
     assert torch.equal(load_file(tmp_path / CHECKPOINT)["a"], torch.ones(4))
