@@ -8,7 +8,10 @@ from rrr_edge.bundle.tailored_structure import tailored_cost
 
 
 def cost(spec: NetworkSpec, image_size: int, *, stump_frozen: bool = True) -> Cost:
-    """Parameters, MACs of one image and bytes of the state dict."""
+    """Parameters, MACs of one image and bytes of the state dict.
+
+    A tailored network is taken to have the source's blocks as they are; where they have learned, nothing is shared.
+    """
     if isinstance(spec, TailoredSpec):
         return tailored_cost(spec, image_size)
     return resnet_cost(spec, image_size, stump_frozen=stump_frozen)

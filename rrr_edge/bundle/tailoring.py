@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class TailoringRow(NamedTuple):
-    """A line of tailoring.csv: the network without the `dropped` weakest blocks, and what it costs.
+    """A line of tailoring.csv: the network without its weakest proxies and `dropped` blocks.
 
     `accuracy` is on the photos that decide, `least` what is allowed, `within` whether it is reached.
     """

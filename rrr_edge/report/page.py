@@ -8,6 +8,7 @@ from pathlib import Path
 from rrr_edge import __version__
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.profile import Profile
+from rrr_edge.bundle.recipe import NetTailor
 from rrr_edge.bundle.tailored import TailoredSpec
 from rrr_edge.report import appendix, tables
 from rrr_edge.report.candidate import Candidate
@@ -156,7 +157,8 @@ def _tailored(own: Candidate, candidates: Sequence[Candidate]) -> Iterable[Marku
     """The drawing of a tailored network, in the first of its bundle's sections."""
     manifest = own.bundle.manifest
     first = next(c for c in candidates if c.bundle.path == own.bundle.path)
-    if isinstance(manifest.spec, TailoredSpec) and own is first:
+    # A fine-tuned ResNet18 has such a spec too, but neither proxies nor anything that it shares.
+    if isinstance(manifest.spec, TailoredSpec) and isinstance(manifest.recipe, NetTailor) and own is first:
         picture = network_picture(manifest.spec, manifest.preprocess.image_size)
         caption = element("figcaption", f"{picture.told} {gain(manifest, own.profile)}")
         drawn = element("figure", element("h3", picture.title), picture.inline(), caption)

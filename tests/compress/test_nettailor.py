@@ -18,15 +18,14 @@ from rrr_edge import Bundle, Classifier
 from rrr_edge.bundle.files import describe_file
 from rrr_edge.bundle.folder import MANIFEST, WEIGHTS
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.bundle.recipe import FineTune, NetTailor, TailorTraining, Training
-from rrr_edge.bundle.tailored import TailoredNode, whole_network, with_attention, with_proxies
+from rrr_edge.bundle.recipe import FineTune, NetTailor, Schedule, TailorTraining, Training
+from rrr_edge.bundle.tailored import TailoredNode, whole_network, with_proxies
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress import Run, compress
 from rrr_edge.compress.method import CompressedNetwork, Inputs, cost_of
 from rrr_edge.compress.nettailor import NETTAILOR
 from rrr_edge.compress.nettailor.complexity import ExpectedComplexity
 from rrr_edge.compress.nettailor.objective import Tailoring, Teacher
-from rrr_edge.compress.nettailor.pruning import pruned
 from rrr_edge.compress.transfer import FINE_TUNE
 from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import BadInput, UsageError
@@ -118,33 +117,6 @@ def test_the_distance_to_the_teacher_follows_its_formula(detached: bool) -> None
     assert found == pytest.approx(code if detached else paper, rel=1e-4)
 
 
-# Pruning
-
-
-def test_weak_proxies_and_the_weakest_blocks_go_and_what_nothing_leads_to() -> None:
-    spec = with_proxies(whole_network("resnet18", CLASSES), 1)
-    attention = dict.fromkeys(range(1, 9), (0.9, 0.1)) | {3: (0.2, 0.8), 6: (0.3, 0.7), 8: (0.96, 0.04)}
-    recorded = with_attention(spec, attention)
-    left = pruned(recorded, threshold=0.1, drop_blocks=2)
-    assert [(node.block, node.proxies) for node in left.nodes] == [
-        (True, ()),
-        (True, ()),
-        (False, (2,)),
-        (True, ()),
-        (True, ()),
-        (False, (5,)),
-        (True, ()),
-        (True, ()),
-    ]
-    assert pruned(recorded, threshold=0.0, drop_blocks=0).nodes == tuple(
-        TailoredNode(proxies=node.proxies) for node in spec.nodes
-    )
-    with pytest.raises(UsageError, match="nothing leads through"):
-        pruned(recorded, threshold=0.9, drop_blocks=1)
-    with pytest.raises(UsageError, match="Without 9 of its 8 blocks"):
-        pruned(recorded, threshold=0.0, drop_blocks=9)
-
-
 # Whole tailorings
 
 TRAINING = TailorTraining(epochs=2, batch_size=6, learning_rate=0.02, augment=False)
@@ -215,7 +187,7 @@ def test_universal_weights_stay_bit_for_bit_and_batch_statistics_adapt(tailored:
 
 def test_the_search_is_told_and_drawn(tailored: Bundle) -> None:
     rows = list(csv.DictReader((tailored.path / "tailoring.csv").open()))
-    assert [int(row["dropped"]) for row in rows] == list(range(len(rows)))
+    assert [int(row["dropped"]) for row in rows] == [8 - int(row["blocks"]) for row in rows]
     within = [row for row in rows if row["within"] == "True"]
     manifest = tailored.manifest
     assert manifest.spec.blocks == min(int(row["blocks"]) for row in within)
@@ -265,15 +237,23 @@ def _resolved(recipe: NetTailor) -> NetTailor:
 def test_settings_that_cannot_be_are_refused(tailored: Bundle, album: Path) -> None:
     with pytest.raises(UsageError, match="9 blocks cannot be dropped: ResNet18 has 8"):
         _resolved(RECIPE.model_copy(update={"drop_blocks": 9}))
+    _resolved(RECIPE.model_copy(update={"drop_blocks": 8}))
     taught = RECIPE.model_copy(update={"teacher": str(tailored.path)})
     with pytest.raises(UsageError, match="is not a ResNet18 in one piece"):
         _resolved(taught)
+    training = TRAINING.model_copy(update={"epochs": 3, "schedule": Schedule(shape="step", cycles=3)})
+    few = RECIPE.model_copy(update={"training": training, "teacher_epochs": 1, "tune_epochs": 3})
+    network: Any = None
+    with pytest.raises(UsageError, match="more than the 1 steps"):
+        NETTAILOR.check(few, network, 6)
+    NETTAILOR.check(few.model_copy(update={"teacher": "taught.rrr"}), network, 6)
 
 
 def test_a_teacher_must_fit(tmp_path: Path, tailored: Bundle, album: Path) -> None:
     """The tailored bundle, changed into that of a whole ResNet18."""
     whole, good = whole_network("resnet18", CLASSES), tailored.manifest.accuracy
     assert good is not None
+    full = tailored.manifest.preprocess.model_copy(update={"decoding": "full"})
     sure, guessing = (good.model_copy(update={"interval": interval}) for interval in ((0.9, 1.0), (0.1, 0.6)))
 
     def teacher(name: str, *, seed: int = 1, **changes: Any) -> str:
@@ -303,6 +283,7 @@ def test_a_teacher_must_fit(tmp_path: Path, tailored: Bundle, album: Path) -> No
         ({"fit": "pad"}, "by crop, not by pad"),
         ({"backbone": "resnet34"}, "is not a ResNet34 in one piece"),
         ({"drop_blocks": "auto"}, "none can be held out"),
+        ({"teacher": teacher("full", preprocess=full)}, "as here: decoding full instead of reduced"),
     ):
         with pytest.raises(UsageError, match=said):
             use(fitting, **changes)

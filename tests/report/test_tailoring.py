@@ -10,7 +10,7 @@ from made_up import MS, TARGET, make_bundle, profile, rewrite, store
 
 from rrr_edge.bundle.cost import cost
 from rrr_edge.bundle.folder import Bundle
-from rrr_edge.bundle.recipe import NetTailor
+from rrr_edge.bundle.recipe import FineTune, NetTailor
 from rrr_edge.bundle.tailored import TailoredNode, TailoredSpec
 from rrr_edge.bundle.tailoring import TailoringRow
 from rrr_edge.report.candidate import Candidate
@@ -76,6 +76,8 @@ def test_the_page_draws_it_once_a_bundle_and_says_what_it_gained_in_time_too(tai
     assert gain(tailored.manifest, profile(tailored, baselines={})) == ""
     assert gain(full.bundle.manifest, full.profile) == ""
     assert "The tailored network" not in page_of([full])
+    learned = tailored.manifest.model_copy(update={"recipe": FineTune(backbone="resnet18")})
+    assert "The tailored network" not in page_of([Candidate(rewrite(tailored, learned), found)])
 
 
 def test_the_search_is_drawn_with_what_was_chosen_and_what_was_allowed() -> None:

@@ -1,5 +1,7 @@
 """What is left of a tailored network once it needs neither its weakest proxies nor its weakest blocks."""
 
+from collections.abc import Iterator
+
 from rrr_edge.bundle.tailored import TailoredNode, TailoredSpec, connected
 from rrr_edge.errors import UsageError
 
@@ -20,6 +22,22 @@ def pruned(spec: TailoredSpec, *, threshold: float, drop_blocks: int) -> Tailore
             advice="Set a smaller drop_blocks, or a smaller prune_proxies.",
         )
     return spec.model_copy(update={"nodes": left})
+
+
+def leaner(spec: TailoredSpec, *, threshold: float, most: int) -> Iterator[TailoredSpec]:
+    """`spec` pruned of 0, 1, ... up to `most` blocks, as long as anything leads through it, each network once.
+
+    The turn of a block may come when it has gone already, as nothing led into it or none read it.
+    """
+    before = None
+    for count in range(most + 1):
+        try:
+            left = pruned(spec, threshold=threshold, drop_blocks=count)
+        except UsageError:
+            return
+        if left != before:
+            yield left
+        before = left
 
 
 def _left(node: TailoredNode, without_block: bool, threshold: float) -> TailoredNode:

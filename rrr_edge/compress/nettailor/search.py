@@ -9,14 +9,17 @@ from rrr_edge.bundle.folder import TAILORING, TAILORING_PLOT
 from rrr_edge.bundle.recipe import NetTailor
 from rrr_edge.bundle.tailored_structure import tailored_cost
 from rrr_edge.bundle.tailoring import TailoringRow
-from rrr_edge.compress.nettailor.pruning import pruned
+from rrr_edge.compress.nettailor.pruning import leaner
 from rrr_edge.compress.nettailor.stages import Stage, Stages
-from rrr_edge.errors import UsageError, counted
+from rrr_edge.errors import counted
 from rrr_edge.networks.tailored import Tailored, shrink
 from rrr_edge.report.tailoring import draw_tailoring
 
 # From a pruned network and its stage's name to the tuned network.
 Tune = Callable[[Tailored, str], Stage]
+
+# An accuracy of 7 in 10 is within a tenth of one of 8 in 10, of which floats are not sure.
+_ROUNDING = 1e-9
 
 
 class Found(NamedTuple):
@@ -30,56 +33,71 @@ class Found(NamedTuple):
 
 
 def drop_so_many(recipe: NetTailor, student: Tailored, tune: Tune, count: int) -> Found:
-    """Prune as the recipe says, and tune once. Raises UsageError where nothing would be left."""
-    network = shrink(student, pruned(student.spec, threshold=recipe.prune_proxies, drop_blocks=count))
-    return Found(network, tune(network, _name(count)), 0.0, {}, ())
+    """Prune as the recipe says, of fewer blocks where nothing would lead through the network, and tune once."""
+    *_, spec = leaner(student.spec, threshold=recipe.prune_proxies, most=count)
+    network, dropped = shrink(student, spec), student.spec.blocks - spec.blocks
+    notes = (
+        f"{counted(dropped, 'block')} dropped instead of {count}: what leads nowhere without a dropped block goes with "
+        "it, and a block stays where nothing would lead through the network without it.",
+    )
+    return Found(network, tune(network, _name(dropped)), 0.0, {}, notes if dropped != count else ())
 
 
 def drop_as_many_as_go(recipe: NetTailor, student: Tailored, tune: Tune, stages: Stages, least: float) -> Found:
     """Drop 0, 1, 2, ... blocks, and tune each time, until the accuracy on the deciding photos is less than `least`.
 
-    The leanest network before that is taken; where not even the first is as good, the first is.
+    The leanest network before that is taken; where not even the first is as good, the first is. That a leaner one
+    would be as good again is not tried.
     """
     rows: list[TailoringRow] = []
-    best: tuple[int, Tailored, Stage] | None = None
-    seconds = 0.0
-    for count in range(student.spec.blocks + 1):
-        try:
-            spec = pruned(student.spec, threshold=recipe.prune_proxies, drop_blocks=count)
-        except UsageError:
-            break
-        network = shrink(student, spec)
-        stage = tune(network, _name(count))
-        seconds += stage.seconds
-        good = stage.accuracy >= least
+    best: tuple[TailoringRow, Tailored, Stage] | None = None
+    for spec in leaner(student.spec, threshold=recipe.prune_proxies, most=student.spec.blocks):
+        network, dropped = shrink(student, spec), student.spec.blocks - spec.blocks
+        stage = tune(network, _name(dropped))
         cost = tailored_cost(spec, recipe.image_size)
-        proxies = sum(len(node.proxies) for node in spec.nodes)
-        rows.append(
-            TailoringRow(
-                count, spec.blocks, proxies, cost.params, cost.macs, stage.accuracy, least, good, stage.seconds
-            )
+        row = TailoringRow(
+            dropped=dropped,
+            blocks=spec.blocks,
+            proxies=sum(len(node.proxies) for node in spec.nodes),
+            params=cost.params,
+            macs=cost.macs,
+            accuracy=stage.accuracy,
+            least=least,
+            within=stage.accuracy >= least - _ROUNDING,
+            seconds=stage.seconds,
         )
-        if best is None or good:
+        rows.append(row)
+        if best is None or row.within:
             if best:
-                stages.forget(_name(best[0]))
-            best = count, network, stage
-        if not good:
+                stages.forget(_name(best[0].dropped))
+            best = row, network, stage
+        if not row.within:
             break
-    if best is None:
-        raise UsageError("Nothing leads through this network.", advice="Set a smaller prune_proxies.")
-    count, network, stage = best
-    files = {TAILORING: _table(rows), TAILORING_PLOT: draw_tailoring(rows, chosen=count)}
+    # With all blocks there is a way through.
+    assert best is not None
+    chosen, network, stage = best
+    files = {TAILORING: _table(rows), TAILORING_PLOT: draw_tailoring(rows, chosen=chosen.dropped)}
+    notes = _notes(recipe, rows, chosen, photos=len(stages.judged_by or ()))
+    return Found(network, stage, sum(row.seconds for row in rows) - stage.seconds, files, notes)
+
+
+def _notes(recipe: NetTailor, rows: list[TailoringRow], chosen: TailoringRow, *, photos: int) -> tuple[str, ...]:
     notes = [
-        f"{counted(count, 'block')} dropped: {counted(len(rows), 'network')} tuned, judged by "
-        f"{counted(len(stages.judged_by or ()), 'photo')} beside the test photos; the least accuracy allowed was "
-        f"{least:.1%}."
+        f"{counted(chosen.dropped, 'block')} dropped: {counted(len(rows), 'network')} tuned, judged by "
+        f"{counted(photos, 'photo')} beside the test photos; the least accuracy allowed was {chosen.least:.1%}."
     ]
+    if not rows[-1].within and 0 < recipe.within * photos < 1 - _ROUNDING:
+        notes.append(
+            f"Of {counted(photos, 'photo')} {recipe.within:.2%} is less than one, so the search ended with the first "
+            "network that had fewer right than the teacher, which may be chance. With more photos in a folder val, or "
+            "a larger within, it may find a leaner one."
+        )
     if not rows[0].within:
         notes.append(
             f"No network was as accurate as that: the one with all blocks, and without its weakest proxies, reached "
             f"{rows[0].accuracy:.1%}."
         )
-    return Found(network, stage, seconds - stage.seconds, files, tuple(notes))
+    return tuple(notes)
 
 
 def _name(count: int) -> str:

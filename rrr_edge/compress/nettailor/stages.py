@@ -19,12 +19,16 @@ _STAGE, _WEIGHTS = "stage.json", "weights.safetensors"
 
 
 class Stage(Record):
-    """What is kept of a finished training; `judged` on the photos that decide, if there are any."""
+    """What is kept of a finished training; `judged` on the photos that decide, if there are any.
+
+    The weights of a `forgotten` one are no longer wanted.
+    """
 
     history: tuple[EpochRow, ...]
     precision: str
     device: str
     judged: Accuracy | None
+    forgotten: bool = False
 
     @property
     def accuracy(self) -> float:
@@ -52,12 +56,16 @@ class Stages:
     judged_by: Examples | None
 
     def run(self, name: str, objective: Tailoring, training: Training) -> Stage:
-        """Train the objective's network in place. Raises what `minimise` raises, and CorruptArtifact."""
+        """Train the objective's network in place; that of a forgotten stage stays as it is.
+
+        Raises what `minimise` raises, and CorruptArtifact (the weights of a finished one are gone or damaged).
+        """
         network, folder, run = objective.network, self._folder(name), self.inputs.run
         if folder and run.resume and (folder / _STAGE).is_file():
-            if (folder / _WEIGHTS).is_file():
+            stage = Stage.from_json_file(folder / _STAGE)
+            if not stage.forgotten:
                 network.load_state_dict(recall(folder / _WEIGHTS))
-            return Stage.from_json_file(folder / _STAGE)
+            return stage
         own = replace(run, checkpoints=folder, on_progress=lambda step: run.on_progress(step._replace(stage=name)))
         trained = minimise(
             objective,
@@ -83,6 +91,8 @@ class Stages:
     def forget(self, name: str) -> None:
         """Free the disk of weights that are no longer wanted; the stage itself is not run again."""
         if folder := self._folder(name):
+            stage = Stage.from_json_file(folder / _STAGE)
+            write_file(folder / _STAGE, stage.model_copy(update={"forgotten": True}).to_json())
             (folder / _WEIGHTS).unlink(missing_ok=True)
 
     def judge(self, network: Tailored) -> Accuracy | None:

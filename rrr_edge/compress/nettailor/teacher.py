@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rrr_edge.bundle.files import sha256, write_file
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import NetTailor
 from rrr_edge.bundle.sources import SOURCES
 from rrr_edge.bundle.spec import NetworkSpec, source_spec
@@ -36,6 +37,10 @@ def require_teacher(path: str, recipe: NetTailor) -> Bundle:
         )
     if fit != recipe.fit:
         raise UsageError(f"The teacher {path} reads photos by {fit}, not by {recipe.fit}.", advice=f"Set --fit {fit}.")
+    theirs = manifest.preprocess.document()
+    ours = Preprocess.of(recipe).document()
+    if other := [f"{name} {theirs[name]} instead of {value}" for name, value in ours.items() if theirs[name] != value]:
+        raise UsageError(f"The teacher {path} does not read photos as here: {', '.join(other)}.", advice=_ADVICE)
     if doubt := guessing_teacher(manifest.accuracy, len(manifest.labels)):
         raise UsageError(f"{path}: {doubt}", advice=_ADVICE)
     return bundle
