@@ -13,7 +13,7 @@ from rrr_edge.bundle.folder import ENGINE, EVALUATION, MODEL, WEIGHTS, Bundle
 from rrr_edge.bundle.record import SCHEMA, Record, SchemaVersion, Sealed
 from rrr_edge.bundle.reference import Floats
 from rrr_edge.bundle.verification import Accuracy
-from rrr_edge.errors import BadInput
+from rrr_edge.errors import BadInput, GateFailed, counted
 from rrr_edge.timing.paired import mcnemar, paired_difference
 from rrr_edge.timing.statistics import Interval, wilson_interval
 
@@ -174,7 +174,8 @@ def sha256_of(bundle: Bundle, what: str) -> str:
 def judge(probabilities: Floats, labels: Labels, names: Sequence[str]) -> Accuracy:
     """Judge `probabilities` [N, K] by `labels` [N]; a class without images has no entry in `per_class`.
 
-    Raises BadInput where there is nothing to judge, or names, labels and probabilities do not belong together.
+    Raises BadInput where there is nothing to judge, or names, labels and probabilities do not belong together, and
+    GateFailed where some are no numbers.
     """
     if not len(labels):
         raise BadInput("There are no images to judge the network by.")
@@ -183,6 +184,7 @@ def judge(probabilities: Floats, labels: Labels, names: Sequence[str]) -> Accura
             f"Probabilities of shape {list(probabilities.shape)} do not fit {len(labels)} labels "
             f"of {len(names)} classes."
         )
+    require_numbers(probabilities)
     right = probabilities.argmax(1) == labels
     return Accuracy(
         images=len(labels),
@@ -192,6 +194,16 @@ def judge(probabilities: Floats, labels: Labels, names: Sequence[str]) -> Accura
         calibration_error=calibration_error(probabilities.max(1), right),
         per_class={name: float(right[labels == index].mean()) for index, name in enumerate(names) if index in labels},
     )
+
+
+def require_numbers(probabilities: Floats) -> None:
+    """Raise GateFailed where an answer of `probabilities` [N, K] is not finite: the first class would be its best."""
+    broken = int((~np.isfinite(probabilities)).any(1).sum())
+    if broken:
+        raise GateFailed(
+            f"{broken} of {counted(len(probabilities), 'answer')} are no numbers (NaN or infinite).",
+            advice="Of an engine another precision may be right, such as --precision fp32.",
+        )
 
 
 def calibration_error(confidences: Floats, right: Bools) -> float:

@@ -32,7 +32,7 @@ from rrr_edge.bundle.files import FileEntry, require_file, require_no_links, sha
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.record import Sealed
 from rrr_edge.bundle.reference import Reference, reading_arrays
-from rrr_edge.bundle.target import PRECISIONS, Target
+from rrr_edge.bundle.target import PRECISIONS, Lowering, Target
 from rrr_edge.errors import BadInput, CorruptArtifact, UsageError, reading, require_local, require_text
 
 R = TypeVar("R", bound=Sealed)
@@ -171,9 +171,9 @@ class Bundle:
     def engine_folder(self, name: str) -> Path:
         return self._inside("engines", name)
 
-    def search_state(self, name: str) -> Path:
-        """What the search for the engine `name` has measured; may not exist."""
-        return self._inside("engines", ".searches", f"{name}.json")
+    def search_state(self, name: str, lowering: Lowering = "grouped") -> Path:
+        """What the search for the engine `name` in this `lowering` has measured; may not exist."""
+        return self._inside("engines", ".searches", f"{name if lowering == 'grouped' else f'{name}.{lowering}'}.json")
 
     def profile_names(self) -> list[str]:
         return sorted(file.parent.name for file in (self.path / "profiles").glob(f"[!.]*/{PROFILE}"))

@@ -32,6 +32,8 @@ ROUNDING: dict[Precision, float] = {
 }
 # A margin of so many standard deviations of the noise is turned round once in 44 times.
 _DEVIATIONS = 2.0
+# The fewest differences whose median says how large the noise is.
+_FEWEST = 8
 # The median of a normal variable's size, in standard deviations.
 _MEDIAN = 0.6745
 
@@ -41,14 +43,21 @@ class Limits(Record):
 
     A limit that is given is held against what was measured. The defaults (an agreement that depends on the precision,
     and MAX_DROP of accuracy) are missed only where the 95 % interval lies beyond them: what so few photos cannot tell
-    is said instead. `min_share` is the least share of the MACs in int8 or fp8 that a search may leave, and
-    `search_minutes` what that may take at most (0: no search).
+    is said instead. `default_drop` takes MAX_DROP's place where an engine that was allowed to lose more is verified
+    again. `min_share` is the least share of the MACs in int8 or fp8 that a search may leave, and `search_minutes` what
+    all searches of a compilation may take at most (0: none).
     """
 
     min_agreement: float | None = None
     max_drop: float | None = None
+    default_drop: float = MAX_DROP
     min_share: float = 0.5
     search_minutes: float = 10.0
+
+    @property
+    def drop(self) -> float:
+        """The accuracy (absolute) that may be lost."""
+        return self.default_drop if self.max_drop is None else self.max_drop
 
     def require_sense(self) -> None:
         """Raise UsageError for what is no share between 0 and 1, or no time."""
@@ -72,12 +81,18 @@ def tie_margin(reference: Outputs, found: Outputs, precision: Precision, layers:
     answers that are plainly wrong do not move), but no more than the precision explains. That is, by the model of
     independent rounding errors (Higham & Mary 2019, SIAM J. Sci. Comput. 41): one of data and one of weights in each of
     the `layers`, of the size in ROUNDING relative to the logits' own spread over the classes, and two logits in a
-    difference. A network that a conversion has ruined is therefore not excused by what it answers.
+    difference. A network that a conversion has ruined is therefore not excused by what it answers. Images of which one
+    of the two probabilities is not above FLOOR, before or after, do not tell the noise; where too few others are left,
+    it is what the precision explains.
     """
     a, b = log_probabilities(reference.probabilities), log_probabilities(found.probabilities)
     best = np.argsort(a, axis=1)[:, -2:]
     margins, after = (np.diff(np.take_along_axis(x, best, 1), axis=1)[:, 0] for x in (a, b))
-    measured = float(np.median(np.abs(after - margins))) / _MEDIAN
+    least = np.minimum(reference.probabilities, found.probabilities)
+    known = (np.take_along_axis(least, best, 1) > FLOOR).all(1)
+    changes = np.abs(after - margins)[known]
+    enough = len(changes) >= min(_FEWEST, len(margins))
+    measured = float(np.median(changes)) / _MEDIAN if enough else math.inf
     spread = math.sqrt(float(a.var(1).mean()))
     explained = ROUNDING[precision] * math.sqrt(2 * 2 * layers) * spread
     return _DEVIATIONS * (min(measured, explained) if math.isfinite(measured) else explained)

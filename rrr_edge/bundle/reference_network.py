@@ -108,14 +108,15 @@ class ReferenceNetwork(Sealed):
     ) -> Self:
         """From its `probabilities` [N, K] for the labelled images of the reference.npz whose SHA-256 is `images`.
 
-        Raises what `require_order` raises.
+        Raises what `judge` and `require_order` raise.
         """
+        accuracy = judge(probabilities, labels, names)
         require_order(network.about, probabilities, labels, names)
         return cls(
             network=network.about,
             images_sha256=images,
             answers=tuple(probabilities.argmax(1).tolist()),
-            accuracy=judge(probabilities, labels, names),
+            accuracy=accuracy,
             versions=network.versions,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )

@@ -60,6 +60,15 @@ class SearchResult(Record):
         kept = self.attempts[-1].model_copy(update={"quantisation": quantisation})
         return self.model_copy(update={"attempts": (*self.attempts[:-1], kept), "time_ratio": time_ratio})
 
+    def notes(self, images: int) -> tuple[str, ...]:
+        """What choosing on the `images` photos by which the engine is judged means for what was measured on them."""
+        if self.found is None:
+            return ()
+        return (
+            f"{len(self.attempts)} ways to quantise were judged on the {images} photos that verify the one that was "
+            "chosen, so that its agreement and accuracy flatter. Judge it by other photos: rrr-edge evaluate.",
+        )
+
     def words(self, precision: str) -> str:
         """What the search has found, and what that costs."""
         found = self.found
@@ -73,7 +82,7 @@ class SearchResult(Record):
         layers = f"{count} layer{'s' if count > 1 else ''} in {own.float_precision.upper()}" if count else own.words
         return (
             f"{precision.upper()} for {found.share:.1%} of the MACs, {layers}{cost}; found in {self.seconds:.0f} s "
-            f"after {len(self.attempts)} trials"
+            f"after {len(self.attempts)} trials on the photos that verify it"
         )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrr_edge.bundle.commands import command_line
-from rrr_edge.bundle.limits import LIMITS, MAX_DROP, Limits, log_margins, log_probabilities, tie_margin
+from rrr_edge.bundle.limits import LIMITS, Limits, log_margins, log_probabilities, tie_margin
 from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.reference import Floats, Outputs, Reference
@@ -32,6 +32,12 @@ def least_share(asked: Precision, quantisation: Quantisation | None = None) -> f
     return least if planned is None else min(least, planned)
 
 
+def has_precision(asked: Precision, found: dict[str, float], quantisation: Quantisation | None = None) -> bool:
+    """Whether the MACs run in the precision that was asked, but for what `quantisation` leaves floats: some must."""
+    share = found.get(asked, 0.0)
+    return share > 0 and share >= least_share(asked, quantisation)
+
+
 def require_precision(
     asked: Precision,
     found: dict[str, float],
@@ -45,7 +51,7 @@ def require_precision(
 
     Layers that `quantisation` has left floats are not asked to be more.
     """
-    if found.get(asked, 0.0) < least_share(asked, quantisation):
+    if not has_precision(asked, found, quantisation):
         raise GateFailed(
             f"{asked} was asked, but {what} computes {shares_of(found, digits=0)} of its MACs; {so}.", advice=advice
         )
@@ -124,7 +130,7 @@ class Verification(Record):
         if not self.log_cosine >= cosine_limit:
             words = f"the log-probabilities' mean cosine is {self.log_cosine:.5f} (limit {cosine_limit})"
             found.append(Miss("cosine", words, True))
-        most = MAX_DROP if limits.max_drop is None else limits.max_drop
+        most = limits.drop
         if drops_beyond(most, self.accuracy_reference, self.accuracy):
             low, high = self.drop_interval or (-1.0, -1.0)
             words = (
@@ -239,8 +245,7 @@ def few_images_warning(images: int, precision: Precision, limits: Limits) -> str
     fp32 is judged by its probabilities, which any image can tell apart.
     """
     agreement = LIMITS[precision][0] if limits.min_agreement is None else limits.min_agreement
-    drop = MAX_DROP if limits.max_drop is None else limits.max_drop
-    room = min(1 - agreement or 1.0, drop or 1.0)
+    room = min(1 - agreement or 1.0, limits.drop or 1.0)
     if precision == "fp32" or images * room > 1 - 1e-9:
         return ""
     return (

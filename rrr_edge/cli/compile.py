@@ -34,7 +34,7 @@ def compile(
         float, typer.Option(help="Share of the MACs that a search must leave in INT8 (or FP8).")
     ] = 0.5,
     search_minutes: Annotated[
-        float, typer.Option(help="Time to search where plain INT8 misses a limit (0: none).")
+        float, typer.Option(help="Time to search, in all, where plain INT8 misses a limit (0: none).")
     ] = 10.0,
     explains: Annotated[
         bool, typer.Option("--explain", help="Show what each layer loses where it alone is in INT8.")

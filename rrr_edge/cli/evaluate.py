@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from rrr_edge.bundle.target import Target
     from rrr_edge.images.labelled import LabelledPhotos
     from rrr_edge.profile.evaluate import Evaluated
+    from rrr_edge.profile.reference import Beside
     from rrr_edge.timing.progress import OnProgress
 
 _MODELS = ("engine", "onnx", "network")
 _NOT_KEPT = (
     "the reference is compared on these photos, but not kept with the bundle: for its size of images the bundle's own "
     "test photos are needed, and this folder does not hold them"
+)
+_STAYS = (
+    "the reference is compared here only: {} stays the one that profile, report and gate compare with; --force keeps "
+    "this one in its place"
 )
 _CSV = "photo,label,answer,probability,right"
 
@@ -70,6 +75,9 @@ def evaluate(
     own_size: Annotated[
         int | None, typer.Option(min=1, help="Side of the images that your network takes (default: the bundle's).")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Keep the reference with the bundle in place of another network's.")
+    ] = False,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the answer to each photo.")
     ] = None,
@@ -82,7 +90,7 @@ def evaluate(
     from rrr_edge.bundle.outputs import require_output, write_output
     from rrr_edge.images.labelled import photos_of, read_labelled
     from rrr_edge.profile.evaluate import evaluate_bundle
-    from rrr_edge.profile.reference import keep_reference
+    from rrr_edge.profile.reference import ask_beside
     from rrr_edge.report.evaluation import evaluation_tables
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -91,17 +99,19 @@ def evaluate(
     opened = Bundle.open(bundle)
     chosen = _chosen(opened, model, target, precision, display)
     with display.progress() as on_progress:
-        beside = _beside(opened, reference, labels, own_size)
+        network = _beside(opened, reference, labels, own_size)
+        if force and not network:
+            raise UsageError("--force is about the reference that is kept.", advice="Give it: --reference own.pth")
         found = read_labelled(photos, opened, on_progress=on_progress) if photos else photos_of(opened)
         for note in found.notes:
             display.warn(note)
-        if beside:
-            kept = keep_reference(beside, opened, found, on_progress)
-            display.say(f"note: {kept.words if kept else _NOT_KEPT}")
         with chosen.open(opened, on_progress) as model_open:
+            beside = ask_beside(network, opened, found, on_progress) if network else None
             evaluation, probabilities = evaluate_bundle(
-                opened, model_open, found, beside=beside if photos else None, on_progress=on_progress
+                opened, model_open, found, beside=beside, on_progress=on_progress
             )
+    if beside:
+        _keep(beside, opened, force, display)
     if csv_file:
         write_output(csv_file, _answers(found, probabilities, evaluation.labels), _CSV)
     for caption, header, rows in evaluation_tables(evaluation):
@@ -198,6 +208,18 @@ def _beside(bundle: "Bundle", reference: Path | None, labels: str | None, size: 
     if size is not None:
         preprocess = preprocess.model_copy(update={"image_size": size})
     return open_own(reference, labels, bundle.manifest.labels, preprocess=preprocess)
+
+
+def _keep(beside: "Beside", bundle: "Bundle", force: bool, display: Display) -> None:
+    """Keep the reference's answers to the test photos in `bundle`, and say so, or why not."""
+    from rrr_edge.profile.reference import keep_reference
+
+    if beside.stored is None:
+        display.say(f"note: {_NOT_KEPT}")
+        return
+    display.say(f"note: {beside.stored.words}")
+    if other := keep_reference(beside.stored, bundle, force=force):
+        display.say(f"note: {_STAYS.format(other.name)}")
 
 
 def _answers(photos: "LabelledPhotos", probabilities: "Floats", labels: tuple[str, ...]) -> str:

@@ -130,7 +130,7 @@ def _build_proven(order: BuildRequest, lowerings: tuple[Lowering, ...], folder: 
     """Build into `folder`, verify, and write the card. Raises GateFailed."""
     bundle, target = order.bundle, order.target
     order.on_progress(Step("build", 0, 1, target.engine_name))
-    lowering, ratios = build_fastest(order, lowerings, folder)
+    lowering, ratios, left_out = build_fastest(order, lowerings, folder)
     found: SearchResult | None = None
     if takes_prepared(target):
         card = Prepared.from_json_file(folder / PREPARED_CARD)
@@ -166,7 +166,7 @@ def _build_proven(order: BuildRequest, lowerings: tuple[Lowering, ...], folder: 
         lowering=lowering,
         lowering_ratios=ratios,
         search=found,
-        notes=order.notes,
+        notes=(*order.notes, *left_out, *(found.notes(proof.verification.images) if found else ())),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         machine=cpu_info()[0],
     )

@@ -11,6 +11,7 @@ from rrr_edge.bundle.target import LOWERINGS, Lowering, Target
 from rrr_edge.compile.fastest import fastest as race
 from rrr_edge.compile.prepared import write_prepared
 from rrr_edge.compile.request import BuildRequest
+from rrr_edge.errors import GateFailed
 
 
 def lowerings_of(bundle: Bundle, target: Target) -> tuple[Lowering, ...]:
@@ -22,20 +23,32 @@ def lowerings_of(bundle: Bundle, target: Target) -> tuple[Lowering, ...]:
 
 def build_fastest(
     order: BuildRequest, lowerings: tuple[Lowering, ...], out: Path
-) -> tuple[Lowering, tuple[Ratio, ...]]:
-    """Build into `out`; of several lowerings the fastest on this machine, with the others' times over grouped's."""
+) -> tuple[Lowering, tuple[Ratio, ...], tuple[str, ...]]:
+    """Build into `out`; of several lowerings the fastest on this machine, with the times of others over the first's.
+
+    A lowering whose graph is refused is left out, which the last item says; raises GateFailed where all are.
+    """
     if len(lowerings) == 1:
         build(order, lowerings[0], out)
-        return lowerings[0], ()
+        return lowerings[0], (), ()
+    left_out: list[str] = []
     with TemporaryDirectory(dir=out) as scratch:
-        folders = {lowering: Path(scratch) / lowering for lowering in lowerings}
-        for lowering, folder in folders.items():
+        folders: dict[Lowering, Path] = {}
+        for lowering in lowerings:
+            folder = Path(scratch) / lowering
             folder.mkdir()
-            build(order, lowering, folder)
+            try:
+                build(order, lowering, folder)
+            except GateFailed as refusal:
+                if len(left_out) + 1 == len(lowerings):
+                    raise
+                left_out.append(f"The lowering {lowering} was left out: {refusal}")
+            else:
+                folders[lowering] = folder
         fastest, ratios = race(folders, order.target, order.bundle.reference.images, on_progress=order.on_progress)
         for file in folders[fastest].iterdir():
             file.rename(out / file.name)
-    return fastest, ratios
+    return fastest, ratios, tuple(left_out)
 
 
 def build(order: BuildRequest, lowering: Lowering, out: Path) -> None:

@@ -26,17 +26,18 @@ def fastest(
     on_progress: OnProgress,
     timing: TimingSettings | None = None,
 ) -> tuple[Lowering, tuple[Ratio, ...]]:
-    """The lowering whose engine takes surely less time than grouped's, else grouped; and all ratios to grouped.
+    """The lowering whose engine takes surely less time than the first one, else the first; and all ratios to that.
 
     `engines` are the folders that `target`'s backend compiled; they answer `images` in the target's batches.
     """
+    first, *others = engines
+    if not others:
+        return first, ()
     built = {name: (folder, target) for name, folder in engines.items()}
     times = measure_beside(built, images, on_progress=on_progress, timing=timing)
-    ratios: dict[Lowering, Ratio] = {
-        name: ratio(times[name], times["grouped"]) for name in engines if name != "grouped"
-    }
+    ratios: dict[Lowering, Ratio] = {name: ratio(times[name], times[first]) for name in others}
     surely = [name for name, of_medians in ratios.items() if of_medians.interval[1] < 1]
-    return min(surely, key=lambda name: ratios[name].value, default="grouped"), tuple(ratios.values())
+    return min(surely, key=lambda name: ratios[name].value, default=first), tuple(ratios.values())
 
 
 def measure_beside(

@@ -57,7 +57,8 @@ def _still_right(order: BuildRequest, lowering: Lowering) -> Prepared | None:
         wanted = wanted.model_copy(update={"modelopt": card.origin.modelopt})
     limits = order.limits
     missed = any(miss.surely for miss in card.verification.misses(order.target.precision, limits))
-    too_little = card.quantisation is not None and (card.quantisation.least_share or 1.0) < limits.min_share - TOLERANCE
+    share = card.quantisation.least_share if card.quantisation else None
+    too_little = share is not None and share < limits.min_share - TOLERANCE
     return card if card.origin == wanted and not missed and not too_little else None
 
 
@@ -106,7 +107,7 @@ def _make(order: BuildRequest, lowering: Lowering, out: Path) -> Prepared:
         precision_found=shares,
         quantisation=way,
         search=found,
-        notes=order.notes,
+        notes=(*order.notes, *(found.notes(verification.images) if found else ())),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         machine=cpu_info()[0],
     )

@@ -1,6 +1,7 @@
 """What is wanted of a compilation."""
 
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,6 +64,11 @@ class BuildRequest:
     @cached_property
     def calibration_digest(self) -> str:
         return hashlib.sha256(self.calibration.tobytes()).hexdigest() if len(self.calibration) else ""
+
+    @cached_property
+    def search_deadline(self) -> float:
+        """When the time for all searches of this request is up, of the monotonic clock; it runs from the first one."""
+        return time.monotonic() + 60 * self.limits.search_minutes
 
     @property
     def quantiser(self) -> Quantiser | None:

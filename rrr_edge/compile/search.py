@@ -20,6 +20,8 @@ from rrr_edge.timing.progress import Step
 
 # What a compiler may fuse into a layer of another type, as a share of all MACs.
 TOLERANCE = 0.03
+# A share that is none, but for rounding.
+_NOTHING = 1e-9
 
 
 def wants_search(request: BuildRequest, verdict: Verification) -> bool:
@@ -51,7 +53,7 @@ def find_quantisation(request: BuildRequest, lowering: Lowering, model: Path) ->
 class _Search:
     def __init__(self, request: BuildRequest, searched: Searched) -> None:
         self._request, self._searched = request, searched
-        self._begun = time.monotonic()
+        self._begun, self._deadline = time.monotonic(), request.search_deadline
         self._attempts: list[Attempt] = []
         self._losses: tuple[LayerLoss, ...] = ()
 
@@ -71,10 +73,6 @@ class _Search:
     @property
     def _is_late(self) -> bool:
         return time.monotonic() > self._deadline
-
-    @property
-    def _deadline(self) -> float:
-        return self._begun + 60 * self._request.limits.search_minutes
 
     def _search(self, model: Path) -> Stopped:
         request, quantiser = self._request, self._request.quantiser
@@ -99,7 +97,8 @@ class _Search:
     def _put_back(self, quantised: Quantised, way: Quantisation) -> Stopped:
         """The fewest of the most harmful layers as floats."""
         shares = [1 - back for back in accumulate(loss.macs_share for loss in self._losses)]
-        allowed = sum(share >= self._request.limits.min_share for share in shares)
+        some = sum(share > _NOTHING for share in shares)
+        allowed = sum(share >= max(_NOTHING, self._request.limits.min_share) for share in shares)
         fails = passes = 0
         while fails < allowed and passes - fails != 1:
             if self._is_late:
@@ -118,7 +117,7 @@ class _Search:
         if passes:
             self._put_last(found)
             return "found"
-        return "share" if allowed < len(self._losses) else "nothing helps"
+        return "share" if allowed < some else "nothing helps"
 
     def _keeps(self, quantised: Quantised, way: Quantisation, share: float) -> bool:
         request = self._request

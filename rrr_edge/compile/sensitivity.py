@@ -30,7 +30,7 @@ class Searched:
     """What the search for an engine has measured, read from its bundle and written to it."""
 
     def __init__(self, request: BuildRequest, lowering: Lowering) -> None:
-        self._file = request.bundle.search_state(request.target.engine_name)
+        self._file = request.bundle.search_state(request.target.engine_name, lowering)
         key = _key(request, lowering)
         self.state = SearchState(key=key)
         try:

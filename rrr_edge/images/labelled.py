@@ -18,12 +18,14 @@ from rrr_edge.images.names import first_few, shown
 from rrr_edge.images.reading import read_pictures
 from rrr_edge.timing.progress import OnProgress, silent
 
+# What of a network's preprocessing its photos follow from, and how it is said; the rest happens in the graph.
+_PIXELS = {"image_size": "at {} pixels", "fit": "with --fit {}", "decoding": "with {} decoding"}
 OWN_TEST_PHOTOS = "the test photos in the bundle"
 
 
 @dataclass(frozen=True)
 class LabelledPhotos:
-    """`images` uint8 [N, S, S, 3] with `labels` int64 [N], indices of the bundle's classes.
+    """`images` uint8 [N, S, S, 3], as `preprocess` fits them, with `labels` int64 [N], indices of the bundle's classes.
 
     `names` are the files relative to `folder`, or numbers where there is none; `source` says where they come from.
     `are_held_out` is true for the bundle's own test photos: those in it, or all in the folder that it was made from.
@@ -34,6 +36,7 @@ class LabelledPhotos:
     labels: NDArray[np.int64]
     names: tuple[str, ...]
     source: str
+    preprocess: Preprocess
     folder: Path | None = None
     are_held_out: bool = False
     notes: tuple[str, ...] = ()
@@ -45,12 +48,25 @@ class LabelledPhotos:
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
+    def is_fitted(self, preprocess: Preprocess) -> bool:
+        """Whether these are the pixels that `preprocess` makes of the photos."""
+        return not self._differing(preprocess)
+
+    def _differing(self, preprocess: Preprocess) -> list[str]:
+        return [name for name in _PIXELS if getattr(self.preprocess, name) != getattr(preprocess, name)]
+
     def fitted(self, preprocess: Preprocess, on_progress: OnProgress = silent) -> Pixels:
         """The same photos as `preprocess` fits them. Raises UsageError where there is no folder to read them from."""
+        differing = self._differing(preprocess)
+        if not differing:
+            return self.images
         if self.folder is None:
+            held, wanted = (
+                ", ".join(_PIXELS[name].format(getattr(fitted, name)) for name in differing)
+                for fitted in (self.preprocess, preprocess)
+            )
             raise UsageError(
-                f"The bundle holds its test photos at {self.images.shape[1]} pixels only, and "
-                f"{preprocess.image_size} are asked for.",
+                f"The bundle holds its test photos {held} only, and they are wanted {wanted}.",
                 advice="Give the folder of the photos too.",
             )
         images, _, bad, _ = read_pictures(self.folder, self.names, preprocess, on_progress)
@@ -70,17 +86,17 @@ def photos_of(bundle: Bundle) -> LabelledPhotos:
         labels=reference.labels[known],
         names=tuple(f"#{index}" for index in known),
         source=OWN_TEST_PHOTOS,
+        preprocess=bundle.manifest.preprocess,
         are_held_out=True,
     )
 
 
-def held_in(photos: LabelledPhotos, bundle: Bundle) -> LabelledPhotos | None:
-    """The test photos in `bundle` as those files of `photos` that `compress` drew; None where these are others."""
+def held_in(photos: LabelledPhotos, bundle: Bundle) -> NDArray[np.int64] | None:
+    """The rows of `photos` that `compress` drew for the test photos in `bundle`; None where these are others."""
+    if photos.folder is None:
+        return np.arange(len(photos.labels))
     chosen = choose_balanced(photos.labels, len(bundle.reference.images), seed=bundle.manifest.recipe.seed)
-    held = photos_of(bundle)
-    if not np.array_equal(photos.images[chosen], held.images):
-        return None
-    return replace(held, names=tuple(photos.names[row] for row in chosen), folder=photos.folder)
+    return chosen if np.array_equal(photos.images[chosen], photos_of(bundle).images) else None
 
 
 def read_labelled(
@@ -117,6 +133,7 @@ def read_labelled(
         labels=np.array([manifest.labels.index(good[row][0]) for row in rows], np.int64),
         names=tuple(good[row][1] for row in rows),
         source=f"the test photos of {path.name}" if are_held_out or layout == "splits" else path.name,
+        preprocess=manifest.preprocess,
         folder=path,
         are_held_out=are_held_out,
     )

@@ -18,9 +18,9 @@ from rrr_edge.bundle.evaluation import (
 from rrr_edge.bundle.files import describe_file, sha256, staged_folder
 from rrr_edge.bundle.folder import EVALUATION, MANIFEST, Bundle
 from rrr_edge.bundle.reference import Floats, Images
-from rrr_edge.bundle.reference_network import ReferenceNetwork, RunnableNetwork
+from rrr_edge.bundle.reference_network import ReferenceNetwork
 from rrr_edge.images.labelled import LabelledPhotos
-from rrr_edge.profile.reference import answers_of
+from rrr_edge.profile.reference import Beside
 from rrr_edge.report.confusion import draw_confusion, draw_learning
 from rrr_edge.report.contact_sheet import draw_contact_sheet
 from rrr_edge.runtime.verify import answer
@@ -43,17 +43,19 @@ def evaluate_bundle(
     model: Evaluated,
     photos: LabelledPhotos,
     *,
-    beside: RunnableNetwork | None = None,
+    beside: Beside | None = None,
     on_progress: OnProgress = silent,
 ) -> tuple[Evaluation, Floats]:
     """Judge the answers of `model`, which is of `bundle`, to `photos`, and keep what was found.
 
-    Returns it with the probabilities [N, K]. `beside` answers the same photos; where there is none, and the photos are
-    those in the bundle, the bundle's reference network is compared with.
+    Returns it with the probabilities [N, K]. `beside` has answered the same photos; where there is none, and the photos
+    are those in the bundle, the bundle's reference network is compared with. Raises GateFailed where an answer is no
+    number: nothing is kept.
     """
     probabilities = answer(model.session, photos.images, on_progress, "evaluate").probabilities
     labels, names = photos.labels, bundle.manifest.labels
-    answers, worst = probabilities.argmax(1), confident_mistakes(probabilities, photos.labels)
+    accuracy = judge(probabilities, labels, names)
+    answers, worst = probabilities.argmax(1), confident_mistakes(probabilities, labels)
     found = Evaluation(
         bundle=bundle.manifest.name,
         manifest_sha256=sha256(bundle.path / MANIFEST),
@@ -62,7 +64,7 @@ def evaluate_bundle(
         photos=photos.source,
         photos_sha256=photos.sha256,
         labels=names,
-        accuracy=judge(probabilities, labels, names),
+        accuracy=accuracy,
         top_k=top_k_of(probabilities, labels),
         confusion=confusion_of(answers, labels, len(names)),
         mistakes=tuple(
@@ -75,7 +77,7 @@ def evaluate_bundle(
             )
             for row in worst
         ),
-        reference=_compared(bundle, photos, answers == labels, beside, on_progress),
+        reference=_compared(bundle, photos, answers == labels, beside),
         notes=photos.notes,
         versions=model.versions,
         machine=cpu_info()[0],
@@ -85,14 +87,10 @@ def evaluate_bundle(
 
 
 def _compared(
-    bundle: Bundle,
-    photos: LabelledPhotos,
-    own_right: Bools,
-    beside: RunnableNetwork | None,
-    on_progress: OnProgress,
+    bundle: Bundle, photos: LabelledPhotos, own_right: Bools, beside: Beside | None
 ) -> ReferenceComparison | None:
     if beside is not None:
-        return beside.about.compare(answers_of(beside, bundle, photos, on_progress) == photos.labels, own_right)
+        return beside.about.compare(beside.answers == photos.labels, own_right)
     stored = ReferenceNetwork.of(bundle) if photos.folder is None else None
     return stored.compare(photos.labels, own_right) if stored else None
 

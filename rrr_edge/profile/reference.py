@@ -1,12 +1,13 @@
 """Networks that a bundle is compared with: another bundle as one, and the measurement on this bundle's test photos."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from rrr_edge.backends import Session
 from rrr_edge.backends.onnxruntime import ONNXRuntime, ONNXRuntimeSession
-from rrr_edge.bundle.evaluation import Labels, ReferenceComparison
+from rrr_edge.bundle.evaluation import Labels, ReferenceComparison, require_numbers
 from rrr_edge.bundle.files import write_file
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.reference import Floats, Images
@@ -20,11 +21,11 @@ from rrr_edge.bundle.reference_network import (
     same_photos,
 )
 from rrr_edge.bundle.sources import SOURCES
-from rrr_edge.errors import BadInput
+from rrr_edge.errors import BadInput, CorruptArtifact
 from rrr_edge.images.labelled import LabelledPhotos, held_in, photos_of
 from rrr_edge.images.names import first_few
 from rrr_edge.runtime.verify import answer
-from rrr_edge.timing.progress import OnProgress, silent
+from rrr_edge.timing.progress import OnProgress
 
 _OTHER_PHOTOS = "It was made from other photos or another split; where it was trained on these, its accuracy flatters."
 
@@ -69,35 +70,52 @@ def bundle_beside(bundle: Bundle, path: Path) -> RunnableNetwork:
     return RunnableNetwork(about, answers, ONNXRuntime().versions())
 
 
-def answers_of(network: RunnableNetwork, bundle: Bundle, photos: LabelledPhotos, on_progress: OnProgress) -> Labels:
-    """The class that `network` gives to each of `photos` of `bundle`.
+class Beside(NamedTuple):
+    """What a network to compare with answers: the class of each photo [N], and of the test photos in the bundle.
 
-    Raises what fitting them anew raises, and BadInput where its outputs seem to be in another order.
+    These, `stored`, are None where it wants them fitted in another way and their files are not at hand.
     """
-    probabilities = _probabilities(network, bundle, photos, on_progress)
-    require_order(network.about, probabilities, photos.labels, bundle.manifest.labels)
-    return np.asarray(probabilities.argmax(1))
+
+    about: NetworkBeside
+    answers: Labels
+    stored: ReferenceNetwork | None
 
 
-def keep_reference(
-    network: RunnableNetwork, bundle: Bundle, photos: LabelledPhotos, on_progress: OnProgress = silent
-) -> ReferenceNetwork | None:
-    """Measure `network` on the test photos in `bundle`, and keep what was found as the bundle's reference network.
+def ask_beside(network: RunnableNetwork, bundle: Bundle, photos: LabelledPhotos, on_progress: OnProgress) -> Beside:
+    """The answers of `network` to `photos`, and to the test photos in `bundle`, which may be among them.
 
-    Where it wants its photos fitted in another way than the bundle's, they are read anew from the folder of `photos`;
-    None, and nothing is kept, where that does not hold them. Raises UsageError where there is no folder.
+    Raises what fitting them anew raises, BadInput where its outputs seem to be in another order, and GateFailed where
+    they are no numbers.
     """
-    held: LabelledPhotos | None = photos_of(bundle)
-    if network.about.preprocess != bundle.manifest.preprocess and photos.folder is not None:
-        held = held_in(photos, bundle)
-    if held is None:
-        return None
-    probabilities = _probabilities(network, bundle, held, on_progress)
-    found = ReferenceNetwork.judged(
-        network, probabilities, held.labels, names=bundle.manifest.labels, images=images_sha256(bundle.manifest)
-    )
+    names = bundle.manifest.labels
+    probabilities = network.answer(photos.fitted(network.about.preprocess, on_progress), on_progress)
+    require_numbers(probabilities)
+    require_order(network.about, probabilities, photos.labels, names)
+    stored, held, rows = None, photos_of(bundle), held_in(photos, bundle)
+    own = probabilities[rows] if rows is not None else None
+    if own is None and held.is_fitted(network.about.preprocess):
+        own = network.answer(held.images, on_progress)
+    if own is not None:
+        digest = images_sha256(bundle.manifest)
+        stored = ReferenceNetwork.judged(network, own, held.labels, names=names, images=digest)
+    return Beside(network.about, np.asarray(probabilities.argmax(1)), stored)
+
+
+def keep_reference(found: ReferenceNetwork, bundle: Bundle, *, force: bool = False) -> NetworkBeside | None:
+    """Keep `found` as the bundle's reference network. Returns another network that is kept already, which stays.
+
+    It is another with other weights, or photos fitted in another way; `force` replaces it, as what is corrupt is.
+    """
+    try:
+        kept = ReferenceNetwork.of(bundle)
+    except CorruptArtifact:
+        kept = None
+    if kept is not None and not force:
+        a, b = kept.network, found.network
+        if (a.sha256, a.preprocess) != (b.sha256, b.preprocess):
+            return a
     write_file(bundle.reference_network, found.to_json())
-    return found
+    return None
 
 
 def compared_with_reference(bundle: Bundle, session: Session, on_progress: OnProgress) -> ReferenceComparison | None:
@@ -110,12 +128,10 @@ def compared_with_reference(bundle: Bundle, session: Session, on_progress: OnPro
 
 
 def answers_here(bundle: Bundle, session: Session, on_progress: OnProgress) -> Labels:
-    """The class that `session` gives to each of the labelled test photos in `bundle`."""
-    photos = photos_of(bundle)
-    return np.asarray(answer(session, photos.images, on_progress, "evaluate").probabilities.argmax(1))
+    """The class that `session` gives to each of the labelled test photos in `bundle`.
 
-
-def _probabilities(network: RunnableNetwork, bundle: Bundle, photos: LabelledPhotos, on_progress: OnProgress) -> Floats:
-    own = network.about.preprocess
-    images = photos.images if own == bundle.manifest.preprocess else photos.fitted(own, on_progress)
-    return network.answer(images, on_progress)
+    Raises GateFailed where an answer is no number.
+    """
+    probabilities = answer(session, photos_of(bundle).images, on_progress, "evaluate").probabilities
+    require_numbers(probabilities)
+    return np.asarray(probabilities.argmax(1))

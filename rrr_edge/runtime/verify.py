@@ -11,7 +11,7 @@ from rrr_edge.bundle.folder import ENGINE, VERIFIED, Bundle
 from rrr_edge.bundle.limits import MAX_DROP, Limits
 from rrr_edge.bundle.reference import Images, Outputs, in_batches
 from rrr_edge.bundle.target import Target
-from rrr_edge.bundle.verification import least_share, require_precision, verify_answers
+from rrr_edge.bundle.verification import has_precision, require_precision, verify_answers
 from rrr_edge.errors import CannotRunHere, GateFailed
 from rrr_edge.runtime.opening import open_engine
 from rrr_edge.timing.machine import cpu_info
@@ -26,7 +26,8 @@ def verify_engine(
 ) -> DeviceVerification:
     """Run the reference images through the engine of `bundle` for `target`, and store what came of it beside it.
 
-    `max_drop` is the accuracy (absolute) that may be lost; unless it is given, 0.01 more than when it was compiled.
+    `max_drop` is the accuracy (absolute) that may be lost. Unless it is given, that is 0.01, or 0.01 more than was lost
+    when it was compiled, and missed only where the interval lies beyond it.
     Raises what opening an engine raises, and GateFailed, when the record is written, where it answers differently.
     """
     engine = bundle.engine(target)
@@ -47,14 +48,14 @@ def verify_session(
 ) -> DeviceVerification:
     """`verify_engine` for a `session` of `engine` that is open already."""
     target, before = engine.target, engine.verification
-    accepted = before.accuracy_reference - before.accuracy + MAX_DROP
+    lost = max(0.0, before.accuracy_reference - before.accuracy)
     outputs = answer(session, bundle.reference.images, on_progress)
     verification = verify_answers(
         bundle.reference,
         outputs,
         precision=target.precision,
         layers=bundle.manifest.spec.layers,
-        limits=Limits(min_agreement=before.min_agreement, max_drop=accepted if max_drop is None else max_drop),
+        limits=Limits(min_agreement=before.min_agreement, max_drop=max_drop, default_drop=lost + MAX_DROP),
     )
     folder = bundle.engine_folder(engine.name)
     record = DeviceVerification(
@@ -101,9 +102,8 @@ def is_verified_here(bundle: Bundle, engine: Engine, backend: Backend) -> bool:
 
 def _passed(record: DeviceVerification, engine: Engine) -> bool:
     """Whether the answers were right and the layers ran in the precision that was asked."""
-    asked = engine.target.precision
-    share = record.precision_found.get(asked, 0.0)
-    return record.verification.passed and share >= least_share(asked, engine.target.quantisation)
+    asked, quantisation = engine.target.precision, engine.target.quantisation
+    return record.verification.passed and has_precision(asked, record.precision_found, quantisation)
 
 
 def answer(session: Session, images: Images, on_progress: OnProgress, stage: str = "verify") -> Outputs:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rrr_edge.bundle.limits import ROUNDING, Limits, log_margins
+from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Precision
 from rrr_edge.bundle.verification import (
@@ -12,6 +13,7 @@ from rrr_edge.bundle.verification import (
     drops_beyond,
     few_images_warning,
     guessing_warning,
+    has_precision,
     verify,
 )
 from rrr_edge.timing.paired import paired_difference
@@ -97,6 +99,20 @@ def test_the_drop_is_judged_by_the_interval_of_the_paired_difference(
     )
 
 
+@pytest.mark.parametrize(("lost", "passes", "doubts"), [(20, True, 0), (25, True, 1), (60, False, 0)])
+def test_another_default_is_judged_by_the_interval_too(lost: int, passes: bool, doubts: int) -> None:
+    limits = Limits(min_agreement=0, default_drop=0.02)
+    result = verify(SURE, _flipped(lost), LABELS, precision="int8", limits=limits)
+    assert (result.passed, len(result.doubts), result.max_drop) == (passes, doubts, None)
+
+
+@pytest.mark.parametrize(("share", "least", "has"), [(0.0, 0.0, False), (0.01, 0.0, True), (0.5, 0.6, False)])
+def test_some_macs_must_run_in_the_precision_that_was_asked(share: float, least: float, has: bool) -> None:
+    way = Quantisation(float_layers=("a",), least_share=least)
+    assert has_precision("int8", {"int8": share, "fp32": 1 - share}, way) is has
+    assert not has_precision("int8", {"fp32": 1.0}, way)
+
+
 def _hesitating(margins: np.ndarray, noise: np.ndarray) -> tuple[Outputs, Outputs]:
     """Two classes' log-ratios, and these with `noise`; a third class is 6 nats below the first."""
     pair = []
@@ -136,6 +152,20 @@ def test_engines_without_noise_leave_only_equal_classes_out() -> None:
     reference, found = _hesitating(np.array([0.0, 1e-6, 1.0]), np.zeros(3))
     result = verify(reference, found, np.zeros(3, np.int64), precision="int8", layers=17)
     assert (result.ties, result.tie_margin) == (1, 0)
+
+
+@pytest.mark.parametrize(("saturated", "estimated"), [(2400, True), (3995, False)])
+def test_images_of_which_the_network_is_too_sure_do_not_hide_its_noise(saturated: int, estimated: bool) -> None:
+    """Second probabilities of 4e-11 are floored before and after: no change is seen, where there is as much noise."""
+    rng = np.random.default_rng(0)
+    margins, noise = rng.uniform(0, 3, 4000), rng.normal(0, 0.01, 4000)
+    margins[:saturated] = 24
+    reference, found = _hesitating(margins, noise)
+    result = verify(reference, found, np.zeros(4000, np.int64), precision="bf16", layers=17)
+    spread = np.sqrt(np.log(np.maximum(reference.probabilities.astype(float), 1e-6)).var(1).mean())
+    explained = 2 * ROUNDING["bf16"] * np.sqrt(4 * 17) * spread
+    assert explained > 0.05
+    assert result.tie_margin == pytest.approx(0.02 if estimated else explained, rel=0.07)
 
 
 def test_where_every_answer_is_a_tie_that_is_said() -> None:

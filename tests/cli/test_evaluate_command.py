@@ -14,11 +14,16 @@ from sklearn.metrics import confusion_matrix
 from small_bundle import LABELS, copy_bundle
 from test_cli import Result, run
 
+from rrr_edge.backends.fake import Fake
 from rrr_edge.bundle.evaluation import Evaluation
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.reference_network import ReferenceNetwork
-from rrr_edge.errors import CorruptArtifact
+from rrr_edge.errors import CorruptArtifact, GateFailed
+from rrr_edge.images.labelled import read_labelled
+from rrr_edge.profile.evaluate import Evaluated, evaluate_bundle
+from rrr_edge.profile.reference import answers_here, ask_beside, bundle_beside
 from rrr_edge.runtime.classifier import Classifier
+from rrr_edge.timing.progress import silent
 
 FAST = ("--target", "openvino", "--precision", "fp32")
 
@@ -131,6 +136,43 @@ def test_graph_and_network_answer_alike_and_need_no_engine(shared_bundle: Bundle
     assert bundle.evaluation_names() == ["network", "onnx"]
 
 
+def test_a_reference_that_is_kept_gives_way_only_to_force(
+    beside: tuple[Bundle, Result], shared_bundle: Bundle, tmp_path: Path
+) -> None:
+    bundle = copy_bundle(beside[0], tmp_path / "shapes.rrr")
+    other = ("--reference", shared_bundle.path, "--json")
+    told = run("evaluate", bundle.path, *FAST, *other)
+    assert told.document["reference"]["name"] == "shapes.rrr"
+    assert "own.pth stays the one that profile, report and gate compare with; --force" in told.stderr
+    assert ReferenceNetwork.of(bundle).network.name == "own.pth"
+    forced = run("evaluate", bundle.path, *FAST, *other, "--force")
+    assert forced.code == 0, forced.stderr
+    assert "stays" not in forced.stderr
+    assert ReferenceNetwork.of(bundle).network.name == "shapes.rrr"
+
+
+def test_the_photos_of_a_reference_are_answered_once_and_nothing_is_kept_where_the_engine_fails(
+    compiled: Bundle, shared_bundle: Bundle, shapes: Path, tmp_path: Path
+) -> None:
+    bundle = copy_bundle(compiled, tmp_path / "shapes.rrr")
+    asked: list[int] = []
+    network = bundle_beside(bundle, shared_bundle.path)
+    counting = network._replace(answer=lambda images, step: asked.append(len(images)) or network.answer(images, step))
+    photos = read_labelled(shapes, bundle)
+    found = ask_beside(counting, bundle, photos, silent)
+    assert (asked, len(found.answers)) == ([24], 24)
+    assert found.stored.accuracy.correct == (found.answers == photos.labels).sum()
+    nan = Fake.always([np.nan] * 3)
+    with pytest.raises(GateFailed, match="24 of 24 answers are no numbers"):
+        evaluate_bundle(bundle, Evaluated("onnx", nan, {}), photos, beside=found)
+    with pytest.raises(GateFailed, match="24 of 24 answers are no numbers"):
+        answers_here(bundle, nan, silent)
+    broken = network._replace(answer=lambda images, _: nan.run(images).probabilities)
+    with pytest.raises(GateFailed, match="no numbers"):
+        ask_beside(broken, bundle, photos, silent)
+    assert (bundle.evaluation_names(), bundle.reference_network.exists()) == ([], False)
+
+
 def test_another_bundle_is_compared_with(compiled: Bundle, shared_bundle: Bundle, tmp_path: Path) -> None:
     bundle = copy_bundle(compiled, tmp_path / "shapes.rrr")
     told = run("evaluate", bundle.path, *FAST, "--reference", shared_bundle.path, "--json")
@@ -159,6 +201,7 @@ def test_training_photos_are_noticed(compiled: Bundle, shapes: Path, tmp_path: P
         (("--reference", "WEIGHTS"), 2, "mean?"),
         (("--reference", "nowhere.pth", "--labels", "folder-order"), 2, "There is no file"),
         (("--reference", "WEIGHTS", "--labels", "folder-order", "--own-size", "64"), 2, "at 32 pixels only"),
+        (("--force",), 2, "--force is about the reference"),
         (("--model", "netwrok"), 2, "Did you mean 'network'"),
         (("--model", "onnx", "--precision", "fp32"), 2, "about engines"),
         (("LOOSE",), 5, "no folder of a class"),

@@ -5,16 +5,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from fake_bundle import write_bundle, write_engine
 from small_bundle import link_bundle
 from typer.testing import CliRunner
 
+from rrr_edge.backends import BACKENDS
+from rrr_edge.backends.fake import Fake
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.cli.app import app
 from rrr_edge.errors import GateFailed
 from rrr_edge.runtime.classifier import Classifier
-from rrr_edge.runtime.verify import verify_engine
+from rrr_edge.runtime.verify import verify_engine, verify_session
 
 ENGINE = "onnxruntime-fp32"
 
@@ -52,6 +57,46 @@ def test_what_failed_on_the_device_is_verified_anew_when_it_is_opened(own: Bundl
     again = own.verified(own.engine(target))
     assert again is not None
     assert again.verification.passed
+
+
+@pytest.mark.parametrize(
+    ("before", "lost", "max_drop", "passes"),
+    [
+        (0.99, 0, None, True),  # it was luckily better than the network when it was compiled
+        (0.99, 1, None, True),
+        (0.99, 30, None, False),
+        (0.95, 4, 0.01, False),
+        (0.95, 4, None, True),
+    ],
+)
+def test_what_may_be_lost_follows_from_what_was_lost_when_it_was_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, before: float, lost: int, max_drop: float | None, passes: bool
+) -> None:
+    """Of 100 images, by an engine of which the card says that it was right on 99 or 95 %, and the network on 97 %."""
+    rows = np.tile(np.array([0.5, 0.3, 0.2], np.float32), (100, 1))
+    bundle = write_bundle(tmp_path / "x.rrr", images=100)
+    object.__setattr__(bundle.reference, "probabilities", rows)
+    object.__setattr__(bundle.reference, "branch_probabilities", rows[:, None])
+    target = Target(name="test", backend="fake", precision="int8")
+    card = write_engine(bundle, target)
+    compiled = {"accuracy_reference": 0.97, "accuracy": before, "min_agreement": 0.0}
+    card = card.model_copy(update={"verification": card.verification.model_copy(update=compiled)})
+    left = lost
+
+    def answer(images: np.ndarray) -> Outputs:
+        nonlocal left
+        answers, wrong = rows[: len(images)].copy(), min(left, len(images))
+        answers[:wrong] = answers[:wrong, [1, 0, 2]]
+        left -= wrong
+        return Outputs(answers, answers[:, None])
+
+    session = Fake(answer, {"int8": 1.0})
+    monkeypatch.setitem(BACKENDS, "fake", session)
+    if passes:
+        assert verify_session(bundle, card, session, max_drop=max_drop).verification.passed
+    else:
+        with pytest.raises(GateFailed, match="accuracy fell"):
+            verify_session(bundle, card, session, max_drop=max_drop)
 
 
 def test_what_was_not_compiled_cannot_be_verified(own: Bundle) -> None:

@@ -5,14 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_bundle import write_bundle
 from small_bundle import link_bundle
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import LOWERINGS, Lowering, Target
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compile import fastest as race
+from rrr_edge.compile.build import build_fastest
+from rrr_edge.compile.request import BuildRequest
+from rrr_edge.errors import GateFailed
 from rrr_edge.timing.interleave import TimingSettings
 from rrr_edge.timing.progress import silent
 
@@ -83,6 +88,38 @@ def test_the_fastest_wins_and_a_tie_stays_grouped(
     assert [r.value for r in ratios] == pytest.approx([ms[r.of] / ms["grouped"] for r in ratios])
     assert set(backend.seen) == {TARGET.batch}
     assert backend.open_now == set()
+
+
+@pytest.mark.parametrize(
+    ("refused", "winner", "ratios"), [(("grouped",), "dense", ["dense"]), (("grouped", "split"), "dense", [])]
+)
+def test_lowerings_that_are_refused_are_left_out_unless_all_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, refused: tuple[str, ...], winner: str, ratios: list[str]
+) -> None:
+    clock = Clock()
+    monkeypatch.setitem(BACKENDS, "race", Racer(clock, {"split": 2.0, "dense": 1.0}))  # type: ignore[arg-type]
+    timing = TimingSettings(runs=40, warm_up_ms=20, settle_runs=1, clock=clock)
+    monkeypatch.setattr(race, "TIMING", timing)
+    never = set(refused)
+
+    def build(order: BuildRequest, lowering: Lowering, out: Path) -> None:
+        (out / "engine").write_text(lowering)
+        if lowering in never:
+            raise GateFailed("It does not answer like the network.")
+
+    monkeypatch.setattr("rrr_edge.compile.build.build", build)
+    bundle, out = write_bundle(tmp_path / "x.rrr"), tmp_path / "out"
+    out.mkdir()
+    order = BuildRequest(bundle, TARGET, IMAGES, Limits(), silent)
+    found, measured, left_out = build_fastest(order, LOWERINGS, out)
+    assert (found, [ratio.of for ratio in measured]) == (winner, ratios)
+    assert left_out == tuple(
+        f"The lowering {name} was left out: It does not answer like the network." for name in refused
+    )
+    assert {file.name: file.read_text() for file in out.iterdir()} == {"engine": winner}
+    never.update(LOWERINGS)
+    with pytest.raises(GateFailed):
+        build_fastest(order, LOWERINGS, out)
 
 
 def test_auto_measures_real_engines_and_says_which_it_kept(

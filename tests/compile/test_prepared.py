@@ -18,6 +18,7 @@ from rrr_edge.backends.protocols import Preparation
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import ENGINE, PREPARED, PREPARED_CARD, Bundle
 from rrr_edge.bundle.limits import Limits
+from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle, prepare_bundle
@@ -178,8 +179,14 @@ def test_another_way_to_prepare_makes_another_graph(
 ) -> None:
     first = prepare_bundle(bundle, TARGET)
     monkeypatch.setattr(module, "PREPARATION", first.origin.preparation + 1)
-    assert prepare_bundle(bundle, TARGET).origin.preparation == first.origin.preparation + 1
+    second = prepare_bundle(bundle, TARGET)
+    assert second.origin.preparation == first.origin.preparation + 1
     assert made == ["fp32", "fp32"]
+    for share, count in ((0.5, 2), (0.0, 3)):  # of which no less than a half is wanted now
+        card = second.model_copy(update={"quantisation": Quantisation(float_layers=("a",), least_share=share)})
+        (bundle.engine_folder(TARGET.engine_name) / PREPARED_CARD).write_text(card.to_json())
+        prepare_bundle(bundle, TARGET)
+        assert len(made) == count
 
 
 def test_an_engine_stays_sound_when_its_graph_is_prepared_anew(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

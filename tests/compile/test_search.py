@@ -29,6 +29,9 @@ from rrr_edge.bundle.target import Target
 from rrr_edge.cli.app import app
 from rrr_edge.compile import compile_bundle, explain_bundle
 from rrr_edge.compile import searched as building
+from rrr_edge.compile.request import BuildRequest
+from rrr_edge.compile.search import find_quantisation
+from rrr_edge.compile.sensitivity import Searched
 from rrr_edge.errors import CannotRunHere, GateFailed, UsageError
 from rrr_edge.timing.progress import Step
 
@@ -170,6 +173,7 @@ def test_the_search_finds_the_layers_that_do_the_harm_and_no_others(
     assert engine.search.time_ratio.value == pytest.approx(1.25)
     assert f"INT8 for {share:.1%} of the MACs, {len(ruined)} layer" in engine.search.words("int8")
     assert clear.engine(TARGET) == engine
+    assert engine.notes[-1].startswith(f"{len(engine.search.attempts)} ways to quantise were judged on the 200 photos")
 
 
 def test_other_ranges_come_first_and_cost_nothing(clear: Bundle, harmful: Callable[..., Harmful]) -> None:
@@ -267,6 +271,32 @@ def test_a_search_whose_time_was_up_goes_on_within_the_same_limits(
         with pytest.raises(GateFailed, match="ended with its time"):
             compile_bundle(clear, TARGET, limits=Limits(search_minutes=1e-9))
         assert Harmful.runs
+
+
+def test_searches_of_several_lowerings_share_the_time_and_are_remembered_apart(
+    clear: Bundle, harmful: Callable[..., Harmful], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each way takes 40 s of the minute."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        Harmful, "quantise", lambda self, *a, plain=Harmful.quantise: now.__setitem__(0, now[0] + 40) or plain(self, *a)
+    )
+    harmful(d=60)
+    limits = Limits(search_minutes=1)
+    order = BuildRequest(clear, TARGET, clear.calibration, limits, lambda step: None)
+    model = clear.model
+    found = [find_quantisation(order, lowering, model) for lowering in ("grouped", "split")]
+    assert [(len(result.attempts), result.stopped) for result in found] == [(2, "time"), (1, "time")]
+    kept = [Searched(order, lowering).state.result for lowering in ("grouped", "split")]
+    assert kept == found
+
+
+def test_no_search_leaves_every_layer_a_float(clear: Bundle, harmful: Callable[..., Harmful]) -> None:
+    harmful(**dict.fromkeys(NAMES, 20))
+    limits = Limits(min_share=0, min_agreement=1, max_drop=1)
+    with pytest.raises(GateFailed, match="floats in any layer did not help"):
+        compile_bundle(clear, TARGET, limits=limits)
 
 
 def test_a_damaged_record_of_a_search_only_costs_time(clear: Bundle, harmful: Callable[..., Harmful]) -> None:

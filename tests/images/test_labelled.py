@@ -48,12 +48,18 @@ def test_of_splits_only_the_test_photos_are_taken_and_these_are_the_bundles(
     assert {name.split("/")[0] for name in found.names} == {"test"}
     held = held_in(found, shared_bundle)
     assert held is not None
-    np.testing.assert_array_equal(held.images, own.images)
+    np.testing.assert_array_equal(found.images[held], own.images)
     larger = shared_bundle.manifest.preprocess.model_copy(update={"image_size": 48})
     expected = scan(shapes, larger).test.images
-    np.testing.assert_array_equal(held.fitted(larger), expected)
-    with pytest.raises(UsageError, match="at 32 pixels only"):
-        own.fitted(larger)
+    np.testing.assert_array_equal(found.fitted(larger)[held], expected)
+    for change, said in (
+        ({"image_size": 48}, "at 32 pixels only, and they are wanted at 48 pixels"),
+        ({"fit": "squash"}, "with --fit crop only, and they are wanted with --fit squash"),
+        ({"decoding": "full"}, "with reduced decoding only, and they are wanted with full decoding"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            own.fitted(own.preprocess.model_copy(update=change))
+    assert own.fitted(own.preprocess.model_copy(update={"mean": (0.5, 0.5, 0.5)})) is own.images  # in the graph
     assert held_in(read_labelled(shapes / "train", shared_bundle), shared_bundle) is None
 
 
