@@ -4,6 +4,7 @@ with Classifier.open("mugs.rrr", target="openvino", precision="int8") as classif
     prediction = classifier.predict(frame)
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.reference import Floats, Images
 from rrr_edge.bundle.target import Precision, Target
-from rrr_edge.errors import UsageError, choose
+from rrr_edge.errors import GateFailed, UsageError, choose
 from rrr_edge.images.fit import Region
 from rrr_edge.images.preprocess import CHANNELS, Channels, Preprocessor, is_single
 from rrr_edge.runtime.opening import open_engine
@@ -128,6 +129,7 @@ class Classifier:
         """Classify a picture: a path, an open binary file or its bytes, a PIL image, or a uint8 array.
 
         Arrays are RGB [H, W, 3], RGBA [H, W, 4] or gray [H, W]; with `channels` (or at `open`) "bgr", BGR and BGRA.
+        Raises BadInput for what is no picture, and GateFailed where the engine answers with NaN or infinity.
         """
         return self._predict([frame], channels)[0]
 
@@ -187,7 +189,12 @@ class Classifier:
 
     def _answer(self, probabilities: Floats, branch_probabilities: Floats) -> Prediction:
         index = int(probabilities.argmax())
+        probability = float(probabilities[index])
+        if not math.isfinite(probability):
+            raise GateFailed(
+                f"The engine answers a picture with {probability}, which is no probability.",
+                advice="Compile it with another precision, such as --precision fp32.",
+            )
         entropy = -float(probabilities @ np.log(np.maximum(probabilities, 1e-12)))
         uncertainty = min(1.0, max(0.0, entropy / self._nats))
-        probability = float(probabilities[index])
         return Prediction(self.labels[index], index, probability, uncertainty, probabilities, branch_probabilities)

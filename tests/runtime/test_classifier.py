@@ -19,7 +19,7 @@ from rrr_edge.bundle.recipe import Fit
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle
-from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, UsageError
+from rrr_edge.errors import BadInput, CannotRunHere, CorruptArtifact, GateFailed, UsageError
 from rrr_edge.images.fit import Region, fit
 from rrr_edge.runtime.classifier import Classifier, Prediction
 
@@ -90,6 +90,13 @@ def test_uncertainty_is_the_entropy_over_its_largest_value(
     found = classifier.predict(np.zeros((32, 32, 3), np.uint8)).uncertainty
     assert found == pytest.approx(uncertainty, abs=1e-6)
     assert 0 <= found <= 1
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_an_answer_that_is_no_number_is_no_prediction(compiled: Bundle, broken: float) -> None:
+    classifier = Classifier(Fake.always([0.2, broken, 0.8]), compiled.manifest)
+    with pytest.raises(GateFailed, match="no probability"):
+        classifier.predict(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_predictions_outlive_the_next_call(classifier: Classifier, photos: list[Path]) -> None:
