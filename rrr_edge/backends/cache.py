@@ -1,4 +1,4 @@
-"""What a backend compiled for the next start, in the user's cache folder: hashed when kept, checked before use."""
+"""Compiled files kept for the next start in the user's cache folder: hashed when kept, checked before use."""
 
 import os
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""How a network is quantised."""
+"""The settings of a quantisation."""
 
 from typing import Literal
 

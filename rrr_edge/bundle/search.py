@@ -1,4 +1,4 @@
-"""What quantising costs by layer, and what a search for a way that keeps the limits has found."""
+"""Records of each layer's loss by quantisation, and of the search for a quantisation that keeps the limits."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What is wanted of a compilation."""
+"""The request for a compilation: target, precision, calibration and limits."""
 
 import hashlib
 import time

@@ -1,4 +1,4 @@
-"""What quantising each single layer loses, measured on calibration images and kept in the bundle as it is measured."""
+"""Each layer's loss by quantisation, measured on calibration images and kept in the bundle as it is measured."""
 
 import hashlib
 import json

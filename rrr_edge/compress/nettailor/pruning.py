@@ -1,4 +1,4 @@
-"""What is left of a tailored network once it needs neither its weakest proxies nor its weakest blocks."""
+"""Removal of a tailored network's weakest proxies and blocks."""
 
 from collections.abc import Iterator
 

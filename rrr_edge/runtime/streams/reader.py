@@ -1,4 +1,4 @@
-"""What the readers of sources have in common: frames as they come, time-outs, and the loss of a source."""
+"""The protocol of the readers of sources: frames as they come, time-outs, and the loss of a source."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager

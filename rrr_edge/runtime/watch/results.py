@@ -1,4 +1,4 @@
-"""What is said of each frame of a stream, and what is said of all of them in the end."""
+"""The answer to each frame of a stream, and the summary of all of them at its end."""
 
 import time
 from collections import Counter, deque
