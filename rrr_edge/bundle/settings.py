@@ -42,6 +42,11 @@ def settings() -> list[Setting]:
     return found
 
 
+def settings_of(method: str) -> set[str]:
+    """The names of the settings that a method of METHODS has, those of its parts among them."""
+    return {name for name, _ in _fields(METHODS[method])}
+
+
 def read_recipe(path: Path | None, **options: Any) -> Recipe:
     """The recipe in the TOML file `path`, with every option that is not None in its place.
 

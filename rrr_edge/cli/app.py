@@ -37,6 +37,7 @@ _AGAIN = {
     "compress": "Go on with --resume.",
     "demo": "Start it anew with --force.",
     "profile": "Run it again: what was finished of --sparsity is kept.",
+    "study": "Run it again: what is finished is kept.",
 }
 
 

@@ -1,0 +1,168 @@
+"""`rrr-edge study`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rrr_edge.cli.app import command
+from rrr_edge.cli.display import Display
+from rrr_edge.cli.options import AsJson, DryRun, PrecisionName, Quiet, Verbose, chosen_target
+from rrr_edge.errors import MissingLibrary, UsageError, choose, counted
+
+if TYPE_CHECKING:
+    from rrr_edge.study import Outcome, Plan
+    from rrr_edge.study.runners import Runner
+
+_DEVICES = ("auto", "cpu", "cuda")
+
+
+@command
+def study(
+    data: Annotated[
+        list[Path],
+        typer.Argument(metavar="DATA...", help="Data sets as `rrr-edge compress` takes them, or folders of such."),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="STUDY", help="The folder to write, or go on with.")],
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Separated by commas: methods of compress, backbones (fine-tuned), chains such as rrr+basis, recipe "
+            "files."
+        ),
+    ] = "rrr,linear-probe,finetune",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="Compile for it, and time here; none unless given.")
+    ] = None,
+    precision: PrecisionName = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="As of compress; in a file's name {data} and {backbone} stand for those of a cell."),
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of all networks' input in pixels.")] = None,
+    fit: Annotated[str | None, typer.Option(help="How a photo becomes square: crop, squash or pad.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training photos.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of a training step.")] = None,
+    branches: Annotated[int | None, typer.Option(help="Branches of rrr.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable images that is skipped.")] = 0.01,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Accuracy (absolute) that an engine may lose, as of compile.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=20, help="Timed runs of each engine.")] = 200,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that share out the cores (0: as many as cores and memory allow).")
+    ] = 0,
+    budget_hours: Annotated[
+        float | None, typer.Option(min=0, help="Begin no cell that would not end in this time.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make cells anew whose photos or settings changed.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find out which method is best for your photos on this machine: data sets x methods x seeds."""
+    from rrr_edge.bundle.limits import Limits
+    from rrr_edge.study import Run, run_study, to_do
+    from rrr_edge.study.folder import StudyFolder
+    from rrr_edge.study.runners import Processes, core_shares
+
+    display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    options = {
+        "weights": weights,
+        "image_size": image_size,
+        "fit": fit,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "branches": branches,
+    }
+    plan = _plan(
+        data,
+        methods,
+        options,
+        seeds=_seeds(seeds),
+        device=choose(device, _DEVICES, "device"),
+        max_bad=max_bad,
+        target=_target(target, precision, display),
+        limits=Limits(max_drop=max_drop),
+        runs=runs,
+    )
+    _require_libraries()
+    core_shares(workers)
+    missing = len(to_do(plan, StudyFolder(out), force=force))
+    if dry_run:
+        display.result({"plan": plan.document(), "to_do": missing}, _words(plan, missing))
+        return
+    display.say(_words(plan, missing))
+    runner: Runner = Processes(workers)
+    with display.progress() as on_progress:
+        found = run_study(plan, out, Run(runner, budget_hours, force, on_progress))
+    _tell(found, out, display)
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
+def _plan(data: list[Path], words: str, options: dict[str, Any], **settings: Any) -> "Plan":
+    from rrr_edge.study.methods import read_methods
+    from rrr_edge.study.plan import Method, Plan, find_data
+
+    named = read_methods([word.strip() for word in words.split(",") if word.strip()], options)
+    names = [each.name for each in named]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"The method {name} is there more than once.", advice="Leave one of them out.")
+    if not named:
+        raise UsageError("A study needs a method.", advice="Give some: --methods rrr,finetune")
+    methods = tuple(Method(name=each.name, recipes=each.recipes) for each in named)
+    return Plan(data=find_data(data), methods=methods, **settings)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
+        raise UsageError(f"--seeds takes different whole numbers such as 0,1,2, not {text!r}.")
+    return tuple(map(int, words))
+
+
+def _target(name: str | None, precision: str | None, display: Display) -> Any:
+    if name is None:
+        if precision:
+            raise UsageError("--precision is about engines, and none is asked for.", advice="Add --target openvino")
+        return None
+    return chosen_target(name, precision, display)
+
+
+def _require_libraries() -> None:
+    """Raise MissingLibrary where cells could not be made here, before anything is begun; PyTorch is not imported."""
+    from importlib.util import find_spec
+
+    for name in ("torch", "torchvision", "onnx"):
+        if find_spec(name) is None:
+            raise MissingLibrary(name, extra="compress", purpose="rrr-edge study")
+
+
+def _words(plan: "Plan", missing: int) -> str:
+    count = len(plan.cells)
+    return (
+        f"{counted(len(plan.data), 'data set')} x {counted(len(plan.methods), 'method')} x "
+        f"{counted(len(plan.seeds), 'seed')}: {counted(count, 'cell')}, of which {missing} are to be done"
+    )
+
+
+def _tell(found: "Outcome", out: Path, display: Display) -> None:
+    """What failed, each reason once, and how far the study is."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for failure in found.failures:
+        reasons.setdefault((failure.error, failure.advice, failure.trace), []).append(failure.work.words)
+    for (error, advice, trace), works in reasons.items():
+        others = f" and {len(works) - 1} more" if len(works) > 1 else ""
+        display.warn(f"{works[0]}{others}: {error}{f' {advice}' if advice else ''}")
+        for line in trace.splitlines():
+            display.say(f"    {line}")
+    failures = [failure.document() for failure in found.failures]
+    document = {"study": str(out), "finished": found.finished, "left": found.left, "failures": failures}
+    left = f", {found.left} left: run it again" if found.left else ""
+    failed = f", {len(failures)} failed" if failures else ""
+    display.result(document, f"{out}: {counted(found.finished, 'cell')} finished{failed}{left}")

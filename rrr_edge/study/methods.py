@@ -1,0 +1,56 @@
+"""The methods of a study by their names, chains of names, or recipe files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from rrr_edge.bundle.recipe import METHODS, Recipe
+from rrr_edge.bundle.settings import read_recipe, settings_of
+from rrr_edge.bundle.sources import SOURCES
+from rrr_edge.errors import UsageError, choose
+
+MethodRecipes: TypeAlias = tuple[Recipe, ...]
+CHAIN = "+"
+
+
+class Named(NamedTuple):
+    """A method's name in the study, and its recipes."""
+
+    name: str
+    recipes: MethodRecipes
+
+
+def read_methods(words: Sequence[str], options: Mapping[str, Any]) -> list[Named]:
+    """The methods that `words` name: "rrr", "resnet18" (that network, fine-tuned), "rrr+basis" or "mine.toml".
+
+    `options` hold for every method that has such a setting; those that are None are left out. Raises UsageError (an
+    unknown word, a setting that no method has or that does not fit one) and BadInput (a file).
+    """
+    chosen = {name: value for name, value in options.items() if value is not None}
+    found = [_read(word, chosen) for word in words]
+    known = {name for _, recipes in found for recipe in recipes for name in settings_of(recipe.method)}
+    if unknown := sorted(chosen.keys() - known):
+        raise UsageError(f"None of these methods has --{unknown[0].replace('_', '-')}.", advice="Leave it out.")
+    return found
+
+
+def _read(word: str, options: Mapping[str, Any]) -> Named:
+    path = Path(word)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise UsageError(f"There is no recipe file {word}.")
+        return Named(path.stem, (_with_options(path, options),))
+    parts = [_read(part, options) for part in word.split(CHAIN)] if CHAIN in word else [_named(word, options)]
+    return Named(word, tuple(recipe for part in parts for recipe in part.recipes))
+
+
+def _named(word: str, options: Mapping[str, Any]) -> Named:
+    choose(word, {*METHODS, *SOURCES}, "method")
+    own = {"method": word} if word in METHODS else {"method": "finetune", "backbone": word}
+    return Named(word, (_with_options(None, options, **own),))
+
+
+def _with_options(path: Path | None, options: Mapping[str, Any], **own: str) -> Recipe:
+    method = own.get("method") or read_recipe(path).method
+    fitting = {name: value for name, value in options.items() if name in settings_of(method)}
+    return read_recipe(path, **fitting, **own)

@@ -1,0 +1,52 @@
+"""`rrr-edge study`: what it says before, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small_bundle import write_shapes
+
+from rrr_edge.cli.app import app
+
+typer_testing = pytest.importorskip("typer.testing")
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    done = typer_testing.CliRunner().invoke(app, ["study", *map(str, arguments)])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "shapes", train=2, test=1)
+    code, said, _ = run(
+        data, "-o", tmp_path / "out", "--methods", "rrr, resnet18", "--seeds", "0,1", "--dry-run", "--json"
+    )
+    assert code == 0
+    document = json.loads(said)
+    assert document["to_do"] == 4
+    assert [method["name"] for method in document["plan"]["methods"]] == ["rrr", "resnet18"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--methods", "rr"), 2, "Did you mean 'rrr'?"),
+        (("--methods", "rrr,rrr"), 2, "more than once"),
+        (("--seeds", "0,x"), 2, "different whole numbers"),
+        (("--precision", "int8"), 2, "Add --target"),
+        (("--workers", "9999"), 2, "more than the"),
+        (("--methods", "finetune", "--branches", "2"), 2, "None of these methods has --branches"),
+        (("--methods", "missing.toml"), 2, "There is no recipe file"),
+    ],
+)
+def test_mistakes_are_sentences(options: tuple[str, ...], code: int, words: str, tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "shapes", train=1, test=1)
+    found, _, said = run(data, "-o", tmp_path / "out", *options)
+    assert found == code
+    assert words in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
+    assert run(tmp_path / "no", "-o", tmp_path / "out")[0] == 5
