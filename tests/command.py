@@ -14,12 +14,14 @@ _WARM.set_forkserver_preload(["rrr_edge.cli.app", "rrr_edge.compress", "onnxscri
 
 
 class Command:
-    """`rrr-edge ARGUMENTS`, begun; what it prints goes to files in `folder`."""
+    """`rrr-edge ARGUMENTS`, begun in `cwd`; what it prints goes to files in `folder`."""
 
-    def __init__(self, folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
         self._files = folder / "stdout.txt", folder / "stderr.txt"
         self.process = _WARM.Process(
-            target=_run, args=(tuple(map(str, arguments)), self._files, dict(env or {})), daemon=True
+            target=_run, args=(tuple(map(str, arguments)), self._files, dict(env or {}), cwd), daemon=True
         )
         self.process.start()
         assert self.process.pid
@@ -54,14 +56,18 @@ class Command:
         return self.process.exitcode
 
 
-def _run(arguments: tuple[str, ...], files: tuple[Path, Path], env: dict[str, str]) -> None:
+def _run(arguments: tuple[str, ...], files: tuple[Path, Path], env: dict[str, str], cwd: Path | None) -> None:
     os.environ.update(env)
+    if cwd:
+        os.chdir(cwd)
     for descriptor, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.argv = ["rrr-edge", *arguments]
     import torch
+    from export_cache import trace_once
 
     from rrr_edge.cli.app import main
 
+    trace_once()
     torch.set_num_threads(1)
     main()

@@ -6,10 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TRACED_GRAPHS", tempfile.mkdtemp(prefix="rrr-edge-graphs-"))
 os.environ["XDG_CACHE_HOME"] = os.environ.get("RRR_EDGE_TEST_CACHE", "/tmp/rrr-edge-test-cache")
 
 import pytest
@@ -33,14 +35,18 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        shutil.rmtree(os.environ["TRACED_GRAPHS"], ignore_errors=True)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Networks of one structure are traced once; tests/networks/test_export.py does without."""
-    onnx = getattr(sys.modules.get("torch"), "onnx", None)
-    if onnx is not None and not hasattr(onnx.export, "__wrapped__"):
-        from export_cache import traced_once
+    if hasattr(sys.modules.get("torch"), "onnx"):
+        from export_cache import trace_once
 
-        onnx.export = traced_once(onnx.export)
+        trace_once()
 
 
 @pytest.fixture(autouse=True)

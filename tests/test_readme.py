@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from command import Command
 from made_up import make_bundle, profile
 from small_bundle import LABELS, draw, write_shapes
 
@@ -60,14 +61,14 @@ def _write_video(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_rrr_edge_command_runs_as_written_and_then_the_python(desk: Path) -> None:
+def test_every_rrr_edge_command_runs_as_written_and_then_the_python(desk: Path, tmp_path: Path) -> None:
     commands = [line for block in _blocks("console") for line in block.splitlines() if line.startswith("rrr-edge ")]
     assert len(commands) >= 5
     for command in commands:
         if "shipped.rrr" in command:
             shutil.copytree(desk / "mugs.rrr", desk / "shipped.rrr")
-        done = _run([sys.executable, "-m", "rrr_edge", *shlex.split(command, comments=True)[1:]], desk)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        begun = Command(tmp_path, *shlex.split(command, comments=True)[1:], env=SMALL, cwd=desk)
+        assert begun.end() == 0, f"{command}\n{begun.stdout}{begun.stderr}"
     snippets = _blocks("python")
     assert snippets
     for snippet in snippets:
