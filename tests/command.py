@@ -69,5 +69,6 @@ def _run(arguments: tuple[str, ...], files: tuple[Path, Path], env: dict[str, st
     from rrr_edge.cli.app import main
 
     trace_once()
+    os.fsync = lambda descriptor: None
     torch.set_num_threads(1)
     main()

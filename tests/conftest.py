@@ -26,13 +26,10 @@ from rrr_edge.timing.machine import BackgroundLoad
 # A shell lets what it runs in the background ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What the tests write need not outlive a power cut; tests/bundle/test_files.py sees that it would.
+os.fsync = lambda descriptor: None
+
 TRAINING = Training(epochs=12, batch_size=12, augment=False)
-
-
-def pytest_collection_finish() -> None:
-    """What was imported stays: each timed round of a profile collects garbage, which would look through all of it."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -47,6 +44,14 @@ def pytest_runtest_setup() -> None:
         from export_cache import trace_once
 
         trace_once()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_there_stays(request: pytest.FixtureRequest) -> None:
+    """Each timed round collects garbage, which would look through all that earlier tests have imported."""
+    if request.path.parent.name in ("profile", "cli", "compile", "timing", "compress"):
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
