@@ -1,7 +1,8 @@
 """The cost of a network of any family, counted on its structure."""
 
+from rrr_edge.bundle.factored import factored_cost
 from rrr_edge.bundle.manifest import Cost
-from rrr_edge.bundle.spec import NetworkSpec
+from rrr_edge.bundle.spec import FactoredSpec, NetworkSpec
 from rrr_edge.bundle.structure import resnet_cost
 from rrr_edge.bundle.tailored import TailoredSpec
 from rrr_edge.bundle.tailored_structure import tailored_cost
@@ -12,6 +13,8 @@ def cost(spec: NetworkSpec, image_size: int, *, stump_frozen: bool = True) -> Co
 
     A tailored network is taken to have the source's blocks as they are; where they have learned, nothing is shared.
     """
+    if isinstance(spec, FactoredSpec):
+        return factored_cost(spec, image_size)
     if isinstance(spec, TailoredSpec):
         return tailored_cost(spec, image_size)
     return resnet_cost(spec, image_size, stump_frozen=stump_frozen)

@@ -3,6 +3,7 @@
     mugs.rrr/  manifest.json  weights.safetensors  model.onnx  reference.npz  calibration.npz  training.csv
                selection.csv  selection.svg         where the depths were chosen automatically
                network.svg  tailoring.csv  tailoring.svg        of a tailored network, and of the search for it
+               basis.csv  basis.svg                 of a network whose basis vectors were pruned
                engines/openvino-int8/   model.xml  model.bin  engine.json
                engines/tensorrt-fp16/   prepared.onnx  prepared.json  and the engine, once it is built
                engines/rtx-2080ti-fp16/  also verified.json, once the engine has run on a GPU
@@ -47,6 +48,8 @@ SELECTION_PLOT = "selection.svg"
 TAILORING = "tailoring.csv"
 TAILORING_PLOT = "tailoring.svg"
 NETWORK_PLOT = "network.svg"
+BASIS = "basis.csv"
+BASIS_PLOT = "basis.svg"
 ENGINE = "engine.json"
 VERIFIED = "verified.json"
 PREPARED = "prepared.onnx"

@@ -2,18 +2,30 @@
 
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from rrr_edge.bundle.record import Record
+from rrr_edge.bundle.basis import BasisScaling, Importance, Normalise
+from rrr_edge.bundle.reused import RANDOM, Fit, OfBottlenecks, Reused
 from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone, BottleneckBackbone
 from rrr_edge.bundle.spec import Depths, DropoutKind
 from rrr_edge.bundle.tailored import ProxyWidths
-from rrr_edge.bundle.training import OptimizerName, Order, Schedule, Selection, Shape, TailorTraining, Training
+from rrr_edge.bundle.training import (
+    BasisTraining,
+    OptimizerName,
+    Order,
+    Schedule,
+    Selection,
+    Shape,
+    TailorTraining,
+    Training,
+)
 
 __all__ = [
     "METHODS",
     "RANDOM",
     "RRR",
+    "BasisScaling",
+    "BasisTraining",
     "Block",
     "BlockOrder",
     "Channel",
@@ -22,8 +34,10 @@ __all__ = [
     "Ensemble",
     "FineTune",
     "Fit",
+    "Importance",
     "LinearProbe",
     "NetTailor",
+    "Normalise",
     "OptimizerName",
     "Order",
     "Recipe",
@@ -38,51 +52,13 @@ __all__ = [
 Split = Literal["paper", "coherent"]
 Ensemble = Literal["naive", "bagging", "snapshot", "fge"]
 Criterion = Literal["random", "magnitude"]
-Fit = Literal["crop", "squash", "pad"]
 BlockOrder = Literal["reverse", "forward"]
 
-RANDOM = "random"
 _DEPTHS = "Leading blocks kept in conv2_x..conv5_x, all of the backbone's unless given"
 _CRITERION = "Random ones go, or the smallest (magnitude)"
 
 
-class _Reused(Record):
-    """What all methods have: they begin with the weights of the source network `backbone`.
-
-    `weights`: "imagenet" (torchvision V1), "imagenet-v2", "timm" (its default: for ResNet152 resnet152.a1h_in1k, the
-    paper's authors'), "random", or a file with the tensors of that network.
-    """
-
-    backbone: Backbone = Field(default=BACKBONE, description="Source network")
-    weights: str = Field(
-        default="imagenet", description="imagenet, imagenet-v2, timm, random, or a file with the backbone's tensors"
-    )
-    image_size: int = Field(default=128, ge=32, le=1024, description="Side of the network's input in pixels")
-    fit: Fit = Field(
-        default="crop",
-        description="How a photo becomes square: crop (its centre), squash (all of it, out of proportion) or pad (all "
-        "of it, on gray)",
-    )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything random")
-    training: Training = Training()
-
-    @field_validator("depths", check_fields=False)
-    @classmethod
-    def _blocks_exist(cls, depths: Depths | Literal["auto"], info: ValidationInfo) -> Depths | Literal["auto"]:
-        source = SOURCES.get(info.data.get("backbone", ""))
-        if depths == "auto" or source is None:
-            return depths
-        for phase, kept, most in zip(range(2, 6), depths, source.depths, strict=True):
-            if kept > most:
-                raise ValueError(f"conv{phase}_x keeps {kept} blocks, but {source.name} has 1 to {most} there")
-        return depths
-
-
-class _OfBottlenecks(_Reused):
-    backbone: BottleneckBackbone = Field(default=BACKBONE, description="Source network")
-
-
-class RRR(_OfBottlenecks):
+class RRR(OfBottlenecks):
     """Reuse, reduce, recycle (Sun et al. 2023).
 
     `depths` keeps that many leading blocks a phase, or "auto" finds out how many, as `selection` says. `branches` > 1
@@ -138,7 +114,7 @@ class RRR(_OfBottlenecks):
         return self
 
 
-class _Unsplit(_Reused):
+class _Unsplit(Reused):
     """`depths` counts the leading blocks of each phase; all of the backbone's, unless given."""
 
     depths: Depths = Field(default=SOURCES[BACKBONE].depths, description=_DEPTHS)
@@ -177,7 +153,7 @@ class FineTune(_Unsplit):
         return self
 
 
-class _Pruned(_OfBottlenecks):
+class _Pruned(OfBottlenecks):
     """`sparsity` is the share of all parameters of the backbone that goes, before everything that is left learns."""
 
     sparsity: float = Field(default=0.5, ge=0, lt=1, description="Share of the backbone's parameters that goes")
@@ -215,7 +191,7 @@ class Block(_Pruned):
     order: BlockOrder = Field(default="reverse", description="conv5_x goes first (reverse), or conv2_x (forward)")
 
 
-class NetTailor(_Reused):
+class NetTailor(Reused):
     """A ResNet of which each task uses only some blocks, and small proxies of its own (Morgado and Vasconcelos 2019).
 
     `losses` are those of the authors' "code" or of the "paper". They differ in how far the imitation of a block
@@ -248,7 +224,7 @@ class NetTailor(_Reused):
         return self
 
 
-AnyRecipe: TypeAlias = RRR | LinearProbe | FineTune | Element | Channel | Block | NetTailor
+AnyRecipe: TypeAlias = RRR | LinearProbe | FineTune | Element | Channel | Block | NetTailor | BasisScaling
 Recipe: TypeAlias = Annotated[AnyRecipe, Field(discriminator="method")]
 METHODS: dict[str, type[AnyRecipe]] = {
     "rrr": RRR,
@@ -258,4 +234,5 @@ METHODS: dict[str, type[AnyRecipe]] = {
     "channel": Channel,
     "block": Block,
     "nettailor": NetTailor,
+    "basis": BasisScaling,
 }

@@ -96,7 +96,59 @@ class ChannelSpec(Record):
     vote: ClassVar[Vote] = "probabilities"
 
 
+# The families whose convolutions can be pairs.
+BaseSpec: TypeAlias = ResNetSpec | ChannelSpec | TailoredSpec
+
+
+class FactoredSpec(Record):
+    """A network in which some convolutions are pairs: a basis, and a 1x1 convolution that scales it (Wong et al. 2021).
+
+    `ranks` are the numbers of basis vectors, by the convolution's name in `base`; of a grouped one, of each branch.
+    """
+
+    kind: Literal["factored"] = "factored"
+    base: BaseSpec = Field(discriminator="kind")
+    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _are_ranks(self) -> Self:
+        # The structure is described in terms of the specs.
+        from rrr_edge.bundle.factored import full_ranks
+
+        most = full_ranks(self.base)
+        if unknown := [name for name in self.ranks if name not in most]:
+            raise ValueError(f"there is no convolution {unknown[0]!r} in this {self.base.kind} network")
+        for name, rank in self.ranks.items():
+            if rank > most[name]:
+                raise ValueError(f"{name} has a rank of {rank}, and at most {most[name]} are of use")
+        return self
+
+    def __hash__(self) -> int:
+        return hash((self.base, *sorted(self.ranks.items())))
+
+    @property
+    def num_classes(self) -> int:
+        return self.base.num_classes
+
+    @property
+    def branches(self) -> int:
+        return self.base.branches
+
+    @property
+    def dropout(self) -> float:
+        return self.base.dropout
+
+    @property
+    def vote(self) -> Vote:
+        return self.base.vote
+
+    @property
+    def layers(self) -> int:
+        """As a ResNetSpec's, at most: every pair is taken to lie on the longest way."""
+        return self.base.layers + len(self.ranks)
+
+
 # The union of all families, told apart by `kind`.
-NetworkSpec: TypeAlias = Annotated[ResNetSpec | ChannelSpec | TailoredSpec, Field(discriminator="kind")]
+NetworkSpec: TypeAlias = Annotated[ResNetSpec | ChannelSpec | TailoredSpec | FactoredSpec, Field(discriminator="kind")]
 Part = Literal["input", "stump", "conv4", "conv5", "heads", "vote"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -71,6 +71,18 @@ class TailorTraining(Training):
     schedule: Schedule = Schedule(shape="step")
 
 
+class BasisTraining(Training):
+    """The training of a factored network's factors and classifier: Adam without weight decay, no average.
+
+    The paper's settings are not known to us; these are ours. All branches see the same batch.
+    """
+
+    epochs: int = Field(default=30, ge=0, description=_SAID["epochs"])
+    weight_decay: float = Field(default=0.0, ge=0, description=_SAID["weight_decay"])
+    ema_fraction: float = Field(default=0.0, ge=0, le=1, description=_SAID["ema_fraction"])
+    shared_batches: bool = Field(default=True, description=_SAID["shared_batches"])
+
+
 class Selection(Record):
     """Forward block selection v1 (Sun et al. 2023, Algorithm 1), which `depths = "auto"` asks for.
 

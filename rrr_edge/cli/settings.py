@@ -31,6 +31,7 @@ class SettingsCommand(Command):
 @cache
 def setting_options(command: str) -> tuple[Any, ...]:
     """Typer's options for the fields of the recipes: name, words to choose from, what it is for, default."""
+    from rrr_edge.bundle.basis import PATENT
     from rrr_edge.bundle.recipe import METHODS
     from rrr_edge.bundle.settings import settings
 
@@ -39,7 +40,7 @@ def setting_options(command: str) -> tuple[Any, ...]:
         fields.setdefault(setting.name, []).append(setting)
     default = next(iter(METHODS))
     kinds: dict[str, Any] = {
-        "method": _option(str, f"How the network is made (default: {default}).", tuple(METHODS)),
+        "method": _option(str, f"How the network is made (default: {default}). {PATENT}", tuple(METHODS)),
         **{name: _described(alike, default) for name, alike in fields.items()},
     }
 
@@ -63,10 +64,14 @@ def _described(alike: list["Setting"], default: str) -> Any:
         if len(alike) > 1 or default not in setting.methods:
             text = f"{', '.join(setting.methods)}: {text[0].lower()}{text[1:]}"
         said.append(text)
-    annotation = alike[0].field.annotation
-    kind = next((kind for kind in (annotation, *get_args(annotation)) if kind in (bool, int, float)), str)
+    kinds = {_kind(setting.field.annotation) for setting in alike}
     choices = tuple(dict.fromkeys(choice for setting in alike for choice in setting.choices))
-    return _option(kind, f"{'; '.join(said)}.", choices)
+    return _option(kinds.pop() if len(kinds) == 1 else str, f"{'; '.join(said)}.", choices)
+
+
+def _kind(annotation: Any) -> type:
+    """What a word on the command line must be; a setting that may be a word of its own reads its numbers itself."""
+    return next((kind for kind in (annotation, *get_args(annotation)) if kind in (bool, int, float)), str)
 
 
 def _default(setting: "Setting") -> str:

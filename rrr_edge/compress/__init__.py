@@ -11,10 +11,11 @@ import torch
 
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.bundle.recipe import RRR, Block, Channel, Element, FineTune, LinearProbe, NetTailor, Recipe
+from rrr_edge.bundle.recipe import RRR, BasisScaling, Block, Channel, Element, FineTune, LinearProbe, NetTailor, Recipe
 from rrr_edge.bundle.reference_network import ReferenceNetwork, RunnableNetwork
 from rrr_edge.bundle.sources import SOURCES, PhaseDepths
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS
+from rrr_edge.compress.basis import BASIS_SCALING
 from rrr_edge.compress.method import Inputs, Method, cost_of
 from rrr_edge.compress.nettailor import NETTAILOR
 from rrr_edge.compress.own_network import open_own
@@ -44,6 +45,7 @@ METHODS: dict[type[Recipe], Method[Any]] = {
     Channel: CHANNEL,
     Block: BLOCK,
     NetTailor: NETTAILOR,
+    BasisScaling: BASIS_SCALING,
 }
 # What is needed once the training is over.
 _EXPORT = ("onnx", "onnxscript", "onnxsim", "onnxruntime")

@@ -11,10 +11,11 @@ from torch import Tensor
 from rrr_edge.bundle.manifest import Cost, Preprocess
 from rrr_edge.bundle.recipe import RANDOM, Recipe
 from rrr_edge.bundle.spec import NetworkSpec, ResNetSpec
+from rrr_edge.bundle.tailored import TailoredSpec
 from rrr_edge.compress.weights import WeightsInfo, load_weights
 from rrr_edge.errors import UsageError
 from rrr_edge.images.dataset import Dataset
-from rrr_edge.networks import Network, ResNet, Tailored, build, cost
+from rrr_edge.networks import Network, ResNet, build, cost
 from rrr_edge.training import Examples, Run, Trained, require_branches, train
 from rrr_edge.training.batches import steps_of
 from rrr_edge.training.schedule import cycles
@@ -42,7 +43,8 @@ class CompressedNetwork:
     """A trained network.
 
     `notes` are what a user must know of how it came about, `files` what the bundle is to hold beside the usual, by
-    name, and `earlier_s` the seconds of trainings before the last.
+    name, and `earlier_s` the seconds of trainings before the last. `learned` counts the parameters that learned, where
+    the network no longer tells.
     """
 
     network: Network
@@ -51,6 +53,11 @@ class CompressedNetwork:
     notes: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     earlier_s: float = 0.0
+    learned: int | None = None
+
+    def cost(self, image_size: int) -> Cost:
+        found = cost_of(self.network, image_size)
+        return found if self.learned is None else found.model_copy(update={"trainable_params": self.learned})
 
 
 def require_steps(recipe: Recipe, network: Network, images: int) -> None:
@@ -120,7 +127,7 @@ def cost_of(network: Network, image_size: int) -> Cost:
     """The network's cost, with those parameters as trainable that learn; they are the network's own."""
     learning = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     update = {"trainable_params": learning}
-    if isinstance(network, Tailored) and network.conv1.weight.requires_grad:
+    if isinstance(network.spec, TailoredSpec) and network.conv1.weight.requires_grad:
         update |= {"shared_params": 0, "shared_bytes": 0}
     return cost(network.spec, image_size).model_copy(update=update)
 

@@ -1,7 +1,7 @@
 """The plan of a compression: what would be made of which photos."""
 
 from rrr_edge.bundle.manifest import Cost
-from rrr_edge.bundle.recipe import RRR, NetTailor, Recipe
+from rrr_edge.bundle.recipe import RRR, BasisScaling, NetTailor, Recipe
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.sources import SOURCES
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS, NetworkSpec
@@ -49,6 +49,10 @@ class Plan(Record):
             )
             epochs = f"{epochs} for the student, {tuned} for {tunings}"
             epochs = epochs if recipe.teacher else f"{taught} for the teacher, {epochs}"
+        if isinstance(recipe, BasisScaling):
+            begin = " to begin with"
+            each = counted(recipe.epochs_per_prune, "epoch")
+            epochs = f"{epochs}, then {each} before each removal of {recipe.prune_share:.0%} of the basis vectors,"
         return (
             f"{self.bundle} would have {self.cost.params:,} parameters and {self.cost.macs / 1e6:,.0f} million "
             f"MACs{begin}; {epochs} on {counted(self.photos['train'], 'photo')}. --json tells all of it"

@@ -24,7 +24,7 @@ from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.reference_network import ReferenceNetwork, images_sha256
 from rrr_edge.bundle.target import Precision
 from rrr_edge.bundle.verification import few_images_warning, guessing_warning
-from rrr_edge.compress.method import CompressedNetwork, cost_of
+from rrr_edge.compress.method import CompressedNetwork
 from rrr_edge.compress.workdir import Workdir
 from rrr_edge.errors import counted
 from rrr_edge.images.dataset import Dataset, choose_balanced
@@ -86,7 +86,7 @@ def write_bundle(
             labels=dataset.labels,
             preprocess=preprocess,
             recipe=recipe,
-            cost=cost_of(network, recipe.image_size),
+            cost=made.cost(recipe.image_size),
             accuracy=judged,
             provenance=_provenance(dataset, made, doubts),
             verification=verification,

@@ -11,7 +11,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rrr_edge.bundle.spec import ChannelSpec
+from rrr_edge.bundle.spec import ChannelSpec, FactoredSpec
 from rrr_edge.bundle.structure import SKIP, STUMP, BlockShape, BranchedSpec, ConvShape, block_shapes, stem_layers
 
 
@@ -20,7 +20,7 @@ class ResNet(nn.Module):
 
     def __init__(self, spec: BranchedSpec) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec: BranchedSpec | FactoredSpec = spec
         self.stump_frozen = False
         self.conv1, self.bn1 = _conv_and_norm(stem_layers(spec))
         self.relu = nn.ReLU(inplace=True)

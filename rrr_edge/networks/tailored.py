@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rrr_edge.bundle.spec import FactoredSpec
 from rrr_edge.bundle.structure import SKIP, ConvShape
 from rrr_edge.bundle.tailored import STEM, TailoredNode, TailoredSpec, with_attention
 from rrr_edge.bundle.tailored_structure import STEM_CONV, NodeShape, channels_of, node_shapes, pooling
+from rrr_edge.networks.pair import Pair
 from rrr_edge.networks.resnet import GlobalMean, Heads
 
 # Logits of the attention before training: the block has weight 0.948 beside three proxies.
@@ -36,7 +38,8 @@ class Tailored(nn.Module):
 
     def __init__(self, spec: TailoredSpec) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec: TailoredSpec | FactoredSpec = spec
+        self._last = len(spec.nodes)
         shapes = node_shapes(spec.backbone)
         self.conv1, self.bn1 = _conv_and_norm(STEM_CONV)
         self.relu = nn.ReLU(inplace=True)
@@ -74,7 +77,13 @@ class Tailored(nn.Module):
             if local:
                 alone[own] = node(None if block is None else block.detach(), detached)
                 detached[own] = found[own].detach()
-        return Outputs(found, alone, self.fc(self.avgpool(found[len(self.spec.nodes)])))
+        return Outputs(found, alone, self.fc(self.avgpool(found[self._last])))
+
+    @property
+    def plain(self) -> TailoredSpec:
+        """The spec of a network without pairs."""
+        assert isinstance(self.spec, TailoredSpec)
+        return self.spec
 
     @property
     def nodes(self) -> dict[int, "Node"]:
@@ -97,7 +106,7 @@ class Tailored(nn.Module):
 
     def record_attention(self) -> None:
         """Write the attention into the spec."""
-        self.spec = with_attention(self.spec, {own: w.detach().tolist() for own, w in self.attention().items()})
+        self.spec = with_attention(self.plain, {own: w.detach().tolist() for own, w in self.attention().items()})
 
 
 class Node(nn.Module):
@@ -206,7 +215,7 @@ def shrink(network: Tailored, spec: TailoredSpec) -> Tailored:
     for own, node in spec.existing.items():
         name = f"{node_shapes(spec.backbone)[own].name}.attention"
         if name in state:
-            before = network.spec.nodes[own - 1]
+            before = network.plain.nodes[own - 1]
             kept = [i for i, path in enumerate(_paths(before)) if path in _paths(node)]
             state[name] = state[name][kept]
     smaller.load_state_dict({name: state[name] for name in smaller.state_dict()})
@@ -240,13 +249,14 @@ def fold(network: Tailored) -> Tailored:
         for weight, (source, proxy) in zip(proxies, node.proxies.items(), strict=True):
             _scale(cast(Proxy, proxy).convs(), into=factors[int(source)], by=weight / out)
         node.attention = None
-    folded.fc.weight.mul_(factors[len(folded.spec.nodes)])
+    folded.fc.weight.mul_(factors[max(factors)])
     return folded
 
 
 def _scale(convs: list[tuple[nn.Conv2d, nn.BatchNorm2d]], *, into: float, by: float) -> None:
     """Multiply what the first convolution reads, and what the last normalisation gives."""
-    convs[0][0].weight.data.mul_(into)
+    first = convs[0][0]
+    (first.scaling if isinstance(first, Pair) else first).weight.data.mul_(into)
     convs[-1][1].weight.data.mul_(by)
     convs[-1][1].bias.data.mul_(by)
 

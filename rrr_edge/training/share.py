@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.bundle.structure import in_stump
 from rrr_edge.errors import CannotRunHere, UsageError
 from rrr_edge.networks import Network, ResNet, build
@@ -70,6 +71,8 @@ class Share:
                 f"{parts} processes cannot share {spec.branches} branches evenly.",
                 advice=f"Start a number of processes that divides {spec.branches}.",
             )
+        if parts > 1 and spec.kind == "factored":
+            raise UsageError("Several processes cannot share a factored network.", advice="Start a single process.")
         if parts > 1 and spec.dropout:
             raise UsageError("Several processes cannot draw the dropout of one.", advice="Start a single process.")
 
@@ -87,6 +90,7 @@ class Share:
         if self.fabric.world_size == 1:
             return self.network
         assert isinstance(self.network, ResNet)
+        assert isinstance(self.network.spec, ResNetSpec)
         mine = build(self.network.spec.model_copy(update={"branches": len(self.branches)}))
         mine.to(next(self.network.parameters()).dtype)
         mine.load_state_dict({name: self.rows(name, tensor) for name, tensor in self.network.state_dict().items()})

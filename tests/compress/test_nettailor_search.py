@@ -16,7 +16,7 @@ from rrr_edge.bundle.verification import Accuracy
 from rrr_edge.compress.method import Inputs
 from rrr_edge.compress.nettailor.pruning import leaner, pruned
 from rrr_edge.compress.nettailor.search import drop_as_many_as_go, drop_so_many
-from rrr_edge.compress.nettailor.stages import Stage, Stages
+from rrr_edge.compress.stages import Stage, Stages
 from rrr_edge.errors import CorruptArtifact, UsageError
 from rrr_edge.networks import Tailored, build
 from rrr_edge.training import Examples, Run, Trained
@@ -140,7 +140,7 @@ def test_only_forgotten_weights_may_be_gone(tmp_path: Path, monkeypatch: pytest.
         torch.nn.init.ones_(objective.network.weight)
         return Trained((), "32", "cpu")
 
-    monkeypatch.setattr("rrr_edge.compress.nettailor.stages.minimise", minimise)
+    monkeypatch.setattr("rrr_edge.compress.stages.minimise", minimise)
     examples = Examples(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int64))
     dataset: Any = None
     run = Run(checkpoints=tmp_path, resume=True)
@@ -153,7 +153,7 @@ def test_only_forgotten_weights_may_be_gone(tmp_path: Path, monkeypatch: pytest.
         return float(objective.network.weight.item())
 
     assert weight() == 1
-    monkeypatch.setattr("rrr_edge.compress.nettailor.stages.minimise", None)
+    monkeypatch.setattr("rrr_edge.compress.stages.minimise", None)
     assert weight() == 1
     kept = tmp_path / "tune" / "weights.safetensors"
     saved = kept.rename(tmp_path / "away")

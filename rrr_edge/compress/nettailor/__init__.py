@@ -22,7 +22,6 @@ from rrr_edge.compress.method import CompressedNetwork, Inputs, Method, cost_of
 from rrr_edge.compress.nettailor.complexity import ExpectedComplexity
 from rrr_edge.compress.nettailor.objective import Tailoring, Teacher
 from rrr_edge.compress.nettailor.search import Found, drop_as_many_as_go, drop_so_many
-from rrr_edge.compress.nettailor.stages import Stage, Stages
 from rrr_edge.compress.nettailor.teacher import (
     begin,
     doubt_of,
@@ -31,6 +30,7 @@ from rrr_edge.compress.nettailor.teacher import (
     require_same_teacher,
     require_teacher,
 )
+from rrr_edge.compress.stages import Stage, Stages
 from rrr_edge.compress.validation import validation_split
 from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import UsageError
@@ -96,7 +96,7 @@ def _make(recipe: NetTailor, inputs: Inputs) -> CompressedNetwork:
     student = begin(_spec_of(recipe, len(dataset.labels)), trunk, seed=recipe.seed)
     student.freeze_universal()
     imitated = Teacher(teacher, recipe.mimic, detached=recipe.losses == "code")
-    complexity = ExpectedComplexity(student.spec, recipe.image_size, recipe.losses)
+    complexity = ExpectedComplexity(student.plain, recipe.image_size, recipe.losses)
     learned = stages.run("student", Tailoring(student, imitated, complexity, recipe.complexity), recipe.training)
     student.record_attention()
 
@@ -116,7 +116,7 @@ def _make(recipe: NetTailor, inputs: Inputs) -> CompressedNetwork:
         info,
         found.stage.trained,
         notes=notes,
-        files={NETWORK_PLOT: draw_network(found.network.spec, recipe.image_size), **found.files},
+        files={NETWORK_PLOT: draw_network(found.network.plain, recipe.image_size), **found.files},
         earlier_s=taught_s + learned.seconds + found.earlier_s,
     )
 
@@ -158,7 +158,7 @@ def _slower(training: Training, epochs: int | None) -> Training:
 
 
 def _notes(recipe: NetTailor, found: Found) -> tuple[str, ...]:
-    spec, cost = found.network.spec, cost_of(found.network, recipe.image_size)
+    spec, cost = found.network.plain, cost_of(found.network, recipe.image_size)
     proxies = sum(len(node.proxies) for node in spec.nodes)
     return (
         f"Tailored from {SOURCES[recipe.backbone].name}: {spec.blocks} of {len(spec.nodes)} blocks and {proxies} "

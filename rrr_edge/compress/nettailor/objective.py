@@ -39,7 +39,7 @@ class Teacher:
         if not self.detached:
             return torch.stack(squares).sum() / len(images)
         means = [square / mine.numel() for square, (mine, _) in zip(squares, pairs, strict=True)]
-        return torch.stack(means).sum() / len(self.network.spec.nodes)
+        return torch.stack(means).sum() / len(self.network.plain.nodes)
 
 
 @dataclass(frozen=True)

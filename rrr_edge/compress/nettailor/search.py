@@ -10,7 +10,7 @@ from rrr_edge.bundle.recipe import NetTailor
 from rrr_edge.bundle.tailored_structure import tailored_cost
 from rrr_edge.bundle.tailoring import TailoringRow
 from rrr_edge.compress.nettailor.pruning import leaner
-from rrr_edge.compress.nettailor.stages import Stage, Stages
+from rrr_edge.compress.stages import Stage, Stages
 from rrr_edge.errors import counted
 from rrr_edge.networks.tailored import Tailored, shrink
 from rrr_edge.report.tailoring import draw_tailoring
@@ -34,8 +34,8 @@ class Found(NamedTuple):
 
 def drop_so_many(recipe: NetTailor, student: Tailored, tune: Tune, count: int) -> Found:
     """Prune as the recipe says, of fewer blocks where nothing would lead through the network, and tune once."""
-    *_, spec = leaner(student.spec, threshold=recipe.prune_proxies, most=count)
-    network, dropped = shrink(student, spec), student.spec.blocks - spec.blocks
+    *_, spec = leaner(student.plain, threshold=recipe.prune_proxies, most=count)
+    network, dropped = shrink(student, spec), student.plain.blocks - spec.blocks
     notes = (
         f"{counted(dropped, 'block')} dropped instead of {count}: what leads nowhere without a dropped block goes with "
         "it, and a block stays where nothing would lead through the network without it.",
@@ -51,8 +51,8 @@ def drop_as_many_as_go(recipe: NetTailor, student: Tailored, tune: Tune, stages:
     """
     rows: list[TailoringRow] = []
     best: tuple[TailoringRow, Tailored, Stage] | None = None
-    for spec in leaner(student.spec, threshold=recipe.prune_proxies, most=student.spec.blocks):
-        network, dropped = shrink(student, spec), student.spec.blocks - spec.blocks
+    for spec in leaner(student.plain, threshold=recipe.prune_proxies, most=student.plain.blocks):
+        network, dropped = shrink(student, spec), student.plain.blocks - spec.blocks
         stage = tune(network, _name(dropped))
         cost = tailored_cost(spec, recipe.image_size)
         row = TailoringRow(

@@ -1,4 +1,4 @@
-"""The trainings of a tailoring, one after the other, each kept once it is finished."""
+"""The trainings of one compression, one after the other, each kept once it is finished."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +9,10 @@ from rrr_edge.bundle.recipe import Training
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.verification import Accuracy
 from rrr_edge.compress.method import Inputs
-from rrr_edge.compress.nettailor.objective import Tailoring
-from rrr_edge.networks.tailored import Tailored
+from rrr_edge.networks import Network
 from rrr_edge.training import Examples, Trained, minimise, predict
 from rrr_edge.training.checkpoint import CHECKPOINT, EpochRow
+from rrr_edge.training.objective import Objective
 from rrr_edge.training.stage_weights import keep, recall, state_of
 
 _STAGE, _WEIGHTS = "stage.json", "weights.safetensors"
@@ -55,8 +55,10 @@ class Stages:
     seed: int
     judged_by: Examples | None
 
-    def run(self, name: str, objective: Tailoring, training: Training) -> Stage:
+    def run(self, name: str, objective: Objective, training: Training, *, seed: int | None = None) -> Stage:
         """Train the objective's network in place; that of a forgotten stage stays as it is.
+
+        `seed` replaces the seed of all.
 
         Raises what `minimise` raises, and CorruptArtifact (the weights of a finished one are gone or damaged).
         """
@@ -73,7 +75,7 @@ class Stages:
             # Not the recipe's own class, which a checkpoint would not tell.
             training=Training(**training.model_dump()),
             preprocess=self.inputs.preprocess,
-            seed=self.seed,
+            seed=self.seed if seed is None else seed,
             run=own,
         )
         stage = Stage(
@@ -88,6 +90,12 @@ class Stages:
             (folder / CHECKPOINT).unlink(missing_ok=True)
         return stage
 
+    def finished(self, name: str) -> Stage:
+        """The record of a training that an interrupted compression had finished. Raises BadInput."""
+        folder = self._folder(name)
+        assert folder
+        return Stage.from_json_file(folder / _STAGE)
+
     def forget(self, name: str) -> None:
         """Free the disk of weights that are no longer wanted; the stage itself is not run again."""
         if folder := self._folder(name):
@@ -95,7 +103,7 @@ class Stages:
             write_file(folder / _STAGE, stage.model_copy(update={"forgotten": True}).to_json())
             (folder / _WEIGHTS).unlink(missing_ok=True)
 
-    def judge(self, network: Tailored) -> Accuracy | None:
+    def judge(self, network: Network) -> Accuracy | None:
         """The accuracy on the photos that decide."""
         if self.judged_by is None:
             return None

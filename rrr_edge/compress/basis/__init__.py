@@ -1,0 +1,122 @@
+"""The method `basis` (Wong, Kashyap and Moradi 2021, arXiv 2108.02893): pruning without fine-tuning of weights.
+
+Each convolution becomes one with an orthonormal basis as its filters and one that scales back, by a singular value
+decomposition. One factor for each basis vector and the classifier learn; the vectors whose factors matter least to the
+loss go, some after each training; what is left is delivered as pairs of convolutions, or as one where that is smaller.
+
+The abstract and the patent tell the decomposition, the factors and the Taylor criterion. Everything else is ours: the
+thin decomposition of the weights [K, C] without normalisation, frozen scales and shifts of normalisation, the schedule,
+the normalisation of scores, and that each branch of a grouped convolution is decomposed and pruned alone.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+from rrr_edge.bundle.basis import PATENT
+from rrr_edge.bundle.cost import cost
+from rrr_edge.bundle.factored import convolutions
+from rrr_edge.bundle.folder import BASIS, BASIS_PLOT
+from rrr_edge.bundle.recipe import RANDOM, BasisScaling
+from rrr_edge.bundle.sources import SOURCES
+from rrr_edge.bundle.spec import FactoredSpec, ResNetSpec, SourceSpec, source_spec
+from rrr_edge.compress.basis.decompose import deliver
+from rrr_edge.compress.basis.pruning import most_removed
+from rrr_edge.compress.basis.removals import Found, Removals, notes_of, table_of
+from rrr_edge.compress.method import CompressedNetwork, Inputs, Method, as_it_is, begin
+from rrr_edge.compress.nettailor.teacher import begin as begin_tailored
+from rrr_edge.compress.rrr.slicing import reuse
+from rrr_edge.compress.stages import Stages
+from rrr_edge.compress.validation import validation_split
+from rrr_edge.compress.weights import WeightsInfo, load_weights
+from rrr_edge.errors import UsageError
+from rrr_edge.networks import Network
+from rrr_edge.report.basis import draw_basis
+from rrr_edge.training import Examples, Trained
+from rrr_edge.training.batches import steps_of
+from rrr_edge.training.schedule import cycles
+
+_RANDOM = (
+    "The weights are random, so the basis vectors compute random features. With --weights imagenet they mean more."
+)
+# Half of the last digit in which sparsities are said.
+_TOLERANCE = 0.0005
+
+
+def _spec_of(recipe: BasisScaling, num_classes: int) -> SourceSpec:
+    """The network that is begun with. Raises UsageError where it cannot lose as much as is asked."""
+    spec = source_spec(num_classes, recipe.backbone)
+    most = most_removed(spec)
+    if recipe.sparsity != "auto" and recipe.sparsity > most + _TOLERANCE:
+        raise UsageError(
+            f"A sparsity of {recipe.sparsity:.1%} is out of reach of basis scaling, which leaves each convolution a "
+            f"basis vector: here the most is {most:.1%}.",
+            advice=f"Ask for at most {most:.3f}.",
+        )
+    return spec
+
+
+def _freeze(recipe: BasisScaling, network: Network) -> None:
+    """Of the network before its decomposition the classifier alone learns."""
+    network.requires_grad_(False)
+    network.fc.requires_grad_(True)
+
+
+def _check(recipe: BasisScaling, network: Network, images: int) -> None:
+    """Raise UsageError where a training has too few steps for its schedule."""
+    for epochs in (recipe.training.epochs, recipe.epochs_per_prune):
+        cycles(recipe.training.schedule, epochs * steps_of(images, recipe.training.batch_size))
+
+
+def _make(recipe: BasisScaling, inputs: Inputs) -> CompressedNetwork:
+    network, info = _begin(recipe, inputs)
+    base = network.spec
+    stages = _stages(recipe, inputs)
+    found = Removals(recipe, network, stages).run()
+    made = deliver(found.network)
+    learned = sum(parameter.numel() for parameter in found.network.parameters() if parameter.requires_grad)
+    photos = len(stages.judged_by) if stages.judged_by else 0
+    notes = [_note(recipe, found, made, cost(base, recipe.image_size).params), *notes_of(recipe, found, photos), PATENT]
+    drawing = draw_basis(found.rows, chosen=found.chosen)
+    return CompressedNetwork(
+        made,
+        info,
+        Trained(found.history, found.stage.precision, found.stage.device),
+        notes=(*notes, *([_RANDOM] if recipe.weights == RANDOM else [])),
+        files={BASIS: table_of(found.rows), **({BASIS_PLOT: drawing} if drawing else {})},
+        earlier_s=found.later_s,
+        learned=learned,
+    )
+
+
+def _begin(recipe: BasisScaling, inputs: Inputs) -> tuple[Network, WeightsInfo]:
+    spec = source_spec(len(inputs.dataset.labels), recipe.backbone)
+    if isinstance(spec, ResNetSpec):
+        return begin(recipe, spec, inputs, fill=partial(reuse, spec=spec, seed=recipe.seed))
+    trunk, info = load_weights(
+        recipe.weights, backbone=recipe.backbone, seed=recipe.seed, on_progress=inputs.run.on_progress
+    )
+    return begin_tailored(spec, trunk, seed=recipe.seed), info
+
+
+def _stages(recipe: BasisScaling, inputs: Inputs) -> Stages:
+    """Where photos decide, these are judged after each training, and learned from by none."""
+    val = inputs.dataset.val
+    judged_by = Examples(val.images, val.labels) if val else None
+    if recipe.sparsity == "auto":
+        examples, judged_by = validation_split(inputs.dataset, seed=recipe.seed)
+        inputs = replace(inputs, examples=examples)
+    return Stages(replace(inputs, run=replace(inputs.run, validation=None)), recipe.seed, judged_by)
+
+
+def _note(recipe: BasisScaling, found: Found, made: Network, before: int) -> str:
+    chosen, spec = found.rows[found.chosen], made.spec
+    assert isinstance(found.network.spec, FactoredSpec)
+    pairs = len(spec.ranks) if isinstance(spec, FactoredSpec) else 0
+    return (
+        f"Basis scaling of {SOURCES[recipe.backbone].name}: {chosen.bases:,} of {found.rows[0].bases:,} basis vectors "
+        f"are left, in {pairs} of {len(convolutions(found.network.spec.base, 32))} convolutions as pairs, and "
+        f"{chosen.sparsity:.1%} of the {before:,} parameters are gone. Weights were not fine-tuned."
+    )
+
+
+BASIS_SCALING: Method[BasisScaling] = Method(as_it_is, _spec_of, _freeze, _make, check=_check)

@@ -1,0 +1,81 @@
+"""Removal of the least important basis vectors of a factored network."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rrr_edge.bundle.cost import cost
+from rrr_edge.bundle.factored import convolutions, delivered
+from rrr_edge.bundle.recipe import Normalise
+from rrr_edge.bundle.spec import BaseSpec, FactoredSpec
+from rrr_edge.networks import Network
+from rrr_edge.networks.factored import pairs_of, with_modules
+from rrr_edge.networks.pair import Pair
+
+Ranks = Mapping[str, int]
+
+
+def weakest(network: Network, normalise: Normalise) -> tuple[str, ...]:
+    """The names of the convolutions in the order in which each is to lose a basis vector, so that none loses its last.
+
+    Of a convolution of several branches each branch loses its own weakest, and the sum of these counts. "layer" divides
+    importance by its norm over the layer (Molchanov et al. 2017), "cost" by the parameters that go.
+    """
+    assert isinstance(network.spec, FactoredSpec)
+    every = convolutions(network.spec.base, image_size=32)
+    found: list[tuple[float, str]] = []
+    for name, pair in pairs_of(network).items():
+        scores = _of_branches(pair).sort(1).values.sum(0)
+        if normalise == "layer":
+            scores = scores / scores.norm().clamp_min(torch.finfo(scores.dtype).tiny)
+        elif normalise == "cost":
+            scores = scores / every[name].vector_params
+        found += [(score, name) for score in scores[:-1].tolist()]
+    # A stable sort of what rises within a layer: the order of its own vectors stays.
+    return tuple(name for _, name in sorted(found, key=lambda one: one[0]))
+
+
+def without(ranks: Ranks, removed: Sequence[str]) -> dict[str, int]:
+    """The ranks when the convolutions named in `removed` have lost a basis vector for each time."""
+    counts = Counter(removed)
+    return {name: rank - counts[name] for name, rank in ranks.items()}
+
+
+def prune(network: Network, ranks: Ranks) -> Network:
+    """A copy in which each pair has lost its least important basis vectors, down to those ranks."""
+    modules = {}
+    for name, pair in pairs_of(network).items():
+        strongest = _of_branches(pair).argsort(stable=True, dim=1, descending=True)[:, : ranks[name]]
+        modules[name] = pair.kept(strongest.sort(1).values)
+    return with_modules(network, modules)
+
+
+def _of_branches(pair: Pair) -> Tensor:
+    """The importance [B, R] of each branch's basis vectors."""
+    assert pair.importance is not None
+    return pair.importance.reshape(pair.branches, pair.rank).abs().cpu()
+
+
+def params_with(base: BaseSpec, ranks: Ranks) -> int:
+    """The parameters of the network that is delivered with those ranks."""
+    return cost(delivered(FactoredSpec(base=base, ranks=dict(ranks))), image_size=32).params
+
+
+def most_removed(base: BaseSpec) -> float:
+    """The share of the parameters of `base` that goes when every convolution keeps one basis vector."""
+    ones = dict.fromkeys(convolutions(base, image_size=32), 1)
+    return 1 - params_with(base, ones) / cost(base, image_size=32).params
+
+
+def fewest_removed(base: BaseSpec, ranks: Ranks, order: Sequence[str], target: int) -> int:
+    """How many of `order` must go until no more than `target` parameters are left; all of it where that is too few."""
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        if params_with(base, without(ranks, order[:middle])) <= target:
+            high = middle
+        else:
+            low = middle + 1
+    return low
