@@ -180,8 +180,8 @@ def faults(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
-    """The key, without the members of a union that pydantic puts between, such as literal['auto']."""
-    return ".".join(str(part) for part in loc if "[" not in str(part))
+    """The key, without the members of a union that pydantic adds, such as literal['auto'] and constrained-float."""
+    return ".".join(part for part in map(str, loc) if "[" not in part and not part.startswith("constrained-"))
 
 
 def _clause(message: str) -> str:

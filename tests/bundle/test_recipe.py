@@ -53,7 +53,7 @@ def test_every_method_reads_back_as_itself(tmp_path: Path) -> None:
 
 def test_the_backbone_is_the_papers_unless_asked_otherwise_and_says_how_many_blocks_there_are(tmp_path: Path) -> None:
     for name, recipe in METHODS.items():
-        assert read_recipe(None, method=name).backbone == ("resnet50" if name == "nettailor" else "resnet152")
+        assert read_recipe(None, method=name).backbone == ("resnet50" if name in ("nettailor", "basis") else "resnet152")
         assert read_recipe(None, method=name, backbone="resnet50").backbone == "resnet50"
         # As a manifest from before there was a choice has it.
         stored = recipe().model_dump(exclude={"backbone"})
@@ -69,7 +69,7 @@ def test_the_backbone_is_the_papers_unless_asked_otherwise_and_says_how_many_blo
         read_recipe(None, backbone="resnet-101")
     with pytest.raises(BadInput, match="backbone: "):
         read_recipe(write(tmp_path, 'method = "linear-probe"\nbackbone = "resnet18"'))
-    for method in ("nettailor", "finetune"):
+    for method in ("nettailor", "finetune", "basis"):
         assert read_recipe(None, method=method, backbone="resnet18").backbone == "resnet18"
     with pytest.raises(UsageError, match="ResNet18 is fine-tuned with all of its blocks"):
         read_recipe(None, method="finetune", backbone="resnet18", depths=(1, 1, 1, 1))
@@ -119,10 +119,11 @@ def test_a_file_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
         ({"epochs": -1}, "^--epochs: input should be greater than or equal to 0.$"),
         ({"seed": -1}, "--seed: "),
         ({"image_size": 2000}, "--image-size: "),
+        ({"method": "basis", "sparsity": "2"}, "^--sparsity: input should be less than 1; --sparsity: .*'auto'.$"),
         ({"epsilon": 0.5}, "^The settings of a block selection need depths = auto.$"),
     ],
 )
-def test_a_wrong_option_is_a_usage_error(options: dict[str, int], said: str) -> None:
+def test_a_wrong_option_is_a_usage_error(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
         read_recipe(None, **options)
     assert caught.value.exit_code == 2
