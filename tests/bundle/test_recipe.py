@@ -53,7 +53,9 @@ def test_every_method_reads_back_as_itself(tmp_path: Path) -> None:
 
 def test_the_backbone_is_the_papers_unless_asked_otherwise_and_says_how_many_blocks_there_are(tmp_path: Path) -> None:
     for name, recipe in METHODS.items():
-        assert read_recipe(None, method=name).backbone == ("resnet50" if name in ("nettailor", "basis") else "resnet152")
+        assert read_recipe(None, method=name).backbone == (
+            "resnet50" if name in ("nettailor", "basis") else "resnet152"
+        )
         assert read_recipe(None, method=name, backbone="resnet50").backbone == "resnet50"
         # As a manifest from before there was a choice has it.
         stored = recipe().model_dump(exclude={"backbone"})
