@@ -9,7 +9,7 @@ FILE_LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 6
 # A command's signature has a parameter and a help text for each option.
 COMMANDS, COMMAND_LINES = "cli", 100
 # What outsiders rely on.
-KNOWN = {"Classifier.open": 8}
+KNOWN = {"Classifier.open": 9, "Classifier.__init__": 7}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

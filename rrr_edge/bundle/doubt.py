@@ -21,7 +21,7 @@ _LEAST = 1e-12
 
 def max_probability(probabilities: Floats, branches: Floats) -> Doubts:
     """1 - the probability of the answer (Hendrycks and Gimpel 2017)."""
-    return 1 - probabilities.max(-1).astype(np.float64)
+    return np.asarray(1 - probabilities.max(-1).astype(np.float64))
 
 
 def entropy(probabilities: Floats, branches: Floats) -> Doubts:
@@ -32,7 +32,7 @@ def entropy(probabilities: Floats, branches: Floats) -> Doubts:
 def margin(probabilities: Floats, branches: Floats) -> Doubts:
     """1 - the difference between the two largest probabilities."""
     two = np.partition(probabilities, -2, axis=-1)[..., -2:].astype(np.float64)
-    return 1 - (two[..., 1] - two[..., 0])
+    return np.asarray(1 - (two[..., 1] - two[..., 0]))
 
 
 def mutual_information(probabilities: Floats, branches: Floats) -> Doubts:
@@ -46,7 +46,7 @@ def variation_ratio(probabilities: Floats, branches: Floats) -> Doubts:
     """The share of the branches that do not vote for the label that most vote for (Freeman 1965)."""
     votes = branches.argmax(-1)
     alike = (votes[..., :, None] == votes[..., None, :]).sum(-1)
-    return 1 - alike.max(-1) / branches.shape[-2]
+    return np.asarray(1 - alike.max(-1) / branches.shape[-2])
 
 
 def disagreement(probabilities: Floats, branches: Floats) -> Doubts:
@@ -84,6 +84,9 @@ class Doubt:
         return MEASURES[self.measure](probabilities, branches) <= self.threshold
 
 
+UNCALIBRATED = Doubt()
+
+
 def tempered(probabilities: Floats, temperature: float) -> Doubts:
     """softmax(log p / T) of `probabilities` [..., K] (Guo et al. 2017, eq. 9).
 
@@ -99,8 +102,8 @@ def _nats(probabilities: Floats) -> Doubts:
 
 
 def _logs(probabilities: Floats) -> Doubts:
-    return np.log(np.maximum(probabilities.astype(np.float64), _LEAST))
+    return np.asarray(np.log(np.maximum(probabilities.astype(np.float64), _LEAST)))
 
 
 def _share(nats: Doubts, probabilities: Floats) -> Doubts:
-    return np.clip(nats / np.log(probabilities.shape[-1]), 0.0, 1.0)
+    return np.asarray(np.clip(nats / np.log(probabilities.shape[-1]), 0.0, 1.0))

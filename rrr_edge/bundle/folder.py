@@ -7,6 +7,7 @@
                engines/openvino-int8/   model.xml  model.bin  engine.json
                engines/tensorrt-fp16/   prepared.onnx  prepared.json  and the engine, once it is built
                engines/rtx-2080ti-fp16/  also verified.json, once the engine has run on a GPU
+                                     and calibrated.json, once its doubt was calibrated
                engines/.timings/        what TensorRT's builder remembers, by GPU and version
                engines/.searches/       what searches for a way to quantise have measured, by engine
                profiles/openvino-int8/  profile.json  samples.csv  *.svg  report.html

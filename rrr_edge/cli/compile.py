@@ -53,6 +53,8 @@ def compile(
 ) -> None:
     """Build an engine and prove that it answers like the network."""
     from rrr_edge.backends.build import require_builder
+    from rrr_edge.bundle.calibration import CALIBRATED
+    from rrr_edge.bundle.commands import command_line
     from rrr_edge.bundle.engine import Engine
     from rrr_edge.bundle.folder import Bundle
     from rrr_edge.bundle.limits import Limits
@@ -81,13 +83,17 @@ def compile(
         losses = explain_bundle(opened, chosen, calib_data=calib_data, on_progress=on_progress) if explains else ()
     if explains:
         display.table(f"What each layer of {name} loses where it alone is quantised", [*map(_loss_row, losses)])
+    loses = not prepare_only and (folder / CALIBRATED).is_file()
     with display.progress() as on_progress:
         make = prepare_bundle if prepare_only else compile_bundle
         made = make(opened, chosen, calib_data=calib_data, limits=limits, on_progress=on_progress)
     proof, accuracy = made.verification, opened.manifest.accuracy
     guessing = guessing_warning(accuracy, len(opened.manifest.labels)) if accuracy else ""
     few = few_images_warning(proof.images, chosen.precision, limits)
-    for doubt in filter(None, (*made.notes, *(f"{doubt}." for doubt in proof.doubts), few, guessing)):
+    lost = (
+        f"the old engine's calibration is gone with it: {command_line('calibrate', bundle, 'PHOTOS')}" if loses else ""
+    )
+    for doubt in filter(None, (lost, *made.notes, *(f"{doubt}." for doubt in proof.doubts), few, guessing)):
         display.warn(doubt)
     searched = made.search.words(chosen.precision) if made.search else ""
     for ratio in made.lowering_ratios if isinstance(made, Engine) else ():

@@ -14,6 +14,8 @@ from rrr_edge.timing.progress import OnProgress, Step, silent
 if TYPE_CHECKING:
     from rrr_edge.bundle.profile import Profile
 
+# In the place of a label that is not the answer.
+UNSURE = "unsure"
 _PLAIN_EVERY_S = 10.0
 # What the first moments promise is not kept.
 _TELLING_S = 2.0

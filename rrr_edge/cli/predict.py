@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rrr_edge.cli.app import command
-from rrr_edge.cli.display import Display
+from rrr_edge.cli.display import UNSURE, Display
 from rrr_edge.cli.options import (
     AsJson,
     BundleFolder,
@@ -70,10 +70,11 @@ def predict(
                 unreadable.append({"image": str(file), "error": str(error)})
                 continue
             figures = {"probability": round(answer.probability, 6), "uncertainty": round(answer.uncertainty, 6)}
-            rows.append({"image": str(file), "label": answer.label, "index": answer.index, **figures})
+            row = {"image": str(file), "label": answer.label, "index": answer.index, **figures, **answer.record()}
+            rows.append(row)
             if file not in images and (label := nfc(file.parent.name)) in opened.labels:
                 judged.append((opened.labels.index(label), answer.probabilities))
-    display.table("", [{k: f"{v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items()} for row in rows])
+    display.table("", [_shown(row, opened.labels) for row in rows])
     for bad in unreadable:
         display.warn(bad["error"])
     document = {"engine": chosen.engine_name, "predictions": rows, "unreadable": unreadable}
@@ -88,6 +89,18 @@ def predict(
     display.result(document, said)
     if not rows or {bad["image"] for bad in unreadable} & set(map(str, images)):
         raise typer.Exit(BadInput.exit_code)
+
+
+def _shown(row: dict[str, Any], labels: tuple[str, ...]) -> dict[str, str]:
+    """A line for people: a label only where it is the answer."""
+    sets = {"one of": ", ".join(labels[index] for index in row["candidates"])} if "candidates" in row else {}
+    return {
+        "image": row["image"],
+        "label": row["label"] if row["answered"] else UNSURE,
+        "index": str(row["index"]),
+        **{name: f"{row[name]:.3f}" for name in ("probability", "confidence", "uncertainty")},
+        **sets,
+    }
 
 
 def _summary(found: "Accuracy", *, beside: int, bundle: Path) -> str:

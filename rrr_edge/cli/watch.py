@@ -168,7 +168,7 @@ class Line:
 def _sentence(result: "StreamResult") -> str:
     frame = result.answer.frame
     return (
-        f"{frame.time_s:8.1f} s  {result.label} {result.probability:.2f}  uncertainty {result.uncertainty:.2f}  "
+        f"{frame.time_s:8.1f} s  {result.shown} {result.probability:.2f}  uncertainty {result.uncertainty:.2f}  "
         f"{result.answer.predict_ms:.1f} ms  {result.fps:.1f} fps  age {result.answer.age_ms:.0f} ms  "
         f"{frame.dropped} dropped"
     )

@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Manifest, Preprocess
-from rrr_edge.errors import BadInput, UsageError
+from rrr_edge.errors import BadInput, UsageError, counted
 from rrr_edge.images.dataset import choose_balanced, dataset_digest
 from rrr_edge.images.decode import Pixels
 from rrr_edge.images.layouts import TEST_SHARE, Classes, Layout, divide_for_test, find_layout
@@ -21,6 +22,7 @@ from rrr_edge.timing.progress import OnProgress, silent
 # What of a network's preprocessing its photos follow from, and how it is said; the rest happens in the graph.
 _PIXELS = {"image_size": "at {} pixels", "fit": "with --fit {}", "decoding": "with {} decoding"}
 OWN_TEST_PHOTOS = "the test photos in the bundle"
+_SPLIT = {"test": "the test photos", "val": "the validation photos"}
 
 
 @dataclass(frozen=True)
@@ -100,20 +102,29 @@ def held_in(photos: LabelledPhotos, bundle: Bundle) -> NDArray[np.int64] | None:
 
 
 def read_labelled(
-    folder: str | Path, bundle: Bundle, *, max_bad: float = 0.01, on_progress: OnProgress = silent
+    folder: str | Path,
+    bundle: Bundle,
+    *,
+    split: Literal["test", "val"] = "test",
+    max_bad: float = 0.01,
+    on_progress: OnProgress = silent,
 ) -> LabelledPhotos:
     """Read the photos in `folder`, whose subfolders are the classes of `bundle`.
 
-    Of train/CLASS with test/CLASS only the test photos are read. Where CLASS/* or a Meta-Album folder is, byte for
-    byte, what the bundle was made from, only the test photos that it held out then are taken; else all of them.
-    Photos that are among the bundle's calibration images were trained on: a note says how many.
+    Of train/CLASS with test/CLASS and val/CLASS only those of `split` are read. Where CLASS/* or a Meta-Album folder
+    is, byte for byte, what the bundle was made from, only the test photos that it held out then are taken; else all of
+    them. Photos that are among the bundle's calibration images were trained on: a note says how many.
 
     Raises BadInput: no folder of a class, classes that the network does not know, a class without a picture among
     classes that have some, or a larger share than `max_bad` of unreadable files.
     """
     path, manifest = Path(folder), bundle.manifest
     layout, splits = find_layout(path)
-    classes = splits["test"] if layout == "splits" else splits["all"]
+    if layout == "splits" and split not in splits:
+        raise BadInput(
+            f"{path} has no {split}/.", advice=f"Put photos into {split}/CLASS that the training does not see."
+        )
+    classes = splits[split if layout == "splits" else "all"]
     _require_known(path, classes, manifest.labels)
     files = [(label, file) for label, names in classes.items() for file in names]
     if not files:
@@ -132,7 +143,7 @@ def read_labelled(
         images=images[rows],
         labels=np.array([manifest.labels.index(good[row][0]) for row in rows], np.int64),
         names=tuple(good[row][1] for row in rows),
-        source=f"the test photos of {path.name}" if are_held_out or layout == "splits" else path.name,
+        source=f"{_SPLIT[split]} of {path.name}" if are_held_out or layout == "splits" else path.name,
         preprocess=manifest.preprocess,
         folder=path,
         are_held_out=are_held_out,
@@ -146,14 +157,34 @@ def read_labelled(
 
 def trained_on(bundle: Bundle, images: Pixels) -> str:
     """A sentence where some of `images` are among the bundle's calibration images, which it was trained on."""
-    trained = {image.tobytes() for image in bundle.calibration}
-    count = sum(image.tobytes() in trained for image in images)
+    count = _count_among(images, bundle.calibration)
     if not count:
         return ""
     return (
         f"At least {count} of these photos were trained on (they are among the bundle's {len(bundle.calibration)} "
         "calibration images): the accuracy flatters."
     )
+
+
+def require_unseen(photos: LabelledPhotos, bundle: Bundle) -> None:
+    """Raise BadInput where some of `photos` were trained on, or are the test photos of `bundle`, as far as it knows."""
+    if trained := _count_among(photos.images, bundle.calibration):
+        raise BadInput(
+            f"{counted(trained, 'photo')} at least of {photos.source} were trained on (of the "
+            f"{len(bundle.calibration)} training photos that the bundle holds).",
+            advice="Give photos that the training has not seen.",
+        )
+    if tested := _count_among(photos.images, bundle.reference.images):
+        raise BadInput(
+            f"{counted(tested, 'photo')} of {photos.source} are test photos of the bundle.",
+            advice="Give others, or say --test-photos: no accuracy is then measured on photos that had no part in it.",
+        )
+
+
+def _count_among(images: Pixels, others: Pixels) -> int:
+    """How many of `images` are, pixel by pixel, among `others`."""
+    known = {image.tobytes() for image in others}
+    return sum(image.tobytes() in known for image in images)
 
 
 def _require_known(path: Path, classes: Classes, labels: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ with Classifier.open("mugs.rrr", target="openvino", precision="int8") as classif
 import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rrr_edge.backends import Session, backend_of
+from rrr_edge.bundle.calibration import Calibration
+from rrr_edge.bundle.doubt import MEASURES, UNCALIBRATED, Doubt, Measure, tempered
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.reference import Floats, Images
@@ -35,7 +37,8 @@ class Prediction:
     """The answer for one picture.
 
     `uncertainty` is the entropy of `probabilities` [K] over its largest value log K: 0 is sure, 1 knows nothing.
-    `branch_probabilities` [B, K] are the branches' own answers, of which `probabilities` is the mean.
+    `branch_probabilities` [B, K] are the branches' own answers, of which `probabilities` is the mean. `doubt` is by
+    what the answer is judged, as the engine was calibrated. What follows from these is computed when it is asked for.
     """
 
     label: str
@@ -44,6 +47,41 @@ class Prediction:
     uncertainty: float
     probabilities: Floats
     branch_probabilities: Floats
+    doubt: Doubt = field(default=UNCALIBRATED, repr=False, compare=False)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the label is the answer: its doubt is at most the threshold, if `rrr-edge calibrate` found one."""
+        return bool(self.doubt.answers(self.probabilities, self.branch_probabilities))
+
+    @property
+    def confidence(self) -> float:
+        """The label's probability with the temperature: as large as such answers are often right."""
+        return float(tempered(self.probabilities, self.doubt.temperature)[self.index])
+
+    @property
+    def measures(self) -> dict[Measure, float]:
+        """All measures of doubt, from 0 (none) to 1."""
+        found = self.probabilities, self.branch_probabilities
+        return {name: float(measure(*found)) for name, measure in MEASURES.items()}
+
+    @property
+    def candidates(self) -> tuple[int, ...] | None:
+        """The indices of the labels of which one is right with the probability of `calibrate --sets`, likeliest first.
+
+        The label itself is always among them. None without --sets.
+        """
+        if self.doubt.levels is None:
+            return None
+        chosen = self.probabilities >= np.array(self.doubt.levels)
+        chosen[self.index] = True
+        return tuple(index for index in np.argsort(-self.probabilities, kind="stable").tolist() if chosen[index])
+
+    def record(self) -> dict[str, Any]:
+        """What JSON says of the doubt about it."""
+        measures = {name: round(value, 6) for name, value in self.measures.items()}
+        sets = {} if self.candidates is None else {"candidates": list(self.candidates)}
+        return {"answered": self.answered, "confidence": round(self.confidence, 6), "doubt": measures, **sets}
 
 
 class Answer(NamedTuple):
@@ -71,8 +109,10 @@ class Classifier:
         roi: Region | None = None,
         channels: Channels = "rgb",
         engine_name: str = "",
+        doubt: Doubt = UNCALIBRATED,
     ) -> None:
         self.engine_name = engine_name
+        self.doubt = doubt
         self.session = session
         self.labels = manifest.labels
         self.preprocess = Preprocessor(manifest.preprocess, roi, channels)
@@ -92,6 +132,7 @@ class Classifier:
         roi: Region | tuple[float, float, float, float] | None = None,
         channels: Channels = "rgb",
         verify: bool = True,
+        unsure: bool = True,
         on_progress: OnProgress = silent,
     ) -> "Classifier":
         """Load the engine of the bundle `path` for `target`, at the target's own precision unless another is given.
@@ -103,6 +144,7 @@ class Classifier:
         An engine that has not run on such a GPU yet is verified first, unless `verify` is false.
         `roi` (x, y, width, height) in shares of the frame is the part of each that is looked at.
         `channels` is the order in arrays: OpenCV's are "bgr".
+        With `unsure` false a calibrated engine gives every answer: `Prediction.answered` is always true.
         Raises UsageError (not compiled, no such region or order), CorruptArtifact, CannotRunHere, MissingLibrary,
         GateFailed (it answers differently here).
         """
@@ -113,6 +155,8 @@ class Classifier:
         if isinstance(target, str) and precision is None:
             chosen = bundle.available(chosen)
         engine = bundle.engine(chosen)
+        calibration = Calibration.of(bundle, engine)
+        doubt = calibration.doubt if calibration else UNCALIBRATED
         # What an engine may do here is for the caller's target to say, not for the bundle's.
         asked = {"threads": threads or engine.target.threads, "portability": chosen.portability}
         stored = engine.target.model_copy(update=asked)
@@ -123,7 +167,15 @@ class Classifier:
         except BaseException:
             session.close()
             raise
-        return cls(session, bundle.manifest, batch=stored.batch, roi=region, channels=channels, engine_name=engine.name)
+        return cls(
+            session,
+            bundle.manifest,
+            batch=stored.batch,
+            roi=region,
+            channels=channels,
+            engine_name=engine.name,
+            doubt=doubt if unsure else replace(doubt, threshold=UNCALIBRATED.threshold),
+        )
 
     def predict(self, frame: Any, *, channels: Channels | None = None) -> Prediction:
         """Classify a picture: a path, an open binary file or its bytes, a PIL image, or a uint8 array.
@@ -197,4 +249,5 @@ class Classifier:
             )
         entropy = -float(probabilities @ np.log(np.maximum(probabilities, 1e-12)))
         uncertainty = min(1.0, max(0.0, entropy / self._nats))
-        return Prediction(self.labels[index], index, probability, uncertainty, probabilities, branch_probabilities)
+        found = probabilities, branch_probabilities
+        return Prediction(self.labels[index], index, probability, uncertainty, *found, self.doubt)

@@ -13,7 +13,7 @@ def lower_tails(most: int, trials: int, p: float) -> NDArray[np.float64]:
     k = np.arange(1, most + 1)
     odds = math.log(p) - math.log1p(-p)
     logs = np.concatenate(([0.0], np.cumsum(np.log(trials - k + 1) - np.log(k) + odds))) + trials * math.log1p(-p)
-    return np.minimum(np.cumsum(np.exp(logs)), 1.0)
+    return np.asarray(np.minimum(np.cumsum(np.exp(logs)), 1.0))
 
 
 def lower_tail(successes: int, trials: int, p: float) -> float:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from made_up import make_bundle, profile, store
 
 from rrr_edge.bundle.baseline import BaselineCard, card_of
+from rrr_edge.bundle.calibration import CALIBRATED, Calibration, ClassAnswers, LabelSets, Promise, Ranking
 from rrr_edge.bundle.engine import DeviceVerification, Origin, Prepared
 from rrr_edge.bundle.files import describe_file, sha256
 from rrr_edge.bundle.folder import ENGINE, MANIFEST, PREPARED, PREPARED_CARD, PROFILE, VERIFIED, Bundle
@@ -109,10 +110,44 @@ def _baselines(bundle: Bundle) -> Card:
     return card_of(model), card, lambda: BaselineCard.read(model)
 
 
-CARDS = (_engines, _verified, _prepared, _baselines)
+def _calibrated(bundle: Bundle) -> Card:
+    engine = write_engine(bundle, TARGET, ("engine.bin", b"x"))
+    folder = bundle.engine_folder(engine.name)
+    labels = bundle.manifest.labels
+    record = Calibration(
+        bundle="x",
+        engine=engine.name,
+        engine_sha256=sha256(folder / ENGINE),
+        photos="x",
+        photos_sha256="",
+        images=9,
+        correct=8,
+        labels=labels,
+        temperature=1.5,
+        error_before=0.1,
+        error_after=0.05,
+        measure="entropy",
+        rankings=(Ranking(measure="entropy", area=0.9, interval=(0.8, 0.95)),),
+        promise=Promise(max_error=0.1, confidence=0.9, threshold=0.5, photos=6, answered=5, wrong=0, bound=0.09),
+        sets=LabelSets(coverage=0.9, levels=(0.1,) * len(labels), own=(True,) * len(labels), mean_size=1),
+        by_class=tuple(ClassAnswers(label=label, photos=3, answered=2, wrong=0) for label in labels),
+        machine="",
+        created="",
+    )
+
+    def read() -> None:
+        found = Calibration.of(bundle, engine)
+        assert found
+        assert found.doubt
+        assert found.words
+
+    return folder / CALIBRATED, record, read
 
 
-@pytest.mark.parametrize("make", CARDS, ids=["engine", "verified", "prepared", "baseline"])
+CARDS = (_engines, _verified, _prepared, _baselines, _calibrated)
+
+
+@pytest.mark.parametrize("make", CARDS, ids=["engine", "verified", "prepared", "baseline", "calibrated"])
 def test_cards(tmp_path: Path, make: Callable[[Bundle], Card]) -> None:
     file, card, read = make(write_bundle(tmp_path / "x.rrr"))
 

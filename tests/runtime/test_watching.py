@@ -61,8 +61,7 @@ def test_votes_give_means_over_the_window() -> None:
     votes = Votes(2, LABELS)
     votes.add(prediction(2, 0.9))
     votes.add(prediction(0, 0.2))
-    label, probability, uncertainty = votes.add(prediction(2, 0.4))
-    assert (label, probability, uncertainty) == ("bright", pytest.approx(0.45), pytest.approx(0.3))
+    assert votes.add(prediction(2, 0.4)) == ("bright", pytest.approx(0.45), pytest.approx(0.3), True)
 
 
 @pytest.fixture
@@ -104,7 +103,8 @@ def test_a_folder_is_watched_in_order(classifier: Classifier, tmp_path: Path) ->
     assert [(one.record()["frame"], one.label) for one in found] == list(
         enumerate(("dark", "middle", "bright", "dark"))
     )
-    assert set(found[0].record()) == {"frame", "time_s", "age_ms", "label", "probability", "uncertainty", "dropped"}
+    said = {"frame", "time_s", "age_ms", "label", "answered", "probability", "uncertainty", "confidence", "dropped"}
+    assert set(found[0].record()) == said
     assert (told := re.match(r"4 frames answered in (\d+\.\d) s, ([\d.]+) a second", text))
     assert float(told[1]) < 0.3
     assert float(told[2]) > 4 / 0.3

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rrr_edge.bundle.baseline import BaselineCard
+from rrr_edge.bundle.calibration import Calibration
 from rrr_edge.bundle.engine import DeviceVerification, Engine, Prepared
 from rrr_edge.bundle.evaluation import Evaluation
 from rrr_edge.bundle.manifest import Manifest
@@ -21,6 +22,7 @@ PUBLISHED: dict[str, Any] = {
     "engine": Engine,
     "prepared": Prepared,
     "verified": DeviceVerification,
+    "calibrated": Calibration,
     "profile": Profile,
     "baseline": BaselineCard,
     "evaluation": Evaluation,

@@ -19,13 +19,21 @@ _SAMPLED = 1000
 
 @dataclass(frozen=True, slots=True)
 class StreamResult:
-    """The answer to a frame, with the label, probability and uncertainty that the votes gave it, and the pace."""
+    """The answer to a frame, with the label, probability and uncertainty that the votes gave it, and the pace.
+
+    `answered` is false where doubt is too large for the label to be the answer.
+    """
 
     answer: Answer
     label: str
     probability: float
     uncertainty: float
     fps: float
+    answered: bool = True
+
+    @property
+    def shown(self) -> str:
+        return self.label if self.answered else "unsure"
 
     def record(self) -> dict[str, Any]:
         """Its line of JSON."""
@@ -35,8 +43,10 @@ class StreamResult:
             "time_s": round(frame.time_s, 3),
             "age_ms": round(self.answer.age_ms, 1),
             "label": self.label,
+            "answered": self.answered,
             "probability": round(self.probability, 6),
             "uncertainty": round(self.uncertainty, 6),
+            "confidence": round(self.answer.prediction.confidence, 6),
             "dropped": frame.dropped,
         }
 
@@ -49,7 +59,8 @@ def watch(answers: Iterable[Answer], labels: tuple[str, ...], *, smooth: int = 1
         times.append(time.monotonic())
         lasted = times[-1] - times[0]
         fps = (len(times) - 1) / lasted if lasted else 0.0
-        yield StreamResult(answer, *votes.add(answer.prediction), fps)
+        vote = votes.add(answer.prediction)
+        yield StreamResult(answer, vote.label, vote.probability, vote.uncertainty, fps, vote.answered)
 
 
 class Summary:
@@ -66,7 +77,7 @@ class Summary:
         if not self.answered:
             self._begun_s = time.monotonic()
         self.answered += 1
-        self._labels[result.label] += 1
+        self._labels[result.shown] += 1
         self._ages_ms.append(result.answer.age_ms)
         self._predict_ms.append(result.answer.predict_ms)
 

@@ -1,17 +1,28 @@
 """Votes over the last frames: a label that does not flicker."""
 
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 
 from rrr_edge.runtime.classifier import Prediction
 
 
+class Vote(NamedTuple):
+    """The label that is shown, its probability, the uncertainty, and whether the label is the answer."""
+
+    label: str
+    probability: float
+    uncertainty: float
+    answered: bool
+
+
 class Votes:
     """The label of the last `frames` predictions, one vote each.
 
     It stays until another has more than two thirds of the votes of a full window (hysteresis), so that two labels which
-    take turns do not make it flicker. Its probability and its uncertainty are the means over the window.
+    take turns do not make it flicker. Its probability and its uncertainty are the means over the window; it is the
+    answer where more than half of the predictions in the window are. A promise about single answers says nothing of it.
     """
 
     def __init__(self, frames: int, labels: tuple[str, ...]) -> None:
@@ -20,8 +31,8 @@ class Votes:
         self._window: deque[Prediction] = deque(maxlen=frames)
         self._index: int | None = None
 
-    def add(self, prediction: Prediction) -> tuple[str, float, float]:
-        """The label, its probability and the uncertainty, with `prediction` as the newest vote."""
+    def add(self, prediction: Prediction) -> Vote:
+        """With `prediction` as the newest vote."""
         self._window.append(prediction)
         votes = np.bincount([vote.index for vote in self._window])
         first = int(votes.argmax())
@@ -29,4 +40,5 @@ class Votes:
             self._index = first
         probability = np.mean([vote.probabilities[self._index] for vote in self._window])
         uncertainty = np.mean([vote.uncertainty for vote in self._window])
-        return self._labels[self._index], float(probability), float(uncertainty)
+        answered = 2 * sum(vote.answered for vote in self._window) > len(self._window)
+        return Vote(self._labels[self._index], float(probability), float(uncertainty), answered)
