@@ -33,6 +33,7 @@ TRAINING = Training(epochs=12, batch_size=12, augment=False)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    gc.unfreeze()
     if not hasattr(session.config, "workerinput"):
         shutil.rmtree(os.environ["TRACED_GRAPHS"], ignore_errors=True)
 
