@@ -18,6 +18,10 @@ void cut(int width, int height, double x, double y, double across, double down, 
   edges[3] = found.height;
 }
 
+double cpu_quota(const char* mount, const char* membership) {
+  return rrr_edge::detail::cpu_quota(mount, membership);
+}
+
 int usable_cores() { return rrr_edge::detail::usable_cores(); }
 
 const char* cpu_name() {

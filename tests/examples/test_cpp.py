@@ -82,6 +82,7 @@ def parts(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDL
     done([compiler, *flags, "-I", EXAMPLE / "include", Path(__file__).with_name("parts.cpp"), "-o", library])
     parts = ctypes.CDLL(str(library))
     parts.cpu_name.restype = ctypes.c_char_p
+    parts.cpu_quota.restype = ctypes.c_double
     return parts
 
 
@@ -102,6 +103,37 @@ def test_the_machine_is_seen_as_python_sees_it(parts: ctypes.CDLL) -> None:
         assert parts.usable_cores() == machine.usable_cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(
+    ("membership", "quotas"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "150000 100000", "a/cpu.max": "50000 100000", "cpu.max": "max 100000"}),
+        ("0::/a/b/\n", {"a/b/cpu.max": "150000 100000", "unified/a/cpu.max": "70000 100000"}),
+        ("3:cpu,cpuacct:/x\n4:memory:/y\n0::/\n", {"cpu,cpuacct/x/cpu.cfs_quota_us": "250000", "y/cpu.max": "1 9"}),
+        ("3:cpuset:/x\n2:cpu:/x\n", {"cpu/x/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_quota_us": "300000"}),
+        ("nonsense\n0::/outside\n", {"cpu.max": "250000 100000"}),
+        ("0::/a\n", {"a/cpu.max": "max 100000"}),
+        ("", {}),
+    ],
+)
+def test_quotas_are_read_as_python_reads_them(
+    parts: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, membership: str, quotas: dict[str, str]
+) -> None:
+    mount, members = tmp_path / "cgroup", tmp_path / "members"
+    members.write_text(membership)
+    for name, limit in quotas.items():
+        file = mount / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(limit + "\n")
+        if name.endswith("quota_us"):
+            file.with_name("cpu.cfs_period_us").write_text("100000\n")
+    monkeypatch.setattr(machine, "_CGROUP", mount)
+    monkeypatch.setattr(machine, "_MEMBERSHIP", members)
+    expected = machine.cpu_quota() or 0
+    assert parts.cpu_quota(str(mount).encode(), str(members).encode()) == pytest.approx(expected, rel=1e-15)
+    unlimited = ("0::/a\n", "")
+    assert (expected > 0) == (membership not in unlimited)
 
 
 def test_the_header_knows_the_keys_of_every_record() -> None:
