@@ -10,7 +10,7 @@ from rrr_edge.bundle.files import FileEntry, require_file
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.measurements import Granularity
 from rrr_edge.bundle.record import SCHEMA, SchemaVersion, Sealed
-from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone
+from rrr_edge.bundle.sources import BACKBONE, AnyBackbone, name_of
 from rrr_edge.bundle.spec import NetworkSpec
 from rrr_edge.errors import CannotRunHere, pip_install
 
@@ -24,11 +24,11 @@ class Point(NamedTuple):
 
     granularity: Granularity = "baseline"
     sparsity: float = 0.0
-    backbone: Backbone = BACKBONE
+    backbone: AnyBackbone = BACKBONE
 
     @property
     def words(self) -> str:
-        return f"{self.granularity} {percent(self.sparsity)} %" if self.sparsity else SOURCES[self.backbone].name
+        return f"{self.granularity} {percent(self.sparsity)} %" if self.sparsity else name_of(self.backbone)
 
     @property
     def stem(self) -> str:

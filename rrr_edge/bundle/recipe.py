@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from rrr_edge.bundle.basis import BasisScaling, Importance, Normalise
 from rrr_edge.bundle.reused import RANDOM, Fit, OfBottlenecks, Reused
-from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone, BottleneckBackbone
+from rrr_edge.bundle.sources import BACKBONE, CLASSIFIERS, SOURCES, AnyBackbone, Backbone, name_of
 from rrr_edge.bundle.spec import Depths, DropoutKind
 from rrr_edge.bundle.tailored import ProxyWidths
 from rrr_edge.bundle.training import (
@@ -115,42 +115,46 @@ class RRR(OfBottlenecks):
 
 
 class _Unsplit(Reused):
-    """`depths` counts the leading blocks of each phase; all of the backbone's, unless given."""
+    """`depths` counts the leading blocks of each phase of a ResNet; all of the backbone's, unless given.
 
-    depths: Depths = Field(default=SOURCES[BACKBONE].depths, description=_DEPTHS)
+    A ResNet18 or ResNet34 keeps all of its blocks, and a network of torchvision that is no ResNet has none.
+    """
+
+    backbone: AnyBackbone = Field(default=BACKBONE, description="Source network")
+    depths: Depths | None = Field(default=SOURCES[BACKBONE].depths, description=_DEPTHS)
 
     @model_validator(mode="before")
     @classmethod
     def _all_blocks(cls, data: Any) -> Any:
-        source = SOURCES.get(str(data.get("backbone"))) if isinstance(data, dict) else None
-        return {"depths": source.depths, **data} if source else data
+        backbone = str(data.get("backbone")) if isinstance(data, dict) else ""
+        if backbone in SOURCES:
+            return {"depths": SOURCES[backbone].depths, **data}
+        return {"depths": None, **data} if backbone in CLASSIFIERS else data
+
+    @model_validator(mode="after")
+    def _only_bottlenecks_go(self) -> Self:
+        source = SOURCES.get(self.backbone)
+        if source and source.block == "bottleneck":
+            if self.depths is None:
+                raise ValueError(f"{source.name} needs to know how many blocks it keeps")
+        elif self.depths != (source.depths if source else None):
+            raise ValueError(f"{name_of(self.backbone)} is used whole: leave depths out")
+        return self
 
 
 class LinearProbe(_Unsplit):
-    """Baseline [A] of Sun et al. 2023: of a ResNet in one piece only a new classifier learns.
+    """Baseline [A] of Sun et al. 2023: of a network in one piece only a new classifier learns.
 
     As in the authors' code, and not in what "frozen" suggests, its batch statistics adapt to the photos meanwhile.
     """
 
     method: Literal["linear-probe"] = "linear-probe"
-    backbone: BottleneckBackbone = Field(default=BACKBONE, description="Source network")
 
 
 class FineTune(_Unsplit):
-    """Baseline [B] of Sun et al. 2023: a ResNet in one piece with a new classifier, of which everything learns.
-
-    A ResNet18 or ResNet34 keeps all of its blocks.
-    """
+    """Baseline [B] of Sun et al. 2023: a network in one piece with a new classifier, of which everything learns."""
 
     method: Literal["finetune"] = "finetune"
-    backbone: Backbone = Field(default=BACKBONE, description="Source network")
-
-    @model_validator(mode="after")
-    def _basic_blocks_stay(self) -> Self:
-        source = SOURCES[self.backbone]
-        if source.block == "basic" and self.depths != source.depths:
-            raise ValueError(f"{source.name} is fine-tuned with all of its blocks: leave depths out")
-        return self
 
 
 class _Pruned(OfBottlenecks):

@@ -1,16 +1,17 @@
 """What all recipes have in common: they reuse the weights of a source network."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from rrr_edge.bundle.record import Record
-from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone, BottleneckBackbone
+from rrr_edge.bundle.sources import BACKBONE, SOURCES, AnyBackbone, BottleneckBackbone
 from rrr_edge.bundle.spec import Depths
 from rrr_edge.bundle.training import Training
 
 Fit = Literal["crop", "squash", "pad"]
 RANDOM = "random"
+AnyDepths: TypeAlias = Depths | Literal["auto"] | None
 
 
 class Reused(Record):
@@ -20,7 +21,7 @@ class Reused(Record):
     paper's authors'), "random", or a file with the tensors of that network.
     """
 
-    backbone: Backbone = Field(default=BACKBONE, description="Source network")
+    backbone: AnyBackbone = Field(default=BACKBONE, description="Source network")
     weights: str = Field(
         default="imagenet", description="imagenet, imagenet-v2, timm, random, or a file with the backbone's tensors"
     )
@@ -35,9 +36,9 @@ class Reused(Record):
 
     @field_validator("depths", check_fields=False)
     @classmethod
-    def _blocks_exist(cls, depths: Depths | Literal["auto"], info: ValidationInfo) -> Depths | Literal["auto"]:
+    def _blocks_exist(cls, depths: AnyDepths, info: ValidationInfo) -> AnyDepths:
         source = SOURCES.get(info.data.get("backbone", ""))
-        if depths == "auto" or source is None:
+        if depths is None or depths == "auto" or source is None:
             return depths
         for phase, kept, most in zip(range(2, 6), depths, source.depths, strict=True):
             if kept > most:

@@ -85,6 +85,12 @@ def _require_known(recipe: type[Record], options: dict[str, Any]) -> None:
         if name not in fields:
             raise UsageError(f"The method {method} has no --{name.replace('_', '-')}.", advice="Leave it out.")
         if choices := Setting(name, fields[name], (method,)).choices:
+            takers = [one for s in settings() if s.name == name and value in s.choices for one in s.methods]
+            if takers and method not in takers:
+                raise UsageError(
+                    f"The method {method} has no {name.replace('_', ' ')} {value}.",
+                    advice=f"Give one of {', '.join(choices)}; or --method {' or '.join(takers)}, which takes it.",
+                )
             choose(value, choices, name.replace("_", " "))
 
 

@@ -1,4 +1,4 @@
-"""The table of source networks: torchvision's ResNets, whose weights a compression begins with."""
+"""The tables of source networks: torchvision's ResNets, and its small classifiers that are tuned as they are."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
@@ -6,6 +6,19 @@ from typing import Literal, NamedTuple, TypeAlias
 BlockKind = Literal["basic", "bottleneck"]
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 BottleneckBackbone = Literal["resnet50", "resnet101", "resnet152"]
+ClassifierBackbone = Literal[
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "regnet_x_400mf",
+    "regnet_y_400mf",
+    "regnet_y_800mf",
+    "convnext_tiny",
+]
+AnyBackbone = Literal[Backbone, ClassifierBackbone]
 PhaseDepths: TypeAlias = tuple[int, int, int, int]
 Shape: TypeAlias = tuple[int, ...]
 
@@ -39,6 +52,38 @@ SOURCES: dict[str, Source] = {
     "resnet152": Source("ResNet152", "bottleneck", (3, 8, 36, 3)),
 }
 BACKBONE: BottleneckBackbone = "resnet152"
+
+
+class ClassifierSource(NamedTuple):
+    """A network of torchvision that is no ResNet, by the name that people write.
+
+    `layers` are the convolutions and products that follow each other on the longest way through it, and `head` is the
+    name of its last linear layer, which has one output a class.
+    """
+
+    name: str
+    layers: int
+    head: str
+
+
+# By torchvision's names of their builders.
+CLASSIFIERS: dict[str, ClassifierSource] = {
+    "mobilenet_v2": ClassifierSource("MobileNetV2", 53, "classifier.1"),
+    "mobilenet_v3_small": ClassifierSource("MobileNetV3-Small", 54, "classifier.3"),
+    "mobilenet_v3_large": ClassifierSource("MobileNetV3-Large", 64, "classifier.3"),
+    "efficientnet_b0": ClassifierSource("EfficientNet-B0", 82, "classifier.1"),
+    "shufflenet_v2_x0_5": ClassifierSource("ShuffleNetV2-x0.5", 51, "fc"),
+    "shufflenet_v2_x1_0": ClassifierSource("ShuffleNetV2-x1.0", 51, "fc"),
+    "regnet_x_400mf": ClassifierSource("RegNetX-400MF", 68, "fc"),
+    "regnet_y_400mf": ClassifierSource("RegNetY-400MF", 82, "fc"),
+    "regnet_y_800mf": ClassifierSource("RegNetY-800MF", 72, "fc"),
+    "convnext_tiny": ClassifierSource("ConvNeXt-Tiny", 59, "classifier.2"),
+}
+
+
+def name_of(backbone: str) -> str:
+    """The name that people write for the source network of that key."""
+    return (SOURCES[backbone] if backbone in SOURCES else CLASSIFIERS[backbone]).name
 
 
 def _trunk(source: Source) -> Iterator[tuple[str, Shape]]:

@@ -1,11 +1,19 @@
 """Specifications of networks as data; `rrr_edge.networks.build(spec)` makes the module."""
 
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args, overload
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias, cast, get_args, overload
 
 from pydantic import AfterValidator, Field, model_validator
 
 from rrr_edge.bundle.record import Record
-from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone, BottleneckBackbone
+from rrr_edge.bundle.sources import (
+    BACKBONE,
+    CLASSIFIERS,
+    SOURCES,
+    AnyBackbone,
+    Backbone,
+    BottleneckBackbone,
+    ClassifierBackbone,
+)
 from rrr_edge.bundle.tailored import TailoredSpec, whole_network
 
 
@@ -57,17 +65,41 @@ class ResNetSpec(Record):
         return self
 
 
-SourceSpec: TypeAlias = ResNetSpec | TailoredSpec
+class TorchvisionSpec(Record):
+    """A classifier of torchvision as it is, with a last layer for `num_classes`.
+
+    Dropout and stochastic depth, where it has any, are torchvision's own.
+    """
+
+    kind: Literal["torchvision"] = "torchvision"
+    backbone: ClassifierBackbone
+    num_classes: int = Field(ge=2)
+
+    branches: ClassVar[int] = 1
+    dropout: ClassVar[float] = 0.0
+    vote: ClassVar[Vote] = "probabilities"
+
+    @property
+    def layers(self) -> int:
+        """As a ResNetSpec's."""
+        return CLASSIFIERS[self.backbone].layers
+
+
+SourceSpec: TypeAlias = ResNetSpec | TailoredSpec | TorchvisionSpec
 
 
 @overload
 def source_spec(num_classes: int, backbone: BottleneckBackbone = BACKBONE) -> ResNetSpec: ...
 @overload
-def source_spec(num_classes: int, backbone: Backbone) -> SourceSpec: ...
-def source_spec(num_classes: int, backbone: Backbone = BACKBONE) -> SourceSpec:
+def source_spec(num_classes: int, backbone: Backbone) -> ResNetSpec | TailoredSpec: ...
+@overload
+def source_spec(num_classes: int, backbone: AnyBackbone) -> SourceSpec: ...
+def source_spec(num_classes: int, backbone: AnyBackbone = BACKBONE) -> SourceSpec:
     """A source network in one piece: what is compressed, pruned and compared with."""
+    if backbone in CLASSIFIERS:
+        return TorchvisionSpec(backbone=cast(ClassifierBackbone, backbone), num_classes=num_classes)
     if SOURCES[backbone].block == "basic":
-        return whole_network(backbone, num_classes)
+        return whole_network(cast(Backbone, backbone), num_classes)
     return ResNetSpec(depths=SOURCES[backbone].depths, num_classes=num_classes)
 
 
@@ -149,6 +181,7 @@ class FactoredSpec(Record):
 
 
 # The union of all families, told apart by `kind`.
-NetworkSpec: TypeAlias = Annotated[ResNetSpec | ChannelSpec | TailoredSpec | FactoredSpec, Field(discriminator="kind")]
+AnySpec: TypeAlias = ResNetSpec | ChannelSpec | TailoredSpec | FactoredSpec | TorchvisionSpec
+NetworkSpec: TypeAlias = Annotated[AnySpec, Field(discriminator="kind")]
 Part = Literal["input", "stump", "conv4", "conv5", "heads", "vote"]
 PARTS: tuple[Part, ...] = get_args(Part)

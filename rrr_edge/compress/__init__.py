@@ -219,7 +219,8 @@ def _blocks_read(recipe: Recipe) -> PhaseDepths:
         return SMALLEST_DEPTHS
     if isinstance(recipe, RRR) and recipe.depths == "auto":
         return path_of(recipe)[-1].depths
-    depths: PhaseDepths = getattr(recipe, "depths", SOURCES[recipe.backbone].depths)
+    source = SOURCES.get(recipe.backbone)
+    depths: PhaseDepths = getattr(recipe, "depths", None) or (source.depths if source else SMALLEST_DEPTHS)
     return depths
 
 

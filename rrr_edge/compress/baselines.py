@@ -26,7 +26,7 @@ from rrr_edge.bundle.files import describe_file, staged_file, write_file, writin
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.measurements import Granularity, Subject
-from rrr_edge.bundle.sources import SOURCES
+from rrr_edge.bundle.sources import name_of
 from rrr_edge.bundle.spec import NetworkSpec, ResNetSpec, SourceSpec, source_spec
 from rrr_edge.compress.prune import make_permanent, mask, slimming, sparsity_of, without_blocks
 from rrr_edge.errors import RRREdgeError, UsageError
@@ -153,12 +153,11 @@ class RandomNetworks:
 
 
 def _bottlenecks(whole: SourceSpec) -> ResNetSpec:
-    """Raises UsageError for a source network of basic blocks."""
+    """Raises UsageError for a source network of other blocks."""
     if isinstance(whole, ResNetSpec):
         return whole
     raise UsageError(
-        f"Channels and blocks are pruned in networks of bottleneck blocks, and {SOURCES[whole.backbone].name} has "
-        "basic ones.",
+        f"Channels and blocks are pruned in networks of bottleneck blocks, and {name_of(whole.backbone)} has none.",
         advice="Compare with the network itself and with element-wise pruning: --against baseline,element",
     )
 
@@ -211,10 +210,11 @@ def random_network(
     if zeroed:
         mask(network, zeroed, seed=seed)
         make_permanent(network)
+    network.eval()  # without dropout
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain average over all batches
-    network.train()
+            module.train()
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
     pixels = torch.from_numpy(np.ascontiguousarray(images[:BASELINE_CALIBRATION_IMAGES])).permute(0, 3, 1, 2) / 255
     with torch.no_grad():

@@ -94,7 +94,7 @@ def begin(
         torch.manual_seed(recipe.seed)
         network = build(spec)
     if recipe.weights == RANDOM:
-        return network, WeightsInfo(RANDOM, _digest(network))
+        return network, WeightsInfo(RANDOM, digest_of(network))
     weights, info = load_weights(
         recipe.weights, backbone=recipe.backbone, depths=spec.depths, on_progress=inputs.run.on_progress
     )
@@ -132,7 +132,8 @@ def cost_of(network: Network, image_size: int) -> Cost:
     return cost(network.spec, image_size).model_copy(update=update)
 
 
-def _digest(network: ResNet) -> str:
+def digest_of(network: Network) -> str:
+    """The SHA-256 of the bytes of all its tensors."""
     digest = hashlib.sha256()
     for tensor in network.state_dict().values():
         digest.update(tensor.numpy().tobytes())

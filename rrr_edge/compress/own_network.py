@@ -1,12 +1,16 @@
-"""A user's own ResNet with its classifier, run as torchvision's module, to be compared with."""
+"""A user's own network with its classifier, run as torchvision's module, to be compared with."""
 
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 
@@ -14,11 +18,15 @@ from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.reference import Floats, Images
 from rrr_edge.bundle.reference_network import NetworkBeside, RunnableNetwork
-from rrr_edge.bundle.sources import BlockKind, Source
+from rrr_edge.bundle.sources import CLASSIFIERS, BlockKind, ClassifierBackbone, Source
+from rrr_edge.bundle.spec import TorchvisionSpec
+from rrr_edge.compress.classifier_files import classifier_in, read_classifier
 from rrr_edge.compress.state_dicts import Head
+from rrr_edge.compress.tensor_files import read_tensors
 from rrr_edge.compress.weights import read_resnet
 from rrr_edge.errors import BadInput, reading
 from rrr_edge.images.names import first_few, nfc
+from rrr_edge.networks import cost
 from rrr_edge.timing.progress import OnProgress, Step
 
 # The order in which folders are listed, as torchvision's ImageFolder numbers classes.
@@ -28,29 +36,39 @@ _BATCH = 32
 _NOTE = "Which photos it was trained on is not known; if these are among them, its accuracy flatters."
 
 
+class _Own(NamedTuple):
+    """What a file holds: `network` builds it, `macs` are those with so many classes at so many pixels."""
+
+    name: str
+    words: str
+    head: Head | None
+    network: Callable[[Head], nn.Module]
+    macs: Callable[[int, int], int]
+
+
 def open_own(path: Path, labels: str, classes: tuple[str, ...], *, preprocess: Preprocess) -> RunnableNetwork:
-    """The ResNet in the file `path` with its classifier, to be compared with a network of `classes`.
+    """The network in the file `path` with its classifier, to be compared with a network of `classes`.
 
-    `labels` tells what its outputs mean: a text file with a class a line, or "folder-order", the order of `classes`
-    themselves. `preprocess` fits the photos for it.
+    It is a ResNet or one of the CLASSIFIERS. `labels` tells what its outputs mean: a text file with a class a line, or
+    "folder-order", the order of `classes` themselves. `preprocess` fits the photos for it.
 
-    Raises BadInput: no ResNet, no linear classifier, labels of another number or other classes.
+    Raises BadInput: another network, no linear classifier, labels of another number or other classes.
     """
-    state = read_resnet(path)
-    if state.head is None:
+    own = _read(path)
+    if own.head is None:
         raise BadInput(
-            f"{path} holds {state.words}, so it cannot be measured.",
+            f"{path} holds {own.words}, so it cannot be measured.",
             advice="Give the checkpoint of the whole network, or leave --labels out.",
         )
-    order = _order(labels, classes, outputs=len(state.head.weight), path=path)
-    network = _torchvisions(state.source, state.trunk, state.head)
+    order = _order(labels, classes, outputs=len(own.head.weight), path=path)
+    network = own.network(own.head)
     about = NetworkBeside(
         name=path.name,
-        network=state.source.name,
+        network=own.name,
         source="weights",
         sha256=sha256(path),
         params=sum(parameter.numel() for parameter in network.parameters()),
-        macs=_macs(state.source, len(classes), preprocess.image_size),
+        macs=own.macs(len(classes), preprocess.image_size),
         preprocess=preprocess,
         note=_NOTE,
     )
@@ -100,6 +118,37 @@ def _read_labels(path: Path) -> list[str]:
             advice=f"Give a text file with a class a line, or --labels {FOLDER_ORDER}.",
         ) from error
     return [nfc(line.strip()) for line in lines if line.strip()]
+
+
+def _read(path: Path) -> _Own:
+    try:
+        return _resnet(path)
+    except BadInput:
+        backbone = classifier_in(read_tensors(path))
+        if backbone is None:
+            raise
+    return _classifier(path, backbone)
+
+
+def _resnet(path: Path) -> _Own:
+    state = read_resnet(path)
+    source, trunk = state.source, state.trunk
+    return _Own(source.name, state.words, state.head, partial(_torchvisions, source, trunk), partial(_macs, source))
+
+
+def _classifier(path: Path, backbone: ClassifierBackbone) -> _Own:
+    state = read_classifier(path, backbone)
+    source = CLASSIFIERS[backbone]
+
+    def network(head: Head) -> nn.Module:
+        whole: nn.Module = get_model(backbone, weights=None, num_classes=len(head.weight))
+        whole.load_state_dict({**state.trunk, f"{source.head}.weight": head.weight, f"{source.head}.bias": head.bias})
+        return whole.eval()
+
+    def macs(classes: int, image_size: int) -> int:
+        return cost(TorchvisionSpec(backbone=backbone, num_classes=classes), image_size).macs
+
+    return _Own(source.name, state.words, state.head, network, macs)
 
 
 def _torchvisions(source: Source, trunk: dict[str, Tensor], head: Head) -> nn.Module:

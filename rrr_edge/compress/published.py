@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from torchvision.models import get_model_weights
 
 from rrr_edge.bundle.files import sha256, staged_file, writing_to
+from rrr_edge.bundle.sources import CLASSIFIERS
 from rrr_edge.errors import BadInput
 from rrr_edge.timing.progress import OnProgress, Step
 
@@ -39,7 +41,12 @@ def _timms(name: str, hugging_face: str) -> Published:
     return Published(f"{releases}/v0.1-rsb-weights/{name}.pth", f"timm/{hugging_face}")
 
 
-# By the network's key in SOURCES: torchvision's first and second recipes, and timm's default.
+def _named_by_torchvision(backbone: str) -> dict[str, Published]:
+    names = {"IMAGENET1K_V1": "imagenet", "IMAGENET1K_V2": "imagenet-v2"}
+    return {names[one.name]: Published(one.url) for one in get_model_weights(backbone) if one.name in names}
+
+
+# By the network's key: torchvision's first and second recipes, and of ResNets timm's default.
 PUBLISHED: dict[str, dict[str, Published]] = {
     "resnet18": {
         "imagenet": _torchvisions("resnet18-f37072fd"),
@@ -64,6 +71,7 @@ PUBLISHED: dict[str, dict[str, Published]] = {
         "imagenet-v2": _torchvisions("resnet152-f82ba261"),
         "timm": _timms("resnet152_a1h-dc400468", "resnet152.a1h_in1k"),
     },
+    **{backbone: _named_by_torchvision(backbone) for backbone in CLASSIFIERS},
 }
 
 FIRST_ANSWER_S = 12.0
@@ -177,7 +185,7 @@ def _plainly(error: Exception) -> str:
 
 
 def _expected_digits(published: Published) -> str:
-    digits = re.search(r"-([0-9a-f]{8})\.pth$", published.file)
+    digits = re.search(r"-([0-9a-f]{8,64})\.pth$", published.file)
     return digits[1] if digits else ""
 
 

@@ -127,20 +127,26 @@ def _candidates(tensors: Mapping[str, Any]) -> Iterator[_Candidate]:
 
 
 def _choose(candidates: list[_Candidate], tensors: Mapping[str, Any], where: str) -> _Candidate:
-    raw = [one for one in candidates if not re.search(r"(^|[._])ema([._]|$)", one.prefix)]
-    chosen = raw if len(candidates) > 1 and raw else candidates
-    if len(chosen) == 1:
-        return chosen[0]
-    if chosen:
-        raise BadInput(
-            f"{where} holds {len(chosen)} ResNets, after {some([f'`{one.prefix}`' for one in chosen])}.",
-            advice="Save the one that is meant alone.",
-        )
+    if candidates:
+        prefix = the_one([one.prefix for one in candidates], where, "ResNets")
+        return next(one for one in candidates if one.prefix == prefix)
     names = [name for name, value in tensors.items() if isinstance(value, Tensor)]
     holds = f"its tensors are {some(names)}" if names else "it holds no tensors under names"
     raise BadInput(
         f"{where} does not hold the weights of a ResNet: {holds}.",
         advice="Give a state dict with torchvision's names (layer1.0.conv1.weight, ...) or transformers'.",
+    )
+
+
+def the_one(prefixes: Sequence[str], where: str, networks: str) -> str:
+    """The prefix of the only network, or of the only one that is no running average. Raises BadInput."""
+    raw = [one for one in prefixes if not re.search(r"(^|[._])ema([._]|$)", one)]
+    chosen = raw if len(prefixes) > 1 and raw else prefixes
+    if len(chosen) == 1:
+        return chosen[0]
+    raise BadInput(
+        f"{where} holds {len(chosen)} {networks}, after {some([f'`{one}`' for one in chosen])}.",
+        advice="Save the one that is meant alone.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Baselines [A] and [B] of Sun et al. 2023: a ResNet in one piece, of which the classifier or everything learns.
+"""Baselines [A] and [B] of Sun et al. 2023: a network in one piece, of which the classifier or everything learns.
 
 As in the authors' code, and unlike in the branches of `rrr`, normalisation keeps ImageNet's scales and shifts. All of
 it runs in training mode, also where only the classifier learns: the batch statistics follow the photos, so that [A] is
@@ -9,10 +9,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
+
 from rrr_edge.bundle.recipe import RANDOM, FineTune, LinearProbe
 from rrr_edge.bundle.sources import SOURCES
-from rrr_edge.bundle.spec import ResNetSpec, SourceSpec
-from rrr_edge.bundle.tailored import whole_network
+from rrr_edge.bundle.spec import ResNetSpec, SourceSpec, TorchvisionSpec, source_spec
 from rrr_edge.compress.method import (
     FROM_SCRATCH,
     CompressedNetwork,
@@ -20,15 +21,15 @@ from rrr_edge.compress.method import (
     Method,
     as_it_is,
     begin,
+    digest_of,
     freeze_nothing,
     learn,
 )
-from rrr_edge.compress.nettailor.objective import Tailoring
 from rrr_edge.compress.nettailor.teacher import begin as begin_tailored
 from rrr_edge.compress.rrr.slicing import reuse
-from rrr_edge.compress.weights import load_weights
-from rrr_edge.networks import Network
-from rrr_edge.training import minimise
+from rrr_edge.compress.weights import WeightsInfo, load_weights
+from rrr_edge.networks import Network, ResNet, Torchvision, build
+from rrr_edge.training import CrossEntropy, minimise
 
 R = TypeVar("R", LinearProbe, FineTune)
 
@@ -37,49 +38,61 @@ _RANDOM_FEATURES = (
 )
 
 
-def _spec_of(recipe: R, num_classes: int) -> ResNetSpec:
-    return ResNetSpec(depths=recipe.depths, num_classes=num_classes)
-
-
-def _tuned_spec(recipe: FineTune, num_classes: int) -> SourceSpec:
-    basic = SOURCES[recipe.backbone].block == "basic"
-    return whole_network(recipe.backbone, num_classes) if basic else _spec_of(recipe, num_classes)
+def _spec_of(recipe: R, num_classes: int) -> SourceSpec:
+    if recipe.depths is not None and SOURCES[recipe.backbone].block == "bottleneck":
+        return ResNetSpec(depths=recipe.depths, num_classes=num_classes)
+    return source_spec(num_classes, recipe.backbone)
 
 
 def _freeze_all_but_the_head(recipe: LinearProbe, network: Network) -> None:
     network.requires_grad_(False)
-    network.fc.requires_grad_(True)
+    head = network.head if isinstance(network, Torchvision) else network.fc
+    head.requires_grad_(True)
 
 
 def _make(freeze: Callable[[Any, Network], None], if_random: str, recipe: R, inputs: Inputs) -> CompressedNetwork:
-    spec = _spec_of(recipe, len(inputs.dataset.labels))
-    network, info = begin(recipe, spec, inputs, fill=partial(reuse, spec=spec, seed=recipe.seed))
+    network, info = _begin(recipe, inputs)
     freeze(recipe, network)
-    return CompressedNetwork(
-        network, info, learn(network, recipe, inputs), (if_random,) if recipe.weights == RANDOM else ()
-    )
+    if isinstance(network, ResNet):
+        trained = learn(network, recipe, inputs)
+    else:
+        trained = minimise(
+            CrossEntropy(network),
+            inputs.examples,
+            training=recipe.training,
+            preprocess=inputs.preprocess,
+            seed=recipe.seed,
+            run=inputs.run,
+        )
+    return CompressedNetwork(network, info, trained, (if_random,) if recipe.weights == RANDOM else ())
 
 
-def _fine_tune(recipe: FineTune, inputs: Inputs) -> CompressedNetwork:
-    spec = _tuned_spec(recipe, len(inputs.dataset.labels))
+def _begin(recipe: R, inputs: Inputs) -> tuple[Network, WeightsInfo]:
+    """The network with the recipe's weights and a new classifier."""
+    spec = _spec_of(recipe, len(inputs.dataset.labels))
     if isinstance(spec, ResNetSpec):
-        return _make(freeze_nothing, FROM_SCRATCH, recipe, inputs)
+        return begin(recipe, spec, inputs, fill=partial(reuse, spec=spec, seed=recipe.seed))
+    if isinstance(spec, TorchvisionSpec):
+        return _begin_classifier(recipe, spec, inputs)
     trunk, info = load_weights(
         recipe.weights, backbone=recipe.backbone, seed=recipe.seed, on_progress=inputs.run.on_progress
     )
-    network = begin_tailored(spec, trunk, seed=recipe.seed)
-    trained = minimise(
-        Tailoring(network),
-        inputs.examples,
-        training=recipe.training,
-        preprocess=inputs.preprocess,
-        seed=recipe.seed,
-        run=inputs.run,
-    )
-    return CompressedNetwork(network, info, trained, (FROM_SCRATCH,) if recipe.weights == RANDOM else ())
+    return begin_tailored(spec, trunk, seed=recipe.seed), info
+
+
+def _begin_classifier(recipe: R, spec: TorchvisionSpec, inputs: Inputs) -> tuple[Torchvision, WeightsInfo]:
+    """Drawn as torchvision draws it, from the recipe's seed; weights take the place of all but the last layer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = build(spec)
+    if recipe.weights == RANDOM:
+        return network, WeightsInfo(RANDOM, digest_of(network))
+    trunk, info = load_weights(recipe.weights, backbone=recipe.backbone, on_progress=inputs.run.on_progress)
+    network.load_state_dict({**network.state_dict(), **trunk})
+    return network, info
 
 
 LINEAR_PROBE: Method[LinearProbe] = Method(
     as_it_is, _spec_of, _freeze_all_but_the_head, partial(_make, _freeze_all_but_the_head, _RANDOM_FEATURES)
 )
-FINE_TUNE: Method[FineTune] = Method(as_it_is, _tuned_spec, freeze_nothing, _fine_tune)
+FINE_TUNE: Method[FineTune] = Method(as_it_is, _spec_of, freeze_nothing, partial(_make, freeze_nothing, FROM_SCRATCH))

@@ -6,17 +6,29 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
 
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.recipe import RANDOM
-from rrr_edge.bundle.sources import BACKBONE, SOURCES, BottleneckBackbone, PhaseDepths, Shape, Source
+from rrr_edge.bundle.sources import (
+    BACKBONE,
+    CLASSIFIERS,
+    SOURCES,
+    BottleneckBackbone,
+    ClassifierBackbone,
+    PhaseDepths,
+    Shape,
+    Source,
+    name_of,
+)
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS
+from rrr_edge.compress.checked_tensors import as_float32, check_tensors
+from rrr_edge.compress.classifier_files import ClassifierState, classifier_in, read_classifier
 from rrr_edge.compress.published import PUBLISHED, fetch, require_download
-from rrr_edge.compress.state_dicts import Head, StateDict, find_resnet, some
+from rrr_edge.compress.state_dicts import Head, StateDict, find_resnet
 from rrr_edge.compress.tensor_files import KNOWN_FILES, read_tensors
 from rrr_edge.errors import BadInput, UsageError, require_local
 from rrr_edge.images.names import shown
@@ -45,20 +57,24 @@ def load_weights(
     """The float32 state dict of the source network `backbone`, without its classifier, and where it comes from.
 
     `source` is one of the names in PUBLISHED ("imagenet", "imagenet-v2": torchvision's, "timm": timm's default),
-    "random" (drawn from `seed`), or a file as `read_resnet` takes it. That may be a ResNet that is told by no name and
-    has the leading `depths` blocks at least (all, unless given). A published file is looked for in the caches of torch
-    and Hugging Face before it is downloaded.
+    "random" (of a ResNet, drawn from `seed`), or a file as `read_resnet` and `read_classifier` take it. That may be a
+    ResNet that is told by no name and has the leading `depths` blocks at least (all, unless given). A published file
+    is looked for in the caches of torch and Hugging Face before it is downloaded.
 
     Raises UsageError (no such source) and BadInput (cannot be downloaded, or not the weights of that network).
     """
     require_source(source, backbone)
-    whole = SOURCES[backbone]
     if source == RANDOM:
+        whole = SOURCES[backbone]
         return _random(whole._replace(depths=depths or whole.depths), seed)
     published = PUBLISHED[backbone].get(str(source))
     path = fetch(published, on_progress) if published else Path(source)
-    state_dict = read_resnet(path)
-    _require_network(state_dict, whole, depths or whole.depths, path)
+    state_dict: StateDict | ClassifierState
+    if backbone in CLASSIFIERS:
+        state_dict = read_classifier(path, cast(ClassifierBackbone, backbone))
+    else:
+        state_dict = read_resnet(path)
+        _require_network(state_dict, SOURCES[backbone], depths or SOURCES[backbone].depths, path)
     if published:
         return state_dict.trunk, WeightsInfo(str(source), sha256(path))
     return state_dict.trunk, WeightsInfo(path.name, sha256(path), shown(f"{path} holds {state_dict.words}."))
@@ -86,7 +102,7 @@ def require_source(source: str | os.PathLike[str], backbone: str = BACKBONE) -> 
     require_local(source)
     near = difflib.get_close_matches(str(source), known, n=1)
     raise UsageError(
-        f"There are no weights {str(source)!r} of {SOURCES[backbone].name}."
+        f"There are no weights {str(source)!r} of {name_of(backbone)}."
         + (f" Did you mean {near[0]!r}?" if near else ""),
         advice=f"Give one of {', '.join(known)}, or the path of a file: {KNOWN_FILES}.",
     )
@@ -100,49 +116,20 @@ def read_resnet(path: Path) -> StateDict:
 
     Raises BadInput, which names what differs from that ResNet of torchvision that it resembles.
     """
-    found = find_resnet(read_tensors(path), str(path))
-    expected = found.source.shapes()
-    counts = {name: torch.tensor(0) for name in expected if _is_count(name) and name not in found.trunk}
-    trunk = found.trunk | counts
-    where = f"{path} does not hold the weights of a {found.source.name}"
-    _refuse(
-        {
-            "missing": [name for name in expected if name not in trunk],
-            "not among its tensors": [name for name in trunk if name not in expected],
-            "not a tensor": [name for name, value in trunk.items() if not isinstance(value, Tensor)],
-        },
-        where,
-    )
-    shapes = {name: f"{name} {list(trunk[name].shape)} instead of {list(shape)}" for name, shape in expected.items()}
-    _refuse(
-        {"of the wrong shape": [said for name, said in shapes.items() if trunk[name].shape != expected[name]]}, where
-    )
-    head = found.head and Head(*(_as_float32("the classifier", value, where) for value in found.head))
-    return replace(found, trunk={name: _as_float32(name, value, where) for name, value in trunk.items()}, head=head)
-
-
-def _as_float32(name: str, value: Tensor, where: str) -> Tensor:
-    """Dense and finite; counts stay integers."""
-    dense = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
-    _refuse({"not dense floats": [] if dense and (_is_count(name) or value.is_floating_point()) else [name]}, where)
-    value = value.long() if _is_count(name) else value.detach().float()
-    _refuse({"not finite": [] if value.isfinite().all() else [name]}, where)
-    return value.contiguous()
-
-
-def _refuse(problems: dict[str, list[str]], where: str) -> None:
-    said = "; ".join(
-        f"{some(names)} {'is' if len(names) == 1 else 'are'} {problem}" for problem, names in problems.items() if names
-    )
-    if said:
-        raise BadInput(
-            f"{where}: {said}.",
-            advice="Give the state dict of a ResNet as torchvision builds it, or published weights: --weights imagenet",
-        )
-
-
-def _is_count(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
+    tensors, where = read_tensors(path), str(path)
+    try:
+        found = find_resnet(tensors, where)
+    except BadInput:
+        if other := classifier_in(tensors):
+            raise BadInput(
+                f"{path} holds the weights of a {CLASSIFIERS[other].name}, and a ResNet is asked for.",
+                advice=f"Add --method finetune --backbone {other}, or give the weights of a ResNet.",
+            ) from None
+        raise
+    name = found.source.name
+    trunk = check_tensors(found.trunk, found.source.shapes(), name, where)
+    head = found.head and Head(*(as_float32(value, "the classifier", name, where) for value in found.head))
+    return replace(found, trunk=trunk, head=head)
 
 
 def _require_network(found: StateDict, whole: Source, depths: PhaseDepths, path: Path) -> None:
@@ -178,6 +165,6 @@ def _random(source: Source, seed: int) -> tuple[dict[str, Tensor], WeightsInfo]:
 def _drawn(name: str, shape: Shape, generator: torch.Generator) -> Tensor:
     if len(shape) == 4:
         return torch.randn(shape, generator=generator) * math.sqrt(2 / (shape[0] * shape[2] * shape[3]))
-    if _is_count(name):
+    if name.endswith("num_batches_tracked"):
         return torch.tensor(0)
     return torch.ones(shape) if name.endswith(("weight", "running_var")) else torch.zeros(shape)

@@ -8,7 +8,7 @@ from rrr_edge.bundle.cost import cost
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.profile import ENGINE, PHOTO, PREDICT
 from rrr_edge.bundle.record import Record
-from rrr_edge.bundle.spec import source_spec
+from rrr_edge.bundle.spec import TorchvisionSpec, source_spec
 from rrr_edge.bundle.target import Target
 from rrr_edge.profile.onnx_baselines import running, targets_beside
 from rrr_edge.profile.request import Asked, Extras
@@ -53,7 +53,9 @@ def plan_profile(bundle: Bundle, target: Target, asked: Asked, *, timing: Timing
     manifest, loads = bundle.manifest, extras.loads
     whole = Point(backbone=manifest.recipe.backbone)
     spec = source_spec(manifest.spec.num_classes, whole.backbone)
-    whole_ms = own_ms * cost(spec, manifest.preprocess.image_size).macs / manifest.cost.macs
+    # Of a classifier of torchvision's nothing is made but itself.
+    macs = (manifest.cost if isinstance(spec, TorchvisionSpec) else cost(spec, manifest.preprocess.image_size)).macs
+    whole_ms = own_ms * macs / manifest.cost.macs
     runtimes = [f"{beside.backend} {beside.precision}" for beside in targets_beside(target)]
     runtimes += ["PyTorch"] if torch else []
     ms = dict.fromkeys((ENGINE, PREDICT, PHOTO), own_ms)

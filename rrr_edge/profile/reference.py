@@ -20,7 +20,7 @@ from rrr_edge.bundle.reference_network import (
     require_order,
     same_photos,
 )
-from rrr_edge.bundle.sources import SOURCES
+from rrr_edge.bundle.sources import name_of
 from rrr_edge.errors import BadInput, CorruptArtifact
 from rrr_edge.images.labelled import LabelledPhotos, held_in, photos_of
 from rrr_edge.images.names import first_few
@@ -55,7 +55,7 @@ def bundle_beside(bundle: Bundle, path: Path) -> RunnableNetwork:
     session = ONNXRuntimeSession(other.model)
     about = NetworkBeside(
         name=path.name,
-        network=f"{manifest.recipe.method} from {SOURCES[manifest.recipe.backbone].name}",
+        network=f"{manifest.recipe.method} from {name_of(manifest.recipe.backbone)}",
         source="bundle",
         sha256=other.model_sha256,
         params=manifest.cost.params,

@@ -10,7 +10,7 @@ from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import MANIFEST, Bundle
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import FineTune, LinearProbe
-from rrr_edge.bundle.sources import Backbone
+from rrr_edge.bundle.sources import AnyBackbone
 from rrr_edge.bundle.spec import source_spec
 from rrr_edge.errors import CorruptArtifact, UsageError
 
@@ -29,7 +29,7 @@ class Candidate:
         return self.profile.engine.summary.median_ms
 
     @property
-    def task(self) -> tuple[tuple[str, ...], Backbone]:
+    def task(self) -> tuple[tuple[str, ...], AnyBackbone]:
         """The classes, and the source network that was to learn them."""
         return self.bundle.manifest.labels, self.bundle.manifest.recipe.backbone
 

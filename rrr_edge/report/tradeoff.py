@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from rrr_edge.bundle.measurements import Measurement
 from rrr_edge.bundle.profile import Profile
-from rrr_edge.bundle.sources import SOURCES
+from rrr_edge.bundle.sources import name_of
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.markup import Markup, element, together
 from rrr_edge.report.plots import (
@@ -158,7 +158,7 @@ def draw_spider(own: Candidate, candidates: Sequence[Candidate]) -> Picture | No
         drawn.append(text(c.name, x, y + lift, look="strong", anchor=anchor))
         drawn.append(text(said, x, y + lift + 15, look="soft", anchor=anchor))
     absent = [c.name for c in every if c not in known]
-    entries = [(OWN, title_of(own.profile)), (LOOKS[1], SOURCES[own.bundle.manifest.recipe.backbone].name)]
+    entries = [(OWN, title_of(own.profile)), (LOOKS[1], name_of(own.bundle.manifest.recipe.backbone))]
     top = max(at(arm, 1.14)[1] for arm in range(len(known))) + 44
     left_out = f"Not known of both, so left out: {', '.join(absent)}." if absent else ""
     if left_out:

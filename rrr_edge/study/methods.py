@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rrr_edge.bundle.recipe import METHODS, Recipe
 from rrr_edge.bundle.settings import read_recipe, settings_of
-from rrr_edge.bundle.sources import SOURCES
+from rrr_edge.bundle.sources import CLASSIFIERS, SOURCES
 from rrr_edge.errors import UsageError, choose
 
 MethodRecipes: TypeAlias = tuple[Recipe, ...]
@@ -45,7 +45,7 @@ def _read(word: str, options: Mapping[str, Any]) -> Named:
 
 
 def _named(word: str, options: Mapping[str, Any]) -> Named:
-    choose(word, {*METHODS, *SOURCES}, "method")
+    choose(word, {*METHODS, *SOURCES, *CLASSIFIERS}, "method")
     own = {"method": word} if word in METHODS else {"method": "finetune", "backbone": word}
     return Named(word, (_with_options(None, options, **own),))
 

@@ -4,9 +4,11 @@ from rrr_edge.training.batches import Examples
 from rrr_edge.training.branches import reestimate_stump, require_branches
 from rrr_edge.training.evaluate import predict
 from rrr_edge.training.loop import minimise, train
+from rrr_edge.training.objective import CrossEntropy
 from rrr_edge.training.run import Device, Run, Trained, open_fabric, require_device
 
 __all__ = [
+    "CrossEntropy",
     "Device",
     "Examples",
     "Run",

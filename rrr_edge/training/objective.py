@@ -1,4 +1,4 @@
-"""The protocol of an objective: what a training minimises, of which parameters."""
+"""The protocol of an objective: what a training minimises, of which parameters. Cross-entropy is the plainest."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import Training
@@ -79,6 +80,30 @@ class Objective(Protocol):
     def loss(self, batch: Batch, at: Computation) -> Loss:
         """A forward pass over one batch."""
         ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """The cross-entropy of a network in one piece; all of its parameters that are not frozen learn."""
+
+    network: Network
+
+    def of(self, network: Network) -> "CrossEntropy":
+        return CrossEntropy(network)
+
+    def groups(self, training: Training) -> tuple[Group, ...]:
+        return (Group(learning(self.network), training.weight_decay),)
+
+    def prepare(self, batches: Batches, training: Training, at: Computation, on_progress: OnProgress) -> Batches:
+        return batches
+
+    def loss(self, batch: Batch, at: Computation) -> Loss:
+        images, labels = at.images(batch.inputs.flatten(0, 1)), batch.labels[:, 0].to(at.device)
+        with at.autocast():
+            logits = self.network(images)[:, 0].float()
+        total = F.cross_entropy(logits, labels)
+        right = (logits.detach().argmax(1) == labels).float().mean()
+        return Loss(total, total.item(), right.item())
 
 
 def learning(network: nn.Module) -> dict[str, nn.Parameter]:

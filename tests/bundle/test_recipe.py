@@ -70,10 +70,10 @@ def test_the_backbone_is_the_papers_unless_asked_otherwise_and_says_how_many_blo
     with pytest.raises(UsageError, match="Did you mean 'resnet101'"):
         read_recipe(None, backbone="resnet-101")
     with pytest.raises(BadInput, match="backbone: "):
-        read_recipe(write(tmp_path, 'method = "linear-probe"\nbackbone = "resnet18"'))
-    for method in ("nettailor", "finetune", "basis"):
+        read_recipe(write(tmp_path, 'method = "rrr"\nbackbone = "resnet18"'))
+    for method in ("nettailor", "finetune", "linear-probe", "basis"):
         assert read_recipe(None, method=method, backbone="resnet18").backbone == "resnet18"
-    with pytest.raises(UsageError, match="ResNet18 is fine-tuned with all of its blocks"):
+    with pytest.raises(UsageError, match="ResNet18 is used whole"):
         read_recipe(None, method="finetune", backbone="resnet18", depths=(1, 1, 1, 1))
 
 

@@ -112,7 +112,7 @@ def test_a_network_of_basic_blocks_is_compared_with_its_own_source_and_not_prune
     for granularity in ("channel", "block"):
         point = Point(granularity, 0.5, "resnet18")
         workshop.write(point)
-        assert "ResNet18 has basic ones" in obstacle_of(bundle.alternative(point.stem)).read_text()
+        assert "ResNet18 has none" in obstacle_of(bundle.alternative(point.stem)).read_text()
     masked = workshop.open(Point("element", 0.5, "resnet18"), "pytorch fp32", threads=1)
     assert masked.subject.sparsity == pytest.approx(0.5, abs=1e-3)
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 
 from rrr_edge.bundle.basis import PATENT
-from rrr_edge.bundle.cost import cost
 from rrr_edge.bundle.factored import convolutions
 from rrr_edge.bundle.folder import BASIS, BASIS_PLOT
 from rrr_edge.bundle.recipe import RANDOM, BasisScaling
@@ -29,7 +28,7 @@ from rrr_edge.compress.stages import Stages
 from rrr_edge.compress.validation import validation_split
 from rrr_edge.compress.weights import WeightsInfo, load_weights
 from rrr_edge.errors import UsageError
-from rrr_edge.networks import Network
+from rrr_edge.networks import Network, cost
 from rrr_edge.report.basis import draw_basis
 from rrr_edge.training import Examples, Trained
 from rrr_edge.training.batches import steps_of

@@ -5,7 +5,7 @@ from torch import nn
 
 from rrr_edge.bundle.factored import convolutions, full_ranks
 from rrr_edge.bundle.recipe import Importance
-from rrr_edge.bundle.spec import FactoredSpec
+from rrr_edge.bundle.spec import FactoredSpec, TorchvisionSpec
 from rrr_edge.networks import Network
 from rrr_edge.networks.factored import pairs_of, with_modules
 from rrr_edge.networks.pair import Pair
@@ -33,7 +33,7 @@ def factorise(conv: nn.Conv2d, branches: int | None = None) -> Pair:
 def decompose(network: Network) -> None:
     """Put a pair of full rank in the place of every convolution of a network."""
     base = network.spec
-    assert not isinstance(base, FactoredSpec)
+    assert not isinstance(base, FactoredSpec | TorchvisionSpec)
     for name, found in convolutions(base, image_size=32).items():
         conv = network.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
@@ -44,7 +44,7 @@ def decompose(network: Network) -> None:
 @torch.no_grad()
 def fold_norms(network: Network) -> None:
     """Multiply each convolution's weights by what its normalisation in eval mode does; that only adds from then on."""
-    assert not isinstance(network.spec, FactoredSpec)
+    assert not isinstance(network.spec, FactoredSpec | TorchvisionSpec)
     for name in convolutions(network.spec, image_size=32):
         conv, norm = network.get_submodule(name), network.get_submodule(_norm_of(name))
         assert isinstance(conv, nn.Conv2d)

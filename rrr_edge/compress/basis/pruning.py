@@ -10,7 +10,7 @@ from rrr_edge.bundle.cost import cost
 from rrr_edge.bundle.factored import convolutions, delivered
 from rrr_edge.bundle.recipe import Normalise
 from rrr_edge.bundle.spec import BaseSpec, FactoredSpec
-from rrr_edge.networks import Network
+from rrr_edge.networks import Network, Torchvision
 from rrr_edge.networks.factored import pairs_of, with_modules
 from rrr_edge.networks.pair import Pair
 
@@ -45,6 +45,7 @@ def without(ranks: Ranks, removed: Sequence[str]) -> dict[str, int]:
 
 def prune(network: Network, ranks: Ranks) -> Network:
     """A copy in which each pair has lost its least important basis vectors, down to those ranks."""
+    assert not isinstance(network, Torchvision)
     modules = {}
     for name, pair in pairs_of(network).items():
         strongest = _of_branches(pair).argsort(stable=True, dim=1, descending=True)[:, : ranks[name]]

@@ -11,7 +11,7 @@ from rrr_edge.bundle.factored import delivered
 from rrr_edge.bundle.files import write_file
 from rrr_edge.bundle.recipe import BasisScaling
 from rrr_edge.bundle.record import Record
-from rrr_edge.bundle.spec import BaseSpec, FactoredSpec
+from rrr_edge.bundle.spec import BaseSpec, FactoredSpec, TorchvisionSpec
 from rrr_edge.compress.basis.decompose import decompose, fold_norms, let_learn
 from rrr_edge.compress.basis.objective import FactorLearning
 from rrr_edge.compress.basis.pruning import fewest_removed, params_with, prune, weakest, without
@@ -52,7 +52,7 @@ class Removals:
     """
 
     def __init__(self, recipe: BasisScaling, network: Network, stages: Stages) -> None:
-        assert not isinstance(network.spec, FactoredSpec)
+        assert not isinstance(network.spec, FactoredSpec | TorchvisionSpec)
         self._recipe, self._stages = recipe, stages
         self._base: BaseSpec = network.spec
         self._whole = network
