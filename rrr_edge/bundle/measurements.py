@@ -9,6 +9,7 @@ from pydantic import Field, computed_field, model_validator
 
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.spec import PARTS, Part
+from rrr_edge.timing.quiet import Loads, quiet_rounds
 from rrr_edge.timing.statistics import Floats, Interval, bootstrap_medians, mean_interval, median_interval
 
 LoadKind = Literal["paced", "cold start", "batch", "streams"]
@@ -105,8 +106,8 @@ class Summary(Record):
     `mean_interval_ms` is Student's, as in Sun et al. 2023 (figure 3), and takes the runs for independent;
     `median_interval_ms` is the percentile bootstrap's. `p99_ms` needs 1,000 samples. `outliers` lie more than 1.5
     interquartile ranges beyond the quartiles; they are counted, never removed. `spread` is the interquartile range
-    over the median; above 0.1 the result is `unstable`, and so it is where other programs took more than 0.1 of the
-    cores' time.
+    over the median; above 0.1 the result is `unstable`, and so it is where other programs disturbed it. `cpu_ms` is the
+    median of what the process itself took of all cores, where that is known.
     """
 
     runs: int
@@ -121,9 +122,10 @@ class Summary(Record):
     spread: float
     outliers: int
     unstable: bool
+    cpu_ms: float | None = None
 
     @classmethod
-    def of(cls, samples_ms: Sequence[float], *, disturbed: bool = False) -> Self:
+    def of(cls, samples_ms: Sequence[float], cpu_ms: Sequence[float] = (), *, disturbed: bool = False) -> Self:
         """Raises ValueError for fewer than two samples."""
         if len(samples_ms) < 2:
             raise ValueError(f"{len(samples_ms)} samples say nothing about spread; take at least two")
@@ -144,31 +146,52 @@ class Summary(Record):
             spread=spread,
             outliers=int(np.count_nonzero((samples < q1 - fence) | (samples > q3 + fence))),
             unstable=spread > UNSTABLE_SPREAD or disturbed,
+            cpu_ms=float(np.median(cpu_ms)) if cpu_ms else None,
         )
 
 
 class Measurement(Record):
-    """`samples_ms` in the order of the rounds, and what they say; as JSON it has the summary only.
+    """`samples_ms` in the order of the rounds, and what the quiet ones say; as JSON it has the summary only.
 
-    `background_load` (in JSON `elsewhere`) is the share of the cores' time that other programs took meanwhile, where
-    that is known.
+    `background_load` (in JSON `elsewhere`) is the share of the cores' time that other programs took meanwhile, and
+    `loads` that of each round, where they are known; `cpu_ms` is this process's own time on all cores in each sample.
+    Rounds are quiet as `timing.quiet` has it. Where too few are, all of them are summed up, and it is unstable.
     """
 
     name: str
     subject: Subject
     background_load: float | None = Field(default=None, validation_alias="elsewhere", serialization_alias="elsewhere")
     samples_ms: tuple[float, ...] = Field(min_length=2, exclude=True, repr=False)
+    cpu_ms: tuple[float, ...] = Field(default=(), exclude=True, repr=False)
+    loads: Loads = Field(default=(), exclude=True, repr=False)
 
     @computed_field  # type: ignore[prop-decorator]
     @cached_property
     def summary(self) -> Summary:
-        return Summary.of(self.samples_ms, disturbed=bool(self.disturbed))
+        cpu_ms = [self.cpu_ms[round_] for round_ in self.judged] if self.cpu_ms else ()
+        return Summary.of(self.judged_ms, cpu_ms, disturbed=bool(self.disturbed))
+
+    @cached_property
+    def is_quiet(self) -> bool:
+        """Whether there are enough quiet rounds."""
+        return bool(quiet_rounds(self.loads, len(self.samples_ms)))
+
+    @cached_property
+    def judged(self) -> list[int]:
+        """The rounds that are summed up: the quiet ones, or all where there are too few of these."""
+        rounds = len(self.samples_ms)
+        return quiet_rounds(self.loads, rounds) or list(range(rounds))
+
+    @property
+    def judged_ms(self) -> list[float]:
+        return [self.samples_ms[round_] for round_ in self.judged]
 
     @property
     def disturbed(self) -> str:
         """What other programs took, in words, where it was so much that the times are unstable."""
         load = self.background_load or 0.0
-        return f"other programs took {load:.0%} of the cores' time" if load > UNSTABLE_BACKGROUND_LOAD else ""
+        calm = load <= UNSTABLE_BACKGROUND_LOAD if not self.loads else self.is_quiet
+        return "" if calm else f"other programs took {load:.0%} of the cores' time"
 
     @property
     def images_per_second(self) -> float:
@@ -194,7 +217,9 @@ class Load(Record):
 
 
 class Ratio(Record):
-    """How many times as long `of` takes as `to`: the ratio of the medians, with its 95 % bootstrap interval."""
+    """How many times as long `of` takes as `to`: the ratio of the medians of the rounds that are judged, with its 95 %
+    bootstrap interval.
+    """
 
     of: str
     to: str
@@ -232,7 +257,8 @@ def ratio(a: Measurement, b: Measurement) -> Ratio:
     """
     if len(a.samples_ms) != len(b.samples_ms):
         raise ValueError(f"{a.name} has {len(a.samples_ms)} rounds and {b.name} {len(b.samples_ms)}; no pairs")
-    rounds = np.array([a.samples_ms, b.samples_ms])
+    judged = sorted({*a.judged} & {*b.judged}) or range(len(a.samples_ms))
+    rounds = np.array([a.samples_ms, b.samples_ms])[:, judged]
 
     def of_medians(drawn: Floats) -> Floats:
         over, under = np.median(drawn, axis=-1)

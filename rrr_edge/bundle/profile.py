@@ -1,12 +1,12 @@
 """The record of a profile, and its files: profile.json has the summaries, samples.csv every run."""
 
-import csv
 import math
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
+from rrr_edge.bundle.bounds import Bound
 from rrr_edge.bundle.commands import profiling
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.evaluation import ReferenceComparison
@@ -24,11 +24,10 @@ from rrr_edge.bundle.measurements import (
     sum_up,
 )
 from rrr_edge.bundle.record import SCHEMA, SchemaVersion, Sealed, read_json
+from rrr_edge.bundle.samples import SAMPLES, read_samples, write_samples
 from rrr_edge.bundle.target import Target
 from rrr_edge.bundle.verification import Accuracy, Verification
-from rrr_edge.errors import BadInput, CorruptArtifact, reading
-
-SAMPLES = "samples.csv"
+from rrr_edge.errors import BadInput, CorruptArtifact
 
 ENGINE = "engine"
 ON_DEVICE = f"{ENGINE}: on the device"
@@ -38,7 +37,10 @@ PARTS = ("decode", "resize", "inference", "post")
 
 
 class Profile(Sealed):
-    """How long an engine takes on one machine, and beside what; `ratios` are of each baseline to the engine.
+    """How long an engine takes on one machine, and beside what.
+
+    `ratios` are of each baseline to the engine; `bounds` stand in their place where other programs left too few quiet
+    rounds for a ratio.
 
     The measurement "engine" is `Session.run` of one image, and "engine: on the device" the same runs by the device's
     own clock, where it has one; "Classifier.predict" is the same with a ready frame; "photo to answer" starts from a
@@ -62,6 +64,7 @@ class Profile(Sealed):
     reference: ReferenceComparison | None = None
     measurements: tuple[Measurement, ...]
     ratios: tuple[Ratio, ...]
+    bounds: tuple[Bound, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     loads: tuple[Load, ...] = ()
     layers: tuple[LayerTime, ...] = ()
@@ -110,7 +113,7 @@ class Profile(Sealed):
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Load what `write` wrote, samples included. Raises BadInput or CorruptArtifact."""
-        samples = _read_samples(folder / SAMPLES)
+        samples = read_samples(folder / SAMPLES)
         try:
             data, text = read_json(folder / PROFILE)
             cls.require_sound(data, text, folder / PROFILE)
@@ -118,7 +121,7 @@ class Profile(Sealed):
             stored = [*data["measurements"], *nested]
             summaries = {m["name"]: m.pop("summary") for m in stored}
             for measurement in stored:
-                measurement["samples_ms"] = samples.get(measurement["name"], ())
+                measurement |= samples.get(measurement["name"], {"samples_ms": ()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(f"{folder / PROFILE} cannot be read: {error}.") from error
         profile = cls.parse(data, str(folder / PROFILE))
@@ -141,11 +144,7 @@ class Profile(Sealed):
 
     def write(self, folder: Path) -> Self:
         """Store what `read` reads; returns the profile as it is stored."""
-        with (folder / SAMPLES).open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(("candidate", "round", "ms"))
-            for m in self.everything:
-                rows.writerows((m.name, round_, repr(ms)) for round_, ms in enumerate(m.samples_ms))
+        write_samples(folder / SAMPLES, self.everything)
         stored = self.model_copy(update={"samples_sha256": sha256(folder / SAMPLES)})
         (folder / PROFILE).write_text(stored.to_json(), "utf-8")
         return stored
@@ -166,14 +165,3 @@ class Profile(Sealed):
 
 def part_name(part: str) -> str:
     return f"{PHOTO}: {part}"
-
-
-def _read_samples(path: Path) -> dict[str, tuple[float, ...]]:
-    samples: dict[str, list[float]] = {}
-    try:
-        with reading(path), path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                samples.setdefault(row["candidate"], []).append(float(row["ms"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} cannot be read: {error}.") from error
-    return {name: tuple(values) for name, values in samples.items()}

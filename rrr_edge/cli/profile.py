@@ -1,5 +1,6 @@
 """`rrr-edge profile`, and what it compares with."""
 
+import math
 from typing import Annotated
 
 import typer
@@ -18,6 +19,7 @@ from rrr_edge.cli.options import (
     require_alone,
     scan_words,
 )
+from rrr_edge.errors import UsageError
 
 _COLD_STARTS = 10
 
@@ -55,6 +57,9 @@ def profile(
     ] = False,
     batches: Annotated[str, typer.Option(metavar="1,4,8", help="Also engines for batches of so many images.")] = "",
     streams: Annotated[str, typer.Option(metavar="1,2", help="Also so many sessions that answer at once.")] = "",
+    patience: Annotated[
+        float, typer.Option(min=0, metavar="MINUTES", help="Wait so long for other programs to end, in all.")
+    ] = 0,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -70,6 +75,7 @@ def profile(
     from rrr_edge.profile.request import Extras
     from rrr_edge.report.tailoring import gain
     from rrr_edge.timing.interleave import TimingSettings
+    from rrr_edge.timing.quiet import Patience
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     if clean:
@@ -79,6 +85,9 @@ def profile(
     asked = read_comparison(against, sparsity, prepare=prepare)
     counts = {"batches": scan_words("--batches", batches), "streams": scan_words("--streams", streams)}
     extras = Extras(anatomy, Loads(fps=pace, cold_starts=_COLD_STARTS * cold_start, **counts))
+    if not patience < math.inf:
+        raise UsageError(f"--patience is a number of minutes such as 10, not {patience:g}.")
+    timing = TimingSettings(runs=runs, patience=Patience(60 * patience))
     opened = Bundle.open(bundle)
     chosen = chosen_engine(opened, target, precision, display)
     if clean:
@@ -91,7 +100,7 @@ def profile(
     if dry_run:
         from rrr_edge.profile.plan import plan_profile
 
-        plan = plan_profile(opened, chosen, asked, timing=TimingSettings(runs=runs), extras=extras)
+        plan = plan_profile(opened, chosen, asked, timing=timing, extras=extras)
         display.result(plan.document(), plan.words)
         return
     with (
@@ -106,7 +115,7 @@ def profile(
                 opened,
                 chosen,
                 baselines=versus,
-                timing=TimingSettings(runs=runs),
+                timing=timing,
                 extras=extras,
                 on_progress=on_progress,
             )

@@ -54,12 +54,13 @@ def measure_beside(
             session = backend_of(target).open(folder, target)
             stack.callback(session.close)
             runs[name] = _runner(session, images, target.batch)
-        samples_ms = interleave(runs, timing=timing or TIMING, on_progress=on_progress).samples_ms
+        found = interleave(runs, timing=timing or TIMING, on_progress=on_progress)
     return {
         name: Measurement(
             name=name,
             subject=Subject(backend=target.backend, precision=target.precision, threads=threads_to_use(target.threads)),
-            samples_ms=samples_ms[name],
+            samples_ms=found.samples_ms[name],
+            loads=found.loads,
         )
         for name, (_, target) in engines.items()
     }

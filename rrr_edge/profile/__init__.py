@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rrr_edge import __version__
 from rrr_edge.backends.protocols import Baseline
+from rrr_edge.bundle.bounds import Bound
 from rrr_edge.bundle.commands import command_line
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.environment import Environment
@@ -94,6 +95,7 @@ class _Found(NamedTuple):
 
     measurements: tuple[Measurement, ...]
     ratios: tuple[Ratio, ...]
+    bounds: tuple[Bound, ...]
     precision_found: dict[str, float]
     layers: tuple[LayerTime, ...]
     images_computed: int
@@ -113,13 +115,15 @@ def _measure(run: ProfileRun, classifier: Classifier, baselines: Baselines, *, a
         aside = layer_times.baselines if layer_times else ()
         measurements, notes = measure_engine(run, classifier, (*beside, *aside))
         found = {m.name: m for m in measurements}
+        engine, rivals = found[ENGINE], [found[baseline.name] for baseline in beside]
         return _Found(
             measurements=tuple(m for m in measurements if m.name not in (LAYERS, CEILING)),
-            ratios=tuple(ratio(found[baseline.name], found[ENGINE]) for baseline in beside),
+            ratios=tuple(ratio(rival, engine) for rival in rivals if engine.is_quiet),
+            bounds=tuple(Bound.between(rival, engine) for rival in rivals if not engine.is_quiet),
             precision_found=classifier.session.precision_found(),
-            layers=layer_times.layers(found[ENGINE].summary.median_ms) if layer_times else (),
+            layers=layer_times.layers(engine.summary.median_ms) if layer_times else (),
             images_computed=layer_times.images_computed if layer_times else 1,
-            profiling_overhead=ratio(found[LAYERS], found[ENGINE]) if layer_times else None,
+            profiling_overhead=ratio(found[LAYERS], engine) if layer_times else None,
             ceiling=layer_times.ceiling(found.get(CEILING)) if layer_times else None,
             notes=(*notes, *lacking, *(layer_times.notes if layer_times else ())),
         )
@@ -148,6 +152,7 @@ def _profile(run: ProfileRun, engine: Engine, here: Environment, found: _Found, 
         verification=engine.verification,
         measurements=found.measurements,
         ratios=found.ratios,
+        bounds=found.bounds,
         alternatives=swept.alternatives,
         layers=found.layers,
         images_computed=found.images_computed,

@@ -19,6 +19,7 @@ from rrr_edge.profile.timed import TimedSession
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import interleave
 from rrr_edge.timing.machine import cpu_quota, governor
+from rrr_edge.timing.quiet import QUIET_LOAD, is_quiet
 
 _PHOTOS = 16
 
@@ -42,18 +43,23 @@ def measure_engine(
         candidates[baseline.name] = running(baseline.session, images)
     found = interleave(candidates, timing=timing, on_progress=run.on_progress)
 
-    samples = found.samples_ms
+    samples, rounds = dict(found.samples_ms), len(found.loads)
     samples = {
         ENGINE: samples.pop(ENGINE),
-        **engine.on_device_ms(timing.runs),
+        **engine.on_device_ms(rounds),
         PREDICT: samples.pop(PREDICT),
         PHOTO: samples.pop(PHOTO),
-        **photo.parts_ms(timing.runs),
+        **photo.parts_ms(rounds),
         **samples,
     }
     measurements = tuple(
         Measurement(
-            name=name, subject=subjects.get(name, own), samples_ms=values, background_load=found.background_load
+            name=name,
+            subject=subjects.get(name, own),
+            samples_ms=values,
+            cpu_ms=found.cpu_ms.get(name, ()),
+            loads=found.loads,
+            background_load=found.background_load,
         )
         for name, values in samples.items()
     )
@@ -119,23 +125,25 @@ def _photos(images: NDArray[np.uint8]) -> list[bytes]:
 
 
 def _doubts(measurements: tuple[Measurement, ...], unsettled: tuple[str, ...]) -> tuple[str, ...]:
-    """What makes these times less than trustworthy, and what to do about it."""
+    """Which rounds count, what makes these times less than trustworthy, and what to do about it."""
+    engine = measurements[0]
     unstable = [f"{m.name} ({m.summary.spread:.0%})" for m in measurements if m.summary.spread > UNSTABLE_SPREAD]
+    rounds, quiet = len(engine.loads), sum(map(is_quiet, engine.loads))
+    counted = f"{quiet} of {rounds} rounds were quiet (others took at most {QUIET_LOAD:.0%} of the cores' time)"
     doubts = []
-    if disturbed := measurements[0].disturbed:
-        doubts.append(f"Unstable: {disturbed}.")
+    if engine.disturbed:
+        doubts.append(f"Too busy a machine for ratios: {engine.disturbed}, and {counted}. Times are of all rounds.")
+    elif quiet < rounds:
+        doubts.append(f"{counted}; all that is said is of these.")
     if unstable:
         doubts.append(f"Unstable, by the spread of the middle half over the median: {', '.join(unstable)}.")
     if unsettled:
         doubts.append(f"Still drifting when their warm-up ended: {', '.join(unsettled)}.")
-    if doubts:
-        advice = ["stop other programs", "let the machine cool", "measure more runs"]
+    if engine.disturbed or unstable or unsettled:
+        advice = ["stop other programs", "wait until they end (--patience 10)", "let the machine cool"]
         if governor() not in ("performance", "unknown"):
             advice.insert(1, f"set the CPU's governor, now {governor()!r}, to 'performance'")
         if cpu_quota():
             advice.insert(1, "give the container whole cores instead of a quota")
-        doubts.append(
-            f"What helps: {', '.join(advice)}. Ratios suffer less than times, as all ran in turns, but "
-            "their intervals are this run's: another run may lie outside."
-        )
+        doubts.append(f"What helps: {', '.join(advice)}.")
     return tuple(doubts)

@@ -22,7 +22,7 @@ from rrr_edge.profile.gate_result import Drop, Gate, GateVerdict, SelfTest, Spee
 from rrr_edge.profile.onnx_baselines import running, shuffled_images
 from rrr_edge.profile.reference import answers_here
 from rrr_edge.runtime.classifier import Classifier
-from rrr_edge.timing.interleave import Run, TimingSettings, take_turns, turn_ms, warm_up, without_garbage_collection
+from rrr_edge.timing.interleave import Run, TimingSettings, take_turns, turn, warm_up, without_garbage_collection
 from rrr_edge.timing.machine import threads_to_use
 from rrr_edge.timing.progress import OnProgress, Step, silent
 from rrr_edge.timing.sequential import bounds, medians_of, stretch_of
@@ -122,7 +122,7 @@ def self_test(side: Side, target: Target, limits: Limits, *, times: int, on_prog
 def race(
     baseline: Run, candidate: Run, limits: Limits, *, timing: TimingSettings = _TIMING, on_progress: OnProgress = silent
 ) -> Speed:
-    """Rounds of a turn each, every other one in reverse, until the ratio's interval lies on one side of the limit."""
+    """Rounds of turns, each in an order of its own, until the ratio's interval lies on one side of the limit."""
     begin = timing.clock()
     times: dict[str, list[float]] = {"baseline": [], "candidate": []}
     ratios: list[float] = []
@@ -174,10 +174,10 @@ def _judge(interval: Interval | None, limit: float) -> GateVerdict:
 
 def _turn_ms(run: Run, round_: int, timing: TimingSettings) -> float:
     """The median of a few runs after those that settle the caches."""
-    samples = [turn_ms(run, round_, timing)]
+    samples = [turn(run, round_, timing).ms]
     rested = TimingSettings(settle_runs=0, clock=timing.clock)
     while len(samples) < _TURN_RUNS and sum(samples) < _TURN_MS:
-        samples.append(turn_ms(run, round_, rested))
+        samples.append(turn(run, round_, rested).ms)
     return statistics.median(samples)
 
 

@@ -111,8 +111,8 @@ def _batches(run: ProfileRun, sizes: Sequence[int]) -> Iterator[Load]:
     for size in sizes:
         own = size == run.target.batch
         note = "the bundle's engine" if own else "compiled for this batch from model.onnx, for its time only"
-        measurement = run.measurement(f"batch of {size}", found.samples_ms[str(size)], note, found.background_load)
-        rate = 1000 * size * len(measurement.samples_ms) / sum(measurement.samples_ms)
+        measurement = run.measurement(f"batch of {size}", found.samples_ms[str(size)], note, found)
+        rate = 1000 * size * len(measurement.judged) / sum(measurement.judged_ms)
         yield Load(kind="batch", setting=size, measurement=measurement, images_per_second=rate)
 
 

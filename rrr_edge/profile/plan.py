@@ -13,7 +13,7 @@ from rrr_edge.bundle.target import Target
 from rrr_edge.profile.onnx_baselines import running, targets_beside
 from rrr_edge.profile.request import Asked, Extras
 from rrr_edge.runtime.classifier import Classifier
-from rrr_edge.timing.interleave import TimingSettings, turn_ms
+from rrr_edge.timing.interleave import TimingSettings, turn
 
 _LOOKS = 10
 
@@ -49,7 +49,7 @@ def plan_profile(bundle: Bundle, target: Target, asked: Asked, *, timing: Timing
         BaselineCard.read(bundle.baseline)
     with Classifier.open(bundle.path, target, precision=target.precision, threads=target.threads) as classifier:
         run = running(classifier.session, bundle.reference.images)
-        own_ms = statistics.median(turn_ms(run, look, timing) for look in range(_LOOKS))
+        own_ms = statistics.median(turn(run, look, timing).ms for look in range(_LOOKS))
     manifest, loads = bundle.manifest, extras.loads
     whole = Point(backbone=manifest.recipe.backbone)
     spec = source_spec(manifest.spec.num_classes, whole.backbone)

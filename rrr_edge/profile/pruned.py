@@ -29,6 +29,7 @@ from rrr_edge.profile.request import Sweep
 from rrr_edge.profile.run import ProfileRun
 from rrr_edge.timing.interleave import interleave
 from rrr_edge.timing.progress import OnProgress, Step
+from rrr_edge.timing.quiet import Loads
 
 _SETTINGS = "settings.json"
 # One run at least; those before a network in a round are its own runtime's, which leave little to recover from.
@@ -142,6 +143,7 @@ class _Candidate(Record):
     name: str
     subject: Subject
     samples_ms: tuple[float, ...]
+    cpu_ms: tuple[float, ...] = ()
 
 
 class _Timed(Sealed):
@@ -149,12 +151,12 @@ class _Timed(Sealed):
 
     candidates: tuple[_Candidate, ...]
     unsettled: tuple[str, ...]
+    loads: Loads = ()
     background_load: float | None = Field(default=None, validation_alias="elsewhere", serialization_alias="elsewhere")
 
     def alternatives(self) -> tuple[Alternative, ...]:
         measured = [
-            Measurement(name=c.name, subject=c.subject, samples_ms=c.samples_ms, background_load=self.background_load)
-            for c in self.candidates
+            Measurement(**dict(c), loads=self.loads, background_load=self.background_load) for c in self.candidates
         ]
         return tuple(Alternative(measurement=m, ratio=ratio(m, measured[0])) for m in measured)
 
@@ -181,10 +183,11 @@ def _measure(round_: _Round, sweep: Sweep, run: ProfileRun, engine: Session) -> 
         found = interleave(candidates, timing=brief, on_progress=run.on_progress)
     return _Timed(
         candidates=tuple(
-            _Candidate(name=name, subject=subjects[name], samples_ms=samples)
+            _Candidate(name=name, subject=subjects[name], samples_ms=samples, cpu_ms=found.cpu_ms[name])
             for name, samples in found.samples_ms.items()
         ),
         unsettled=found.unsettled,
+        loads=found.loads,
         background_load=found.background_load,
     )
 

@@ -8,7 +8,7 @@ from rrr_edge.backends import Backend, backend_of
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import Measurement, Subject
 from rrr_edge.bundle.target import Target
-from rrr_edge.timing.interleave import TimingSettings
+from rrr_edge.timing.interleave import Interleaved, TimingSettings
 from rrr_edge.timing.progress import OnProgress, silent
 
 
@@ -34,7 +34,13 @@ class ProfileRun:
         return self.bundle.engine_folder(self.target.engine_name)
 
     def measurement(
-        self, name: str, samples_ms: Sequence[float], note: str, background_load: float | None = None
+        self, name: str, samples_ms: Sequence[float], note: str, rounds: Interleaved | None = None
     ) -> Measurement:
-        subject = self.subject.model_copy(update={"note": note})
-        return Measurement(name=name, subject=subject, samples_ms=tuple(samples_ms), background_load=background_load)
+        """Where the samples are of interleaved `rounds`, with what other programs took in these."""
+        return Measurement(
+            name=name,
+            subject=self.subject.model_copy(update={"note": note}),
+            samples_ms=tuple(samples_ms),
+            loads=rounds.loads if rounds else (),
+            background_load=rounds.background_load if rounds else None,
+        )

@@ -50,7 +50,7 @@ def draw_latency(profile: Profile) -> Picture:
 
 def _box(m: Measurement, axis: Axis, top: float, words: str, *, own: bool) -> Markup:
     middle = top + 30
-    q1, median, q3 = (axis(float(q)) for q in np.quantile(m.samples_ms, [0.25, 0.5, 0.75]))
+    q1, median, q3 = (axis(float(q)) for q in np.quantile(m.judged_ms, [0.25, 0.5, 0.75]))
     places = sorted({round(2 * axis(ms)) / 2 for ms in m.samples_ms})
     box = {"x": q1, "y": middle - 7, "width": max(q3 - q1, 2), "height": 14}
     return element(

@@ -36,8 +36,12 @@ def tables_of(profile: Profile) -> Iterator[Table]:
 
 
 def times(profile: Profile) -> Table:
-    """The times of each measurement; a tilde marks what was unstable, parts are indented."""
+    """The times of each measurement; a tilde marks what was unstable, parts are indented.
+
+    Where the machine was too busy for a ratio there is what is known of it, or a question mark.
+    """
     ratios = {r.of: f"{_short(r.value, 3)}  {_span(r.interval, 3)}" for r in profile.ratios}
+    ratios |= {b.of: b.words.removesuffix(" times") or "?" for b in profile.bounds}
     rows = [
         (
             _row_name(m),
@@ -104,11 +108,14 @@ def _sweep(profile: Profile) -> Table:
 
 def measured(profile: Profile) -> list[Table]:
     """The profile's own tables for a page: the first has the times of all candidates."""
-    first = f"{profile.engine.summary.runs} interleaved runs of each; ~ marks what was unstable"
-    return [
-        _without_empty_columns(Table(table.caption or first, ("measured", *table.header[1:]), table.rows))
-        for table in tables_of(profile)
-    ]
+    first = (
+        f"{profile.engine.summary.runs} interleaved runs of each, in an order drawn anew each time and each after "
+        "untimed ones of the same; ~ marks what was unstable"
+    )
+    of_times, *others = (table._replace(header=("measured", *table.header[1:])) for table in tables_of(profile))
+    on_cores = ("ms of all cores", *(_cpu_ms(m) for m in profile.measurements))
+    header, *rows = ((*row, ms) for row, ms in zip((of_times.header, *of_times.rows), on_cores, strict=True))
+    return list(map(_without_empty_columns, (Table(first, header, rows), *others)))
 
 
 def _without_empty_columns(table: Table) -> Table:
@@ -143,6 +150,10 @@ def _row_name(measurement: Measurement) -> str:
     if measurement.name == ENGINE:
         return f"{ENGINE}, {measurement.subject.runtime}"
     return measurement.name.replace(f"{PHOTO}: ", "  ")
+
+
+def _cpu_ms(measurement: Measurement) -> str:
+    return "" if measurement.summary.cpu_ms is None else f"{measurement.summary.cpu_ms:.3f}"
 
 
 def _doubt(measurement: Measurement) -> str:
@@ -184,4 +195,6 @@ def _cell(alternative: Alternative) -> str:
     doubt = _doubt(alternative.measurement)
     if ratio.of == ratio.to:
         return f"{doubt}{summary.median_ms:.2f} ms"
+    if not alternative.measurement.is_quiet:
+        return f"~{ratio.value:.2f}  too busy a machine"
     return f"{doubt}{ratio.value:.2f}  {ratio.interval[0]:.2f} to {ratio.interval[1]:.2f}"

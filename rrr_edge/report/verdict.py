@@ -52,8 +52,12 @@ def _doubts(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield "how often it is right is not known"
     elif accuracy_interval(profile)[0] <= 1 / classes:
         yield f"that is no better than guessing among {classes} classes"
-    if not profile.ratios:
+    if not (profile.ratios or profile.bounds):
         yield "nothing was measured beside it"
+    for bound in profile.bounds:
+        known = ", ".join(filter(None, (bound.words, bound.bias)))
+        why = profile.engine.disturbed or "the machine was busy"
+        yield f"how much faster it is than {bound.of} cannot be said, as {why} ({known})"
     for beside in profile.ratios:
         if beside.interval[1] < 1:
             yield f"{beside.of} is faster: it takes {beside.value:.2f} times as long ({interval_of(beside.interval)})"
@@ -92,7 +96,8 @@ def _faster_pruned(alternatives: Sequence[Alternative]) -> list[Measurement]:
     faster = [
         a.measurement
         for a in alternatives
-        if a.measurement.subject.granularity not in (None, "baseline")
+        if a.measurement.is_quiet
+        and a.measurement.subject.granularity not in (None, "baseline")
         and a.ratio.to in engines
         and ratio(a.measurement, engines[a.ratio.to]).interval[1] < 1
     ]

@@ -1,18 +1,20 @@
 """Interleaved timing of candidates in one process: every sample is kept, with other programs' load."""
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import count, islice
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, NamedTuple, TypeVar
 
-from rrr_edge.timing import machine
 from rrr_edge.timing.progress import OnProgress, Step, silent
+from rrr_edge.timing.quiet import HOPELESS_ROUNDS, Loads, Patience, RoundLoads, is_quiet
 
 Run = Callable[[int], Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class TimingSettings:
     `window` runs differ by less than `tolerance`, or `warm_up_limit_ms` are over. Then come `runs` rounds. In every
     round each candidate makes untimed runs before the timed one, `settle_runs` of them unless `settle_ms` are over
     sooner, so that none pays for the caches that the one before it filled and the threads that it left spinning: an
-    engine of 0.8 ms was seen to take twelve runs to recover from PyTorch's ResNet152. `clock` counts nanoseconds.
+    engine of 0.8 ms was seen to take twelve runs to recover from PyTorch's ResNet152. Beside other programs rounds wait
+    for quiet as long as there is `patience`, and no longer than that are there more of them than `runs`. `clock` and
+    `cpu_clock`, of this process on all cores, count nanoseconds.
     """
 
     runs: int = 200
@@ -35,16 +39,29 @@ class TimingSettings:
     window: int = 10
     tolerance: float = 0.02
     clock: Callable[[], int] = time.perf_counter_ns
+    cpu_clock: Callable[[], int] = time.process_time_ns
+    patience: Patience = field(default_factory=Patience)
+
+
+class Turn(NamedTuple):
+    """A timed run: its `ms`, and those that this process had a core meanwhile, on all cores together."""
+
+    ms: float
+    cpu_ms: float
 
 
 class Interleaved(NamedTuple):
-    """`samples_ms` of each candidate, one a round, and the names of those that were still drifting after warm-up.
+    """`samples_ms` and `cpu_ms` of each candidate, one a round, and the names of those that were still drifting after
+    warm-up.
 
-    `background_load` is the share of the cores' time that other programs took meanwhile, where that is known.
+    `loads` are the shares of the cores' time that other programs took in each round, and `background_load` their share
+    in all of them, where that is known.
     """
 
     samples_ms: dict[str, tuple[float, ...]]
+    cpu_ms: dict[str, tuple[float, ...]]
     unsettled: tuple[str, ...]
+    loads: Loads
     background_load: float | None
 
 
@@ -54,13 +71,16 @@ def interleave(
     timing: TimingSettings | None = None,
     on_progress: OnProgress = silent,
 ) -> Interleaved:
-    """Time `candidates` in turns, every other round backwards: A-B-C, C-B-A, A-B-C, ...
+    """Time `candidates` in turns, in an order that is drawn anew in each round.
 
     A candidate is called with the number of the round (in warm-up: of the run). The garbage collector rests meanwhile.
     Load from outside falls on all alike, and sample r of one candidate is the pair of sample r of another.
+
+    There are `timing.runs` rounds; with patience, so many quiet ones unless it ends before. Where none of the first
+    rounds is quiet, there are no more of them.
     """
     timing = timing or TimingSettings()
-    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    rounds: list[dict[str, Turn]] = []
     with without_garbage_collection():
         unsettled = []
         for done, (name, run) in enumerate(candidates.items()):
@@ -68,22 +88,34 @@ def interleave(
             if not warm_up(run, timing):
                 unsettled.append(name)
         on_progress(Step("warm up", len(candidates), len(candidates)))
-        others = machine.BackgroundLoad()
-        rounds = take_turns(candidates, lambda run, round_: turn_ms(run, round_, timing))
-        for done, turns in enumerate(islice(rounds, timing.runs), start=1):
-            for name, ms in turns.items():
-                samples[name].append(ms)
-            on_progress(Step("measure", done, timing.runs))
-        background_load = others.share
-    return Interleaved({name: tuple(values) for name, values in samples.items()}, tuple(unsettled), background_load)
+        timing.patience.wait(on_progress)
+        others = RoundLoads()
+        for turns in take_turns(candidates, lambda run, round_: turn(run, round_, timing)):
+            rounds.append(turns)
+            busy = not is_quiet(others.end_round())
+            counted = others.quiet if timing.patience.left_s else len(rounds)
+            on_progress(Step("measure", min(counted, timing.runs), timing.runs))
+            hopeless = len(rounds) >= HOPELESS_ROUNDS and not (others.quiet or timing.patience.left_s)
+            if counted >= timing.runs or hopeless:
+                break
+            if busy and timing.patience.wait(on_progress):
+                others.skip()
+    on_progress(Step("measure", timing.runs, timing.runs))
+    return Interleaved(
+        samples_ms={name: tuple(turns[name].ms for turns in rounds) for name in candidates},
+        cpu_ms={name: tuple(turns[name].cpu_ms for turns in rounds) for name in candidates},
+        unsettled=tuple(unsettled),
+        loads=others.told,
+        background_load=others.share,
+    )
 
 
-def take_turns(candidates: Mapping[str, Run], turn: Callable[[Run, int], float]) -> Iterator[dict[str, float]]:
-    """Rounds without end, every other one backwards: what `turn` says of each candidate, called with the round."""
-    order = list(candidates.items())
+def take_turns(candidates: Mapping[str, Run], turn: Callable[[Run, int], T]) -> Iterator[dict[str, T]]:
+    """Rounds without end, each in an order of its own: what `turn` says of each candidate, called with the round."""
+    order, drawn = list(candidates.items()), random.Random(0)
     for round_ in count():
+        drawn.shuffle(order)
         yield {name: turn(run, round_) for name, run in order}
-        order.reverse()
 
 
 def warm_up(run: Run, timing: TimingSettings) -> bool:
@@ -107,13 +139,15 @@ def _settled(samples: Sequence[float], timing: TimingSettings) -> bool:
     return abs(after - before) < timing.tolerance * before
 
 
-def turn_ms(run: Run, round_: int, timing: TimingSettings) -> float:
-    """A candidate's turn in a round: the ms of the run that comes after those that settle it."""
+def turn(run: Run, round_: int, timing: TimingSettings) -> Turn:
+    """A candidate's turn in a round: the run that comes after those that settle it."""
     spent_ms = 0.0
     for _ in range(timing.settle_runs):
         if spent_ms < timing.settle_ms:
             spent_ms += _timed_ms(run, round_, timing.clock)
-    return _timed_ms(run, round_, timing.clock)
+    cpu = timing.cpu_clock()
+    ms = _timed_ms(run, round_, timing.clock)
+    return Turn(ms, (timing.cpu_clock() - cpu) / 1e6)
 
 
 def _timed_ms(run: Run, index: int, clock: Callable[[], int]) -> float:

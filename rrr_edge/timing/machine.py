@@ -11,7 +11,7 @@ from pathlib import Path
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 # A clock tick on each of the cores is 1 % of this.
-_TELLING_S = 1.0
+TELLING_S = 1.0
 
 
 class BackgroundLoad:
@@ -27,7 +27,7 @@ class BackgroundLoad:
     def share(self) -> float | None:
         """Of the time of all cores that this process may use; None where /proc/stat does not tell, or too soon."""
         (began, busy, own), (now, busy_now, own_now) = self._begun, self._read()
-        if busy is None or busy_now is None or now - began < _TELLING_S:
+        if busy is None or busy_now is None or now - began < TELLING_S:
             return None
         others = (busy_now - busy) - (own_now - own)
         return max(0.0, others / ((now - began) * len(_allowed_cpus())))

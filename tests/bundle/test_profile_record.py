@@ -35,8 +35,8 @@ def test_a_profile_that_was_edited_is_refused(folder: Path) -> None:
 
 def test_samples_that_were_edited_are_refused(folder: Path) -> None:
     lines = (folder / "samples.csv").read_text().splitlines(keepends=True)
-    largest = max(range(1, len(lines)), key=lambda i: float(lines[i].rpartition(",")[2]))
-    lines[largest] = f"{lines[largest].rpartition(',')[0]},1e9\n"  # no median changes
+    largest = max(range(1, len(lines)), key=lambda i: float(lines[i].rsplit(",", 3)[1]))
+    lines[largest] = f"{lines[largest].rsplit(',', 3)[0]},1e9,,\n"  # no median changes
     (folder / "samples.csv").write_text("".join(lines))
     with pytest.raises(CorruptArtifact, match=r"samples\.csv has changed"):
         Profile.read(folder)

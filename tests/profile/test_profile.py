@@ -373,9 +373,11 @@ def test_samples_are_a_plain_table(bundle: Bundle, backend: FakeBackend) -> None
     profile = profile_bundle(bundle, TARGET, timing=TimingSettings(runs=4, warm_up_limit_ms=0))
     with (bundle.profile_folder("test-int8") / "samples.csv").open(newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["candidate", "round", "ms"]
-    engine = [(int(round_), float(ms)) for name, round_, ms in rows[1:] if name == ENGINE]
-    assert engine == list(enumerate(profile.engine.samples_ms))
+    assert rows[0] == ["candidate", "round", "ms", "cpu_ms", "others"]
+    engine = [tuple(map(float, numbers)) for name, *numbers in rows[1:] if name == ENGINE]
+    own = profile.engine
+    assert engine == list(zip(range(4), own.samples_ms, own.cpu_ms, own.loads, strict=True))
+    assert own.loads == (0.0,) * 4
 
 
 def test_the_json_has_summaries_and_no_samples(bundle: Bundle, backend: FakeBackend) -> None:
@@ -490,6 +492,45 @@ def test_another_engine_that_is_damaged_does_not_spoil_a_profile(
     (bundle.engine_folder(other.engine_name) / ENGINE_FILE).write_bytes(b"y")
     profile_bundle(bundle, TARGET, timing=TimingSettings(runs=3, clock=clock))
     assert "refused: " in (bundle.profile_folder("test-int8") / "report.html").read_text()
+
+
+def test_beside_other_programs_there_is_no_ratio_but_a_bound(
+    bundle: Bundle, backend: FakeBackend, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BackgroundLoad, "share", 0.62)
+    profile = profile_bundle(
+        bundle, TARGET, baselines=Baselines((), (rival(clock),)), timing=TimingSettings(clock=clock, cpu_clock=clock)
+    )
+    assert profile.ratios == ()
+    (bound,) = profile.bounds
+    assert (bound.of, bound.to, round(bound.disturbed)) == ("a rival", ENGINE, 50)
+    assert len(profile.engine.samples_ms) == 40
+    assert profile.notes[0] == (
+        "Too busy a machine for ratios: other programs took 62% of the cores' time, and 0 of 40 rounds were quiet "
+        "(others took at most 5% of the cores' time). Times are of all rounds."
+    )
+    assert "--patience 10" in profile.notes[-1]
+    stored = Profile.read(bundle.profile_folder("test-int8"))
+    assert stored.bounds == profile.bounds
+    said = {row[0]: row[3] for row in times(profile).rows}["a rival"]
+    assert said == bound.words.removesuffix(" times")
+
+
+def test_of_a_machine_that_was_busy_for_a_while_only_the_quiet_rounds_count(
+    bundle: Bundle, backend: FakeBackend, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = iter([0.5] * 20 + [0.01] * 1000)
+    monkeypatch.setattr(BackgroundLoad, "share", property(lambda _: next(told)))
+    profile = profile_bundle(
+        bundle, TARGET, baselines=Baselines((), (rival(clock),)), timing=TimingSettings(runs=50, clock=clock)
+    )
+    assert [ratio.of for ratio in profile.ratios] == ["a rival"]
+    assert profile.bounds == ()
+    assert profile.engine.summary.runs == 30
+    assert profile.notes == (
+        "30 of 50 rounds were quiet (others took at most 5% of the cores' time); all that is said is of these.",
+    )
+    assert Profile.read(bundle.profile_folder("test-int8")).engine.loads == profile.engine.loads
 
 
 def test_doubts_are_said_with_what_helps(bundle: Bundle, backend: FakeBackend, clock: Clock) -> None:

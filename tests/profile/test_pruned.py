@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,7 @@ def profile(
     bundle: Bundle, backend: FakeBackend, against: Baselines, *, runs: int = 4, on_progress: OnProgress = silent
 ) -> Profile:
     timing = TimingSettings(runs=runs, settle_runs=1, warm_up_limit_ms=0, clock=backend.clock)
+    timing = replace(timing, cpu_clock=backend.clock)
     return profile_bundle(bundle, TARGET, baselines=against, timing=timing, on_progress=on_progress)
 
 

@@ -8,6 +8,7 @@ import pytest
 from made_up import TARGET, full_profile, layers, make_bundle, measurement, profile, verification
 from scipy import stats
 
+from rrr_edge.bundle.bounds import Bound
 from rrr_edge.bundle.measurements import Ceiling
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.verdict import verdict
@@ -60,6 +61,19 @@ def test_no_speed_is_claimed_over_what_is_faster(full: Candidate) -> None:
     said = of(full, baselines={"MobileNet": 0.5, "ResNet152": 12.0})
     assert "as fast as MobileNet" not in said
     assert "as fast as ResNet152" in said
+
+
+def test_a_machine_too_busy_for_a_ratio_is_no_headline(full: Candidate) -> None:
+    bound = Bound(
+        of="ResNet152", to="engine", at_least=9.94, at_most=59.4, disturbed=29.5, by_cpu=20, favours="the engine"
+    )
+    said = of(full, ratios=(), bounds=(bound,))
+    assert "times as fast as" not in said
+    assert "how much faster it is than ResNet152 cannot be said" in said
+    assert "(between 9.94 and 59.4 times, the disturbed rounds' 29.5 flatters the engine)" in said
+    assert "nothing was measured" not in said
+    nothing = bound.model_copy(update={"at_least": None, "at_most": None, "favours": ""})
+    assert "(the disturbed rounds' 29.5 may be off in either direction)" in of(full, ratios=(), bounds=(nothing,))
 
 
 def test_unstable_rivals_are_counted(full: Candidate) -> None:

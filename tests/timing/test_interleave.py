@@ -4,6 +4,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -190,15 +191,32 @@ def test_ratio_of_unequal_rounds_is_refused() -> None:
         ratio(measurement("a", np.ones(3)), measurement("b", np.ones(4)))
 
 
-def test_every_other_round_runs_backwards() -> None:
+def test_each_round_has_an_order_of_its_own_and_all_orders_are_as_frequent() -> None:
     calls: list[tuple[str, int]] = []
     clock = Clock()
     candidates = {name: (lambda r, name=name: (calls.append((name, r)), clock.spend_ms(100))) for name in "ABC"}
-    timing = TimingSettings(runs=4, settle_runs=0, clock=clock)
+    rounds = 300
+    timing = TimingSettings(runs=rounds, settle_runs=0, clock=clock)
     interleave(candidates, timing=timing)
-    timed = calls[-12:]
-    assert "".join(name for name, _ in timed) == "ABCCBAABCCBA"
-    assert [r for _, r in timed] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    timed = calls[-3 * rounds :]
+    assert [r for _, r in timed] == [r for r in range(rounds) for _ in "ABC"]
+    orders = Counter("".join(name for name, _ in timed[3 * r : 3 * r + 3]) for r in range(rounds))
+    assert len(orders) == 6
+    assert scipy.stats.chisquare(list(orders.values())).pvalue > 0.001
+
+
+def test_the_process_own_time_is_taken_of_the_timed_run_alone() -> None:
+    clock, cores = Clock(), Clock()
+    spent = iter([1.0] * 10 + [50.0, 3.0] * 4)
+
+    def run(_: int) -> None:
+        clock.spend_ms(10)
+        cores.spend_ms(next(spent))
+
+    timing = TimingSettings(
+        runs=4, settle_runs=1, warm_up_ms=0, warm_up_runs=10, warm_up_limit_ms=0, clock=clock, cpu_clock=cores
+    )
+    assert interleave({"A": run}, timing=timing).cpu_ms == {"A": (3.0,) * 4}
 
 
 def test_samples_are_what_the_clock_says_and_settling_runs_are_not_timed() -> None:

@@ -1,0 +1,90 @@
+"""Quiet rounds told from those that other programs disturb, and the wait for a quiet machine."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rrr_edge.timing import machine
+from rrr_edge.timing.progress import OnProgress, Step, silent
+
+# The share of the cores' time that other programs may take in a quiet round; an idle system was seen to take 0.02.
+QUIET_LOAD = 0.05
+# So few quiet rounds tell nothing, unless there are no others.
+ENOUGH_ROUNDS = 20
+# Where none of so many rounds was quiet, more of them would not be either.
+HOPELESS_ROUNDS = 40
+
+Loads = tuple[float | None, ...]
+
+
+@dataclass
+class Patience:
+    """How many seconds all measurements together may still wait for other programs to end."""
+
+    left_s: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def wait(self, on_progress: OnProgress = silent) -> bool:
+        """Sleep until the machine is quiet, or nothing is left; whether it is quiet."""
+        total = round(self.left_s)
+        while self.left_s > 0:
+            began, load = self.clock(), machine.BackgroundLoad()
+            self.sleep(machine.TELLING_S)
+            share = load.share
+            self.left_s -= max(self.clock() - began, machine.TELLING_S)
+            if share is None or share <= QUIET_LOAD:
+                return True
+            done = min(total, total - round(self.left_s))
+            on_progress(Step("wait", done, total, f"others take {share:.0%} of the cores' time; seconds at most"))
+        return False
+
+
+class RoundLoads:
+    """What other programs take of the cores' time in each round, told for all rounds of a second or more at once."""
+
+    def __init__(self) -> None:
+        self._told: list[float] = []
+        self._pending = 0
+        self._load = machine.BackgroundLoad()
+
+    def end_round(self) -> float | None:
+        """Count a round. The load of the stretch that ends with it, or None where it goes on."""
+        self._pending += 1
+        share = self._load.share
+        if share is not None:
+            self._told += [share] * self._pending
+            self.skip()
+        return share
+
+    def skip(self) -> None:
+        """What happened since the last stretch belongs to no round."""
+        self._pending = 0
+        self._load = machine.BackgroundLoad()
+
+    @property
+    def share(self) -> float | None:
+        """The mean of all rounds that were told, if any were."""
+        return statistics.fmean(self._told) if self._told else None
+
+    @property
+    def quiet(self) -> int:
+        """How many rounds count as quiet; those of which nothing is known do."""
+        return sum(map(is_quiet, self.told))
+
+    @property
+    def told(self) -> Loads:
+        """Of all rounds; None: nothing is known. The last, of less than a second, have the load of those before."""
+        last: tuple[float | None, ...] = tuple(self._told[-1:]) or (None,)
+        return (*self._told, *(last * self._pending))
+
+
+def is_quiet(load: float | None) -> bool:
+    return load is None or load <= QUIET_LOAD
+
+
+def quiet_rounds(loads: Loads, rounds: int) -> list[int]:
+    """Those of so many rounds that can be judged: the quiet ones where there are enough of them, else none."""
+    quiet = [round_ for round_ in range(rounds) if not loads or is_quiet(loads[round_])]
+    return quiet if len(quiet) >= min(ENOUGH_ROUNDS, rounds) else []
