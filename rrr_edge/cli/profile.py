@@ -1,6 +1,5 @@
 """`rrr-edge profile`, and what it compares with."""
 
-import math
 from typing import Annotated
 
 import typer
@@ -19,7 +18,6 @@ from rrr_edge.cli.options import (
     require_alone,
     scan_words,
 )
-from rrr_edge.errors import UsageError
 
 _COLD_STARTS = 10
 
@@ -85,9 +83,7 @@ def profile(
     asked = read_comparison(against, sparsity, prepare=prepare)
     counts = {"batches": scan_words("--batches", batches), "streams": scan_words("--streams", streams)}
     extras = Extras(anatomy, Loads(fps=pace, cold_starts=_COLD_STARTS * cold_start, **counts))
-    if not patience < math.inf:
-        raise UsageError(f"--patience is a number of minutes such as 10, not {patience:g}.")
-    timing = TimingSettings(runs=runs, patience=Patience(60 * patience))
+    timing = TimingSettings(runs=runs, patience=Patience.of_minutes(patience))
     opened = Bundle.open(bundle)
     chosen = chosen_engine(opened, target, precision, display)
     if clean:

@@ -1,10 +1,13 @@
 """Quiet rounds told from those that other programs disturb, and the wait for a quiet machine."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
+from rrr_edge.errors import UsageError
 from rrr_edge.timing import machine
 from rrr_edge.timing.progress import OnProgress, Step, silent
 
@@ -25,6 +28,13 @@ class Patience:
     left_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+
+    @classmethod
+    def of_minutes(cls, minutes: float) -> Self:
+        """Raises UsageError for what is no number of minutes."""
+        if not 0 <= minutes < math.inf:
+            raise UsageError(f"--patience is a number of minutes such as 10, not {minutes:g}.")
+        return cls(60 * minutes)
 
     def wait(self, on_progress: OnProgress = silent) -> bool:
         """Sleep until the machine is quiet, or nothing is left; whether it is quiet."""

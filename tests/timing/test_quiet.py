@@ -7,6 +7,7 @@ import pytest
 
 from rrr_edge.bundle.bounds import Bound
 from rrr_edge.bundle.measurements import Measurement, Subject, ratio
+from rrr_edge.errors import UsageError
 from rrr_edge.timing import machine
 from rrr_edge.timing.interleave import TimingSettings, interleave
 from rrr_edge.timing.quiet import ENOUGH_ROUNDS, HOPELESS_ROUNDS, Patience, RoundLoads, quiet_rounds
@@ -90,6 +91,13 @@ def test_patience_waits_until_it_is_quiet_and_no_longer_than_it_lasts(shares) ->
     assert (bed.now_s, patience.left_s) == (6, 0)
     assert not patience.wait()
     assert bed.now_s == 6
+
+
+@pytest.mark.parametrize("minutes", [-1, float("inf"), float("nan")])
+def test_patience_is_a_number_of_minutes(minutes: float) -> None:
+    assert Patience.of_minutes(0.5).left_s == 30
+    with pytest.raises(UsageError, match="--patience is a number of minutes"):
+        Patience.of_minutes(minutes)
 
 
 def test_with_patience_only_quiet_rounds_count_and_none_is_lost(shares) -> None:
