@@ -1,5 +1,6 @@
 """`rrr-edge study`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,31 +8,38 @@ import typer
 
 from rrr_edge.cli.app import command
 from rrr_edge.cli.display import Display
-from rrr_edge.cli.options import AsJson, DryRun, PrecisionName, Quiet, Verbose, chosen_target
+from rrr_edge.cli.options import AsJson, DryRun, PrecisionName, Quiet, Verbose, chosen_target, require_alone
 from rrr_edge.errors import MissingLibrary, UsageError, choose, counted
 
 if TYPE_CHECKING:
     from rrr_edge.study import Outcome, Plan
+    from rrr_edge.study.folder import StudyFolder
+    from rrr_edge.study.methods import Named
     from rrr_edge.study.runners import Runner
 
+_METHODS = "rrr,linear-probe,finetune"
 _DEVICES = ("auto", "cpu", "cuda")
 
 
 @command
 def study(
-    data: Annotated[
-        list[Path],
-        typer.Argument(metavar="DATA...", help="Data sets as `rrr-edge compress` takes them, or folders of such."),
-    ],
+    context: typer.Context,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="STUDY", help="The folder to write, or go on with.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="DATA...", help="Data sets as `rrr-edge compress` takes them, or folders of such."),
+    ] = None,
     methods: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Separated by commas: methods of compress, backbones (fine-tuned), chains such as rrr+basis, recipe "
-            "files."
+            f"files (default: {_METHODS})."
         ),
-    ] = "rrr,linear-probe,finetune",
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Published studies instead: paper ([A] to [E]), figure4 or figure5.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas (default: 0,1,2).")] = None,
     target: Annotated[
         str | None, typer.Option("--target", "-t", help="Compile for it, and time here; none unless given.")
     ] = None,
@@ -57,6 +65,10 @@ def study(
     budget_hours: Annotated[
         float | None, typer.Option(min=0, help="Begin no cell that would not end in this time.")
     ] = None,
+    pick: Annotated[
+        bool, typer.Option("--pick", help="Also choose a method for each data set, on held-out training photos.")
+    ] = False,
+    report: Annotated[bool, typer.Option("--report", help="Only write STUDY/report.html anew.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Make cells anew whose photos or settings changed.")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -70,6 +82,12 @@ def study(
     from rrr_edge.study.runners import Processes, core_shares
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
+    if report:
+        require_alone(context, "--report", "--out")
+        if data:
+            raise UsageError("--report reads STUDY alone.", advice="Leave the data sets out.")
+        _report(StudyFolder(out), display, {"study": str(out)})
+        return
     options = {
         "weights": weights,
         "image_size": image_size,
@@ -78,16 +96,17 @@ def study(
         "batch_size": batch_size,
         "branches": branches,
     }
+    named, default_seeds = _methods(methods, preset, options)
     plan = _plan(
-        data,
-        methods,
-        options,
-        seeds=_seeds(seeds),
+        data or [],
+        named,
+        seeds=_seeds(seeds) if seeds is not None else default_seeds,
         device=choose(device, _DEVICES, "device"),
         max_bad=max_bad,
         target=_target(target, precision, display),
         limits=Limits(max_drop=max_drop),
         runs=runs,
+        pick=pick,
     )
     _require_libraries()
     core_shares(workers)
@@ -99,22 +118,38 @@ def study(
     runner: Runner = Processes(workers)
     with display.progress() as on_progress:
         found = run_study(plan, out, Run(runner, budget_hours, force, on_progress))
-    _tell(found, out, display)
+    _tell(found, StudyFolder(out), display)
     if found.exit_code:
         raise typer.Exit(found.exit_code)
 
 
-def _plan(data: list[Path], words: str, options: dict[str, Any], **settings: Any) -> "Plan":
+def _methods(
+    words: str | None, preset: str | None, options: dict[str, Any]
+) -> "tuple[Sequence[Named], tuple[int, ...]]":
+    """The methods that are asked for, and the seeds that go with them unless others are given."""
     from rrr_edge.study.methods import read_methods
+    from rrr_edge.study.presets import read_preset
+
+    if preset is not None:
+        if words is not None:
+            raise UsageError("--preset names its methods itself.", advice="Leave --methods or --preset out.")
+        found = read_preset(preset, options)
+        return found.methods, found.seeds
+    listed = [word.strip() for word in (words or _METHODS).split(",") if word.strip()]
+    if not listed:
+        raise UsageError("A study needs a method.", advice="Give some: --methods rrr,finetune")
+    return read_methods(listed, options), (0, 1, 2)
+
+
+def _plan(data: list[Path], named: "Sequence[Named]", **settings: Any) -> "Plan":
     from rrr_edge.study.plan import Method, Plan, find_data
 
-    named = read_methods([word.strip() for word in words.split(",") if word.strip()], options)
+    if not data:
+        raise UsageError("A study needs data sets.", advice="Give folders of photos: rrr-edge study PHOTOS -o STUDY")
     names = [each.name for each in named]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"The method {name} is there more than once.", advice="Leave one of them out.")
-    if not named:
-        raise UsageError("A study needs a method.", advice="Give some: --methods rrr,finetune")
     methods = tuple(Method(name=each.name, recipes=each.recipes) for each in named)
     return Plan(data=find_data(data), methods=methods, **settings)
 
@@ -151,8 +186,8 @@ def _words(plan: "Plan", missing: int) -> str:
     )
 
 
-def _tell(found: "Outcome", out: Path, display: Display) -> None:
-    """What failed, each reason once, and how far the study is."""
+def _tell(found: "Outcome", study: "StudyFolder", display: Display) -> None:
+    """What failed, each reason once, how far the study is, and what it says so far."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for failure in found.failures:
         reasons.setdefault((failure.error, failure.advice, failure.trace), []).append(failure.work.words)
@@ -162,7 +197,23 @@ def _tell(found: "Outcome", out: Path, display: Display) -> None:
         for line in trace.splitlines():
             display.say(f"    {line}")
     failures = [failure.document() for failure in found.failures]
-    document = {"study": str(out), "finished": found.finished, "left": found.left, "failures": failures}
-    left = f", {found.left} left: run it again" if found.left else ""
-    failed = f", {len(failures)} failed" if failures else ""
-    display.result(document, f"{out}: {counted(found.finished, 'cell')} finished{failed}{left}")
+    document = {"study": str(study.path), "finished": found.finished, "left": found.left, "failures": failures}
+    if found.left:
+        display.say(f"note: {counted(found.left, 'cell')} left: run it again to go on")
+    if found.finished:
+        _report(study, display, document)
+    else:
+        display.result(document, f"{study.path}: no cell is finished")
+
+
+def _report(study: "StudyFolder", display: Display, document: dict[str, Any]) -> None:
+    from rrr_edge.study.page import write_study_report
+    from rrr_edge.study.tables import summary
+    from rrr_edge.study.verdict import verdict
+
+    page, results = write_study_report(study)
+    caption, header, rows = summary(results)
+    display.table(caption, [dict(zip(header, row, strict=True)) for row in rows])
+    said = verdict(results)
+    picks = {"picks": [pick._asdict() for pick in results.picks]} if results.picks else {}
+    display.result({**document, "verdict": said, **picks, "report": str(page)}, f"{said}\n{page}")

@@ -1,9 +1,7 @@
-"""The report as one self-contained HTML page: styles, script and figures inside, nothing loaded from elsewhere."""
+"""The report of profiles as one self-contained HTML page."""
 
 import base64
-import hashlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from rrr_edge import __version__
 from rrr_edge.bundle.folder import Bundle
@@ -13,20 +11,20 @@ from rrr_edge.bundle.tailored import TailoredSpec
 from rrr_edge.report import appendix, tables
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.confusion import draw_confusion, draw_learning
+from rrr_edge.report.document import document, doubts, folded, table
 from rrr_edge.report.evaluation import LARGEST_MATRIX, evaluation_of, evaluation_tables
 from rrr_edge.report.latency import draw_distribution, draw_latency
-from rrr_edge.report.markup import Markup, element, together
+from rrr_edge.report.markup import Markup, element
 from rrr_edge.report.parts import draw_parts, draw_roofline
-from rrr_edge.report.plots import STYLE, Picture
+from rrr_edge.report.plots import Picture
 from rrr_edge.report.reproduce import RECIPE, commands, recipe_toml
 from rrr_edge.report.sparsity import sparsity_panels
 from rrr_edge.report.tailoring import gain, network_picture
 from rrr_edge.report.tradeoff import draw_pareto, draw_spider
 from rrr_edge.report.verdict import verdict
-from rrr_edge.report.words import are_figures, count, interval_of, milliseconds, title_of
+from rrr_edge.report.words import count, interval_of, milliseconds, title_of
 
 GENERATOR = "rrr-edge report"
-_HERE = Path(__file__).parent
 _SHEET = "The most confident mistakes, as the network saw them."
 
 _CAPTIONS = {
@@ -44,43 +42,15 @@ _CAPTIONS = {
 
 def page_of(candidates: Sequence[Candidate]) -> str:
     """A complete document; whatever comes from the user is escaped."""
-    style, script = (
-        Markup(STYLE + (_HERE / "page.css").read_text("utf-8")),
-        Markup((_HERE / "page.js").read_text("utf-8")),
-    )
-    policy = (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
     names = ", ".join(dict.fromkeys(c.profile.bundle for c in candidates))
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="generator", content=GENERATOR),
-        element("title", f"{names}: {GENERATOR}"),
-        element("link", rel="icon", href="data:,"),
-        element("style", style),
+    header = (
+        element("h1", f"{names}, {GENERATOR}"),
+        element("p", verdict(candidates), class_="verdict"),
+        _tiles(candidates[0]),
+        *_warning(candidates),
     )
-    body = element(
-        "body",
-        element(
-            "header",
-            element("h1", f"{names}, {GENERATOR}"),
-            element("p", verdict(candidates), class_="verdict"),
-            _tiles(candidates[0]),
-            *_warning(candidates),
-        ),
-        element("main", *_comparison(candidates), *(_section(c, candidates) for c in candidates), *_proof(candidates)),
-        element("footer", _footer()),
-        element("script", script),
-    )
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    main = (*_comparison(candidates), *(_section(c, candidates) for c in candidates), *_proof(candidates))
+    return document(f"{names}: {GENERATOR}", GENERATOR, header=header, main=main, footer=_footer())
 
 
 def _tiles(own: Candidate) -> Markup:
@@ -108,12 +78,7 @@ def _tiles(own: Candidate) -> Markup:
 
 def _warning(candidates: Sequence[Candidate]) -> Iterable[Markup]:
     if len({c.profile.environment.machine_id for c in candidates}) > 1:
-        yield from _doubts(("These times come from different machines; what differs may be the machine.",))
-
-
-def _doubts(notes: Sequence[str]) -> Iterable[Markup]:
-    if notes:
-        yield element("aside", *(element("p", note) for note in notes), class_="doubts", aria_label="What to doubt")
+        yield from doubts(("These times come from different machines; what differs may be the machine.",))
 
 
 def _comparison(candidates: Sequence[Candidate]) -> Iterable[Markup]:
@@ -121,7 +86,7 @@ def _comparison(candidates: Sequence[Candidate]) -> Iterable[Markup]:
         yield element(
             "section",
             element("h2", "Side by side"),
-            _table(tables.engines(candidates)),
+            table(tables.engines(candidates)),
             _figures([draw_pareto(candidates)]),
         )
 
@@ -133,8 +98,8 @@ def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
     return element(
         "section",
         element("h2", title_of(profile)),
-        *_doubts((*profile.notes, *own.bundle.manifest.provenance.notes)),
-        _table(times),
+        *doubts((*profile.notes, *own.bundle.manifest.provenance.notes)),
+        table(times),
         _figures(
             [
                 draw_latency(profile),
@@ -147,8 +112,8 @@ def _section(own: Candidate, candidates: Sequence[Candidate]) -> Markup:
             panels=sparsity_panels(profile),
         ),
         *_tailored(own, candidates),
-        *map(_table, others),
-        *_folded("The slowest layers", appendix.slowest_layers(profile)),
+        *map(table, others),
+        *folded("The slowest layers", appendix.slowest_layers(profile)),
         *_evaluated(own.bundle, profile.target.engine_name),
     )
 
@@ -171,13 +136,13 @@ def _evaluated(bundle: Bundle, engine: str) -> Iterable[Markup]:
     if evaluation is None:
         return
     yield element("h3", f"What it gets wrong: {evaluation.words}")
-    yield from _doubts(evaluation.notes)
+    yield from doubts(evaluation.notes)
     first, *others = evaluation_tables(evaluation)
-    yield _table(first)
+    yield table(first)
     large = len(evaluation.labels) > LARGEST_MATRIX
     yield _figures([draw_confusion(evaluation) if large else None, draw_learning(bundle)])
-    for table in others:
-        yield from _folded(table.caption, table)
+    for other in others:
+        yield from folded(other.caption, other)
     if evaluation.contact_sheet:
         sheet = (bundle.evaluation_folder(evaluation.what) / evaluation.contact_sheet.name).read_bytes()
         source = f"data:image/jpeg;base64,{base64.b64encode(sheet).decode()}"
@@ -223,14 +188,14 @@ def _figure3(panels: Sequence[Picture]) -> Markup:
 def _proof(candidates: Sequence[Candidate]) -> Iterable[Markup]:
     bundles = {c.bundle.path: c for c in candidates}
     yield element("h2", "Verification")
-    yield _table(appendix.verifications([c.bundle for c in bundles.values()]))
+    yield table(appendix.verifications([c.bundle for c in bundles.values()]))
     for c in bundles.values():
-        yield from _folded(f"{c.bundle.manifest.name}: accuracy by class", appendix.per_class(c))
+        yield from folded(f"{c.bundle.manifest.name}: accuracy by class", appendix.per_class(c))
     yield element("h2", "Environment")
     places: dict[tuple[str, ...], Markup] = {}
     for c in candidates:
-        table = appendix.environment(c.profile)
-        places.setdefault(tuple(value for name, value in table.rows if name != "measured"), _table(table, head=False))
+        found = appendix.environment(c.profile)
+        places.setdefault(tuple(value for name, value in found.rows if name != "measured"), table(found, head=False))
     yield from places.values()
     yield element("h2", "How to reproduce")
     yield element("pre", commands(candidates))
@@ -239,34 +204,6 @@ def _proof(candidates: Sequence[Candidate]) -> Iterable[Markup]:
         yield element("h3", f"{RECIPE} of {c.bundle.path.name}")
         yield element("pre", recipe_toml(c.bundle.manifest.recipe))
         yield element("p", f"DATA: {origin.data}, SHA-256 {origin.data_sha256}. Weights: {origin.weights}.")
-
-
-def _folded(summary: str, table: tables.Table) -> Iterable[Markup]:
-    if table.rows:
-        yield element("details", element("summary", summary), _table(table))
-
-
-def _table(table: tables.Table, *, head: bool = True) -> Markup:
-    figures = [head and are_figures(column) for column in zip(*table.rows, strict=True)]
-    sides = ["figure" if figure else None for figure in figures]
-    header = element(
-        "thead",
-        element(
-            "tr",
-            *(element("th", name, scope="col", class_=side) for name, side in zip(table.header, sides, strict=True)),
-        ),
-    )
-    rows = (
-        element(
-            "tr",
-            element("th", row[0], scope="row", class_="part" if row[0].startswith(" ") else None),
-            *(element("td", cell, class_=side) for cell, side in zip(row[1:], sides[1:], strict=True)),
-        )
-        for row in table.rows
-    )
-    body = element("table", *([header] if head else []), element("tbody", *rows), class_="sortable" if head else None)
-    region = element("div", body, class_="wide", role="region", aria_label=table.caption, tabindex="0")
-    return together((element("p", table.caption, class_="caption"), region))
 
 
 def _footer() -> str:

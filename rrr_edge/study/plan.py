@@ -23,15 +23,20 @@ Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class DataSet(Record):
-    """A folder of photos; `listing` is the SHA-256 of its files' names and sizes, "" where it cannot be listed."""
+    """A folder of photos; `listing` is the SHA-256 of its files' names and sizes, "" where it cannot be listed.
+
+    `is_album` where it has the table of Meta-Album's data sets.
+    """
 
     name: str
     path: str
     listing: str
+    is_album: bool = False
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        return cls(name=path.resolve().name, path=str(path.absolute()), listing=_listing(path))
+        album = (path / "labels.csv").is_file()
+        return cls(name=path.resolve().name, path=str(path.absolute()), listing=_listing(path), is_album=album)
 
 
 class Cell(Record):

@@ -1,6 +1,7 @@
 """The records of a study: finished cells, failures, and engines that were timed together."""
 
 from functools import cached_property
+from statistics import median
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
@@ -117,6 +118,9 @@ class Timing(Sealed):
     unsettled: tuple[str, ...]
     environment: Environment
     created: str
+
+    def median_ms(self, method: str) -> float:
+        return float(median(next(engine.samples_ms for engine in self.engines if engine.method == method)))
 
     @cached_property
     def measurements(self) -> dict[str, Measurement]:

@@ -110,7 +110,10 @@ class Results:
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
-        """Every ordered pair of methods with two data sets or more in common, the surest claims first."""
+        """Every ordered pair of methods with two data sets or more in common, the surest claims first.
+
+        Both directions of a pair are claims, and Holm's correction counts them all.
+        """
         found = []
         for better, worse in permutations(self.methods, 2):
             both = [d for d in self.data if {(better, d), (worse, d)} <= self._cells.keys()]
@@ -143,11 +146,14 @@ class Results:
         return tuple(sorted(there, key=lambda method: self.latency_ms(method).mean))
 
     def latency_ms(self, method: str) -> Estimate:
-        """The mean over the groups of the median of one image; of a single group with that median's own interval."""
-        found = [timing.measurements[method].summary for timing in self.timings]
-        if len(found) == 1:
-            return Estimate(found[0].median_ms, found[0].median_interval_ms, 1)
-        return estimate([summary.median_ms for summary in found])
+        """The geometric mean over the groups of the median of one image, with its t-interval.
+
+        Of a single group it is that median, with its own interval by the bootstrap.
+        """
+        if len(self.timings) == 1:
+            found = self.timings[0].measurements[method].summary
+            return Estimate(found.median_ms, found.median_interval_ms, 1)
+        return _geometric([timing.median_ms(method) for timing in self.timings])
 
     def times_faster(self, method: str, other: str) -> tuple[float, Interval | None]:
         """How many times as long `other` takes: over groups the geometric mean of their ratios, with its t-interval.
@@ -158,12 +164,9 @@ class Results:
             (timing,) = self.timings
             found = ratio(timing.measurements[other], timing.measurements[method])
             return found.value, found.interval
-        medians = [
-            timing.measurements[other].summary.median_ms / timing.measurements[method].summary.median_ms
-            for timing in self.timings
-        ]
-        mean, interval, _ = estimate([log(value) for value in medians])
-        return exp(mean), (exp(interval[0]), exp(interval[1])) if interval else None
+        ratios = [timing.median_ms(other) / timing.median_ms(method) for timing in self.timings]
+        mean, interval, _ = _geometric(ratios)
+        return mean, interval
 
     def cost(self, method: str, what: str) -> float:
         """The mean over cells of a cost's `params`, `macs` or `weights_bytes`."""
@@ -172,11 +175,17 @@ class Results:
     def core_hours(self, method: str) -> float:
         return sum(record.core_hours for record in self.records if record.cell.method == method)
 
+    @property
+    def is_paper(self) -> bool:
+        """Whether the data are Meta-Album's."""
+        return all(data.is_album for data in self.plan.data)
+
     @cached_property
     def best(self) -> str:
         """The method with the least mean error."""
         return min(self.methods, key=lambda method: float(self.errors(method).mean()))
 
+    @cached_property
     def pareto(self) -> tuple[str, ...]:
         """The methods that no other beats in error and speed (where nothing was timed: MACs), most accurate first."""
         known = self.timed or self.methods
@@ -220,6 +229,11 @@ def _picks(results: Results) -> Iterator[Pick]:
             chosen = min(errors, key=lambda m: (errors[m], results.cost(m, "macs")))
             best = min(tested, key=tested.__getitem__)
             yield Pick(data, chosen, errors[chosen], tested[chosen], best, tested[best])
+
+
+def _geometric(values: Sequence[float]) -> Estimate:
+    mean, interval, n = estimate([log(value) for value in values])
+    return Estimate(exp(mean), (exp(interval[0]), exp(interval[1])) if interval else None, n)
 
 
 def _beats(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,7 @@ def wilcoxon_less(differences: Sequence[float] | Floats) -> float:
         for total in range(reach, -1, -1):
             ways[total + rank] += ways[total]
         reach += rank
-    return sum(ways[: observed + 1]) / 2 ** len(found)
+    return float(sum(ways[: observed + 1]) / 2 ** len(found))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -87,7 +87,7 @@ def cluster_order(rows: Floats) -> list[int]:
     return [int(leaf) for leaf in hierarchy.leaves_list(hierarchy.linkage(rows, "average", optimal_ordering=True))]
 
 
-def _stats():  # type: ignore[no-untyped-def]
+def _stats() -> Any:
     try:
         from scipy import stats
     except ImportError as error:

@@ -38,6 +38,9 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path) ->
         (("--workers", "9999"), 2, "more than the"),
         (("--methods", "finetune", "--branches", "2"), 2, "None of these methods has --branches"),
         (("--methods", "missing.toml"), 2, "There is no recipe file"),
+        (("--preset", "papers"), 2, "Did you mean 'paper'?"),
+        (("--preset", "paper", "--methods", "rrr"), 2, "names its methods itself"),
+        (("--report",), 2, "reads STUDY alone"),
     ],
 )
 def test_mistakes_are_sentences(options: tuple[str, ...], code: int, words: str, tmp_path: Path) -> None:
@@ -50,3 +53,27 @@ def test_mistakes_are_sentences(options: tuple[str, ...], code: int, words: str,
 
 def test_a_folder_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
     assert run(tmp_path / "no", "-o", tmp_path / "out")[0] == 5
+
+
+def test_the_report_alone_needs_a_study(tmp_path: Path) -> None:
+    code, _, said = run("-o", tmp_path, "--report")
+    assert code == 5
+    assert "is not a study" in said
+    assert run("-o", tmp_path, "--report", "--seeds", "1")[0] == 2
+    assert run("-o", tmp_path / "out")[0] == 2
+
+
+def test_presets_are_as_published_but_for_what_is_said(tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "shapes", train=1, test=1)
+    code, said, _ = run(data, "-o", tmp_path / "out", "--preset", "paper", "--epochs", "3", "--dry-run", "--json")
+    assert code == 0
+    plan = json.loads(said)["plan"]
+    assert [method["name"] for method in plan["methods"]] == list("ABCDE")
+    assert plan["seeds"] == [21, 31, 51]
+    assert {method["recipes"][0]["training"]["epochs"] for method in plan["methods"]} == {3}
+    (recipe,) = plan["methods"][4]["recipes"]
+    assert (recipe["branches"], recipe["split"], recipe["weights"]) == (8, "paper", "timm")
+    code, said, _ = run(data, "-o", tmp_path / "out", "--preset", "figure5", "--seeds", "0", "--dry-run", "--json")
+    branches = [method["recipes"][0]["branches"] for method in json.loads(said)["plan"]["methods"]]
+    assert branches == [2**power for power in range(8)]
+    assert run(data, "-o", tmp_path / "out", "--preset", "figure4", "--dry-run")[0] == 0

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up_study import TARGET, make_plan, write_data, write_study
 from PIL import Image
 
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.page import page_of
+from rrr_edge.study.folder import StudyFolder
+from rrr_edge.study.page import write_study_report
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
 pytestmark = [
@@ -112,3 +115,20 @@ def test_the_checks_would_notice(page: Path) -> None:
     _, console, asked = browse(free, "--dump-dom")
     assert "noise" in console
     assert asked == ["http://127.0.0.1:9/x.png"]
+
+
+def test_the_page_of_a_study_is_drawn_and_no_wider_than_a_phone(tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", *(f"task{i}" for i in range(7))), seeds=(0, 1), target=TARGET)
+    study = StudyFolder(tmp_path / "study")
+    study.path.mkdir()
+    write_study(study, plan, {"rrr": 0.2, "finetune": 0.1}, {"rrr": 1.0, "finetune": 8.0})
+    page, _ = write_study_report(study)
+    (study.path / "probe.html").write_text(PROBE)
+    said, console, asked = browse(study.path / "probe.html", "--dump-dom", "--virtual-time-budget=5000")
+    assert (console, asked) == ("", [])
+    assert page.name in PROBE
+    match = re.search(r"FOUND(.*)END", said)
+    assert match, said[:500]
+    found = json.loads(match[1])
+    assert found["width"] <= 390
+    assert found["down"] == sorted(found["up"], reverse=True)

@@ -1,0 +1,190 @@
+"""The tables of a study, for the terminal and the page alike."""
+
+from collections.abc import Iterator
+from statistics import fmean, median
+
+from rrr_edge.report.tables import Table
+from rrr_edge.report.words import count, milliseconds
+from rrr_edge.study.presets import PAPER_MEANS
+from rrr_edge.study.results import Results
+from rrr_edge.study.statistics import Estimate
+
+# So many pairs are shown at once.
+_PAIRS = 40
+
+
+def errors(results: Results) -> Table:
+    """Each method over the data sets that all have, most accurate first; where it is known, what the paper found."""
+    paper = results.is_paper and any(m in PAPER_MEANS for m in results.methods)
+    own = ("method", "mean error, %", "95 % interval", "median error, %", "best on", "cells")
+    rows = []
+    for m in _most_accurate_first(results):
+        overall = results.overall(m)
+        rows.append(
+            (
+                m,
+                f"{100 * overall.mean:.1f}",
+                _span(overall),
+                f"{100 * median(results.errors(m)):.1f}",
+                f"{sum(_is_best(results, m, data) for data in results.common)}",
+                f"{len(results.cells(m))}",
+                *((PAPER_MEANS.get(m, ""),) if paper else ()),
+            )
+        )
+    number = len(results.common)
+    over = f"Over the {number} data sets that all methods have" if number > 1 else "Over seeds"
+    header = (*own, *(("paper's mean error, %",) if paper else ()))
+    return Table(f"{over}; errors of the networks on all test photos", header, rows)
+
+
+def costs(results: Results) -> Table:
+    """What each method's networks and engines take, in the same order."""
+    rows = []
+    for m in _most_accurate_first(results):
+        latency = results.latency_ms(m) if m in results.timed else None
+        engines = [record.engine for record in results.cells(m) if record.engine]
+        lost = [engine.accuracy - engine.accuracy_reference for engine in engines]
+        rows.append(
+            (
+                m,
+                f"{latency.mean:.3g}" if latency else "",
+                f"{latency.interval[0]:.3g} to {latency.interval[1]:.3g}" if latency and latency.interval else "",
+                f"{100 * fmean(lost):+.1f}" if lost else "",
+                f"{fmean(engine.bytes for engine in engines) / 1e6:.1f}" if engines else "",
+                count(results.cost(m, "params")),
+                count(results.cost(m, "macs")),
+                f"{results.core_hours(m):.2g}",
+            )
+        )
+    header = ("method", "ms, one image", "95 % interval", "points gained by the engine", "engine MB", "params", "MACs",
+              "core hours")  # fmt: skip
+    target = results.plan.target
+    engines_of = f"; engines are {target.engine_name}" if target else ""
+    return Table(f"Means over cells, core hours of training in all{engines_of}", header, rows)
+
+
+def pairs(results: Results) -> Table:
+    """One-tailed tests of "the first errs less", each pair in its surer direction, the surest first."""
+    surer = [
+        p
+        for p in results.pairs
+        if not any((q.better, q.worse) == (p.worse, p.better) and q.p < p.p for q in results.pairs)
+    ]
+    rows = [
+        (
+            f"{p.better} < {p.worse}",
+            f"{100 * p.difference.mean:+.1f}",
+            _span(p.difference, "+"),
+            f"{p.wins} : {p.ties} : {p.difference.n - p.wins - p.ties}",
+            f"{p.p:.2g}",
+            f"{p.corrected:.2g}",
+        )
+        for p in surer[:_PAIRS]
+    ]
+    header = ("claim", "points", "95 % interval", "better : equal : worse", "p, exact", "p by Holm")
+    cut = f", the {_PAIRS} surest of {len(surer)}" if len(surer) > _PAIRS else ""
+    return Table(
+        f"Does the first err less? Wilcoxon's signed-rank test over data sets, one-tailed; Holm over all "
+        f"{len(results.pairs)} claims, both directions of each pair{cut}",
+        header,
+        rows,
+    )
+
+
+def data_sets(results: Results) -> Table:
+    """The mean error over seeds of each method on each data set."""
+    rows = []
+    for data in results.data:
+        found = [results.error(m, data) for m in results.methods]
+        images = next(record.accuracy.images for record in results.tested if record.cell.data.name == data)
+        rows.append((data, f"{images}", *(f"{100 * e.mean:.1f}" if e else "" for e in found)))
+    return Table("Errors in %, means over seeds", ("data set", "test photos", *results.methods), rows)
+
+
+def picks(results: Results) -> Table:
+    rows = [
+        (
+            p.data,
+            p.method,
+            f"{100 * p.validation_error:.1f}",
+            f"{100 * p.test_error:.1f}",
+            p.best,
+            f"{100 * (p.test_error - p.best_error):.1f}",
+        )
+        for p in results.picks
+    ]
+    header = (
+        "data set",
+        "chosen",
+        "validation error, %",
+        "test error, %",
+        "best by the test",
+        "points lost by choosing",
+    )
+    return Table("Chosen on photos held out of the training photos; the test photos only report", header, rows)
+
+
+def choice_words(results: Results) -> str:
+    """What choosing a method for each data set by its validation photos gives, and what the best by the test would."""
+    found = results.picks
+    chosen, best = (100 * fmean(values) for values in zip(*((p.test_error, p.best_error) for p in found), strict=True))
+    fixed = 100 * min(results.errors(m).mean() for m in results.methods)
+    return (
+        f"Choosing a method for each data set on validation photos gives a mean test error of {chosen:.1f} %. The best "
+        f"single method for all has {fixed:.1f} %, and the best for each by the test photos themselves {best:.1f} %, "
+        "which flatters, for these photos have chosen it."
+    )
+
+
+def refused(results: Results) -> Table:
+    rows = [
+        (record.cell.data.name, record.cell.method, f"{record.cell.seed}", record.refused)
+        for record in results.tested
+        if record.refused
+    ]
+    return Table("Engines that were refused for their answers", ("data set", "method", "seed", "why"), rows)
+
+
+def failures(results: Results) -> Table:
+    rows = [(f.work.words, f.error, f.advice) for f in results.failures]
+    return Table("What could not be done", ("cell", "why", "what to do"), rows)
+
+
+def machines(results: Results) -> Iterator[tuple[str, str]]:
+    """What was made and timed where."""
+    for name in sorted({f"{r.machine}, {r.threads} threads a cell" for r in results.records}):
+        yield "trained on", name
+    for timing in results.timings[:1]:
+        here = timing.environment
+        versions = ", ".join(f"{name} {number}" for name, number in here.versions.items())
+        yield "timed on", f"{here.cpu}, {here.threads} threads, {versions}; {timing.target.engine_name}"
+    worst = max((timing.background_load or 0.0 for timing in results.timings), default=0.0)
+    if worst:
+        yield "other programs", f"took up to {worst:.0%} of the cores' time while engines were timed"
+
+
+def summary(results: Results) -> Table:
+    """The few columns that a terminal has room for."""
+    rows = [
+        (
+            m,
+            f"{100 * results.overall(m).mean:.1f} %",
+            milliseconds(results.latency_ms(m).mean) if m in results.timed else "",
+            count(results.cost(m, "macs")),
+        )
+        for m in _most_accurate_first(results)
+    ]
+    return Table("", ("method", "error", "time", "MACs"), rows)
+
+
+def _most_accurate_first(results: Results) -> list[str]:
+    return sorted(results.methods, key=lambda m: float(results.errors(m).mean()))
+
+
+def _is_best(results: Results, method: str, data: str) -> bool:
+    errors = {m: found.mean for m in results.methods if (found := results.error(m, data))}
+    return errors[method] == min(errors.values())
+
+
+def _span(found: Estimate, sign: str = "") -> str:
+    return f"{100 * found.interval[0]:{sign}.1f} to {100 * found.interval[1]:{sign}.1f}" if found.interval else ""

@@ -1,0 +1,167 @@
+"""The page against the records: figures' numbers, tables, the verdict, choices, and what is said of doubts."""
+
+import html
+import re
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+from drawing import marks, parsed, scale, texts
+from made_up_study import TARGET, make_plan, make_record, make_timing, write_data, write_study
+
+from rrr_edge.errors import BadInput
+from rrr_edge.study import tables
+from rrr_edge.study.charts import draw_boxes, draw_data_sets, draw_pareto
+from rrr_edge.study.comparisons import draw_criteria, draw_curves, draw_heat_map
+from rrr_edge.study.folder import StudyFolder
+from rrr_edge.study.page import page_of, write_study_report
+from rrr_edge.study.results import Results
+from rrr_edge.study.verdict import verdict
+
+ERRORS = {"finetune": 0.25, "rrr": 0.27, "linear-probe": 0.4}
+MS = {"finetune": 9.0, "rrr": 1.0, "linear-probe": 9.5}
+WORDS = ",".join(ERRORS)
+NAMES = ("mugs", "cups", "bolts", "nuts", "leaves", "birds", "<b>cats")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    folder = tmp_path_factory.mktemp("made-up")
+    plan = make_plan(write_data(folder / "data", *NAMES), WORDS, seeds=(0, 1, 2), target=TARGET, pick=True)
+    made = StudyFolder(folder / "study")
+    made.path.mkdir()
+    write_study(made, plan, ERRORS, MS)
+    return made
+
+
+@pytest.fixture(scope="module")
+def results(study: StudyFolder) -> Results:
+    return Results.read(study)
+
+
+def errors_of(results: Results, method: str) -> list[float]:
+    """By the records alone."""
+    tested = [r for r in results.records if r.cell.purpose == "test" and r.cell.method == method]
+    return [fmean(1 - r.accuracy.accuracy for r in tested if r.cell.data.name == name) for name in sorted(NAMES)]
+
+
+def test_means_are_those_of_the_records(results: Results) -> None:
+    for method in ERRORS:
+        assert results.overall(method).mean == pytest.approx(np.mean(errors_of(results, method)))
+    assert results.best == "finetune"
+    assert results.pareto == ("finetune", "rrr")
+    assert results.timed[0] == "rrr"
+    value, (low, high) = results.times_faster("rrr", "finetune")
+    assert low <= value <= high
+    assert value == pytest.approx(9, rel=0.05)
+    claim = next(pair for pair in results.pairs if (pair.better, pair.worse) == ("finetune", "linear-probe"))
+    assert (claim.wins, claim.p) == (7, 2.0**-7)
+    assert claim.corrected == pytest.approx(6 * 2.0**-7)
+
+
+def test_marks_lie_where_the_axes_say(results: Results) -> None:
+    picture = draw_pareto(results)
+    assert picture
+    root = parsed(picture.alone())
+    x, y = scale(root, "x", logarithmic=True), scale(root, "y")
+    found = {tip: at for tip, *at in marks(root) if ": " in tip}
+    for tip, at in list(found.items()):
+        method = tip.split()[1].removesuffix(":")
+        if at[1] < 260:  # else of the legend
+            assert at == pytest.approx(
+                [x(results.latency_ms(method).mean), y(100 * results.engine_error(method).mean)],  # type: ignore[union-attr]
+                abs=0.6,
+            )
+    root = parsed(draw_data_sets(results).alone())
+    x = scale(root, "x")
+    drawn = {tip: at for tip, *at in marks(root) if ", " in tip}
+    assert len(drawn) == len(NAMES) * len(ERRORS)
+    for name in NAMES:
+        for method in ERRORS:
+            mean = results.error(method, name)
+            assert mean
+            tip = f"{name}, {method}: {100 * mean.mean:.1f} %, 3 seeds"
+            assert drawn[tip][0] == pytest.approx(x(100 * mean.mean), abs=0.6)
+
+
+def test_the_heat_map_has_the_differences_to_the_best(results: Results) -> None:
+    picture = draw_heat_map(results)
+    assert picture
+    tips = re.findall(r"<title>(.*?), ([\w-]+): ([\d.]+) points", picture.body)
+    assert len(tips) == len(NAMES) * len(ERRORS)
+    for name, method, points in tips:
+        row = [results.error(m, html.unescape(name)).mean for m in ERRORS]  # type: ignore[union-attr]
+        own = results.error(method, html.unescape(name))
+        assert own
+        assert float(points) == pytest.approx(100 * (own.mean - min(row)), abs=0.051)
+
+
+def test_boxes_criteria_and_curves_say_their_numbers(results: Results) -> None:
+    boxes, criteria, curves = draw_boxes(results), draw_criteria(results), draw_curves(results)
+    assert boxes
+    assert criteria
+    assert curves
+    median = 100 * np.median(errors_of(results, "rrr"))
+    assert f"rrr: median {median:.1f} %" in boxes.told
+    assert "core hours 0.1" in criteria.told  # 90 s on 2 threads for a cell, and as much for its choice
+    # The records' curve is 1 - 0.9/epoch up to epoch 8.
+    assert re.search(r"rrr: 90.0 % to 11.[23] %", curves.told)
+    assert "100" in texts(parsed(curves.alone()))
+
+
+def test_the_page_is_whole_safe_and_small(study: StudyFolder, results: Results) -> None:
+    page, _ = write_study_report(study)
+    text = page.read_text()
+    assert "<b>cats" not in text
+    assert "&lt;b&gt;cats" in text
+    assert len(text) < 1_000_000
+    assert html.escape(verdict(results)) in text
+    for heading in ("Methods", "A fair choice", "Data sets", "Which differences are sure", "How it was made"):
+        assert f"<h2>{heading}</h2>" in text
+    assert page_of(results) == text
+    said = verdict(results)
+    assert said.startswith("On your 7 data sets finetune errs least")
+    points = 100 * (results.overall("rrr").mean - results.overall("finetune").mean)
+    assert f"rrr: {points:.1f} points more" in said
+    times, _ = results.times_faster("rrr", "finetune")
+    assert f"{times:.3g} times faster" in said
+
+
+def test_a_choice_sees_validation_photos_only(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", "mugs")
+    plan = make_plan(data, "rrr,finetune", pick=True)
+    study = StudyFolder(tmp_path / "study")
+    study.write_plan(plan)
+    # By the validation photos rrr is better, by the test photos finetune is.
+    for cell in plan.cells:
+        by_validation = {"rrr": 0.1, "finetune": 0.2}
+        by_test = {"rrr": 0.3, "finetune": 0.25}
+        error = (by_validation if cell.purpose == "validation" else by_test)[cell.method]
+        study.write_record(make_record(cell, error))
+    results = Results.read(study)
+    (pick,) = results.picks
+    assert (pick.method, pick.best) == ("rrr", "finetune")
+    assert (pick.validation_error, pick.test_error, pick.best_error) == pytest.approx((0.1, 0.3, 0.25))
+    assert tables.picks(results).rows[0][-1] == "5.0"
+    assert "One data set tells nothing of others" in verdict(results)
+    assert "MACs" in verdict(results)
+
+
+def test_unfinished_and_disturbed_studies_say_so(tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", "mugs", "cups"), "rrr,finetune", target=TARGET)
+    study = StudyFolder(tmp_path / "study")
+    study.write_plan(plan)
+    with pytest.raises(BadInput, match="No cell"):
+        Results.read(study)
+    first, second, third, _ = plan.cells
+    for cell, changes in ((first, {}), (second, {}), (third, {"engine": None, "refused": "It answers differently."})):
+        study.write_record(make_record(cell, 0.3, **changes))
+    study.write_timing(make_timing(plan, first.data.name, 0, {"rrr": 1.0, "finetune": 2.0}, background_load=0.4))
+    page = page_of(Results.read(study))
+    for words in ("1 cell not finished", "a method lacks them", "Other programs ran", "It answers differently."):
+        assert words in page
+    # What was recorded for other photos is of another study.
+    other = make_record(first.model_copy(update={"data": first.data.model_copy(update={"listing": "x"})}), 0.1)
+    study.write_record(other)
+    assert len(Results.read(study).records) == 2
