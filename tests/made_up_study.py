@@ -106,6 +106,7 @@ def make_timing(plan: Plan, data: str, seed: int, ms: Mapping[str, float], **cha
             )
             for cell in cells
         ),
+        "runs": 200,
         "background_load": 0.0,
         "unsettled": (),
         "environment": HERE,

@@ -27,7 +27,7 @@ from rrr_edge.report.plots import (
 )
 from rrr_edge.report.words import count, three_digits
 from rrr_edge.study.charts import WIDE, legend_of, look_of, number_of
-from rrr_edge.study.results import Floats, Results
+from rrr_edge.study.results import Results
 from rrr_edge.study.statistics import cluster_order
 
 _NAMES = 170
@@ -58,7 +58,8 @@ def draw_heat_map(results: Results) -> Picture | None:
         top = _HEAD + _CELL * line_
         drawn.append(text(shorten(results.common[row], 24), 0, top + 16))
         for place, column in enumerate(columns):
-            drawn.append(_cell(results, (row, column), points, _NAMES + width * place, top, width, largest))
+            words = f"{results.common[row]}, {results.methods[column]}"
+            drawn.append(_cell(points[row, column], largest, words, (_NAMES + width * place, top), width))
     entries = legend_of(results, [results.methods[column] for column in columns])
     bottom = _HEAD + _CELL * len(rows) + 14
     told = "; ".join(f"{m}: {points[:, i].mean():.1f} points on average" for i, m in enumerate(results.methods))
@@ -72,20 +73,17 @@ def draw_heat_map(results: Results) -> Picture | None:
     )
 
 
-def _cell(
-    results: Results, at: tuple[int, int], points: Floats, x: float, y: float, width: float, largest: float
-) -> Markup:
-    worse = points[at]
-    own = " own" if worse == 0 else ""
-    tip = f"{results.common[at[0]]}, {results.methods[at[1]]}: {worse:.1f} points worse than the best"
+def _cell(worse: float, largest: float, words: str, corner: tuple[float, float], width: float) -> Markup:
+    (x, y), own = corner, " own" if worse == 0 else ""
+    tip = f"{words}: {worse:.1f} points worse than the best"
+    look, said = ("strong", "best") if own else (None, f"{worse:.1f}")
+    box = {"x": x, "y": y, "width": width - 1, "height": _CELL - 1, "fill_opacity": _DARKEST * worse / largest}
     return together(
         (
-            element("rect", element("title", tip), class_=f"segment{own}", fill="currentColor",
-                    fill_opacity=_DARKEST * worse / largest, x=x, y=y, width=width - 1, height=_CELL - 1),
-            text(f"{worse:.1f}" if worse else "best", x + width / 2, y + 16, look="strong" if own else None,
-                 anchor="middle"),
+            element("rect", element("title", tip), class_=f"segment{own}", fill="currentColor", **box),
+            text(said, x + width / 2, y + 16, look=look, anchor="middle"),
         )
-    )  # fmt: skip
+    )
 
 
 class _Criterion(NamedTuple):

@@ -14,6 +14,7 @@ from rrr_edge.bundle.target import Target
 from rrr_edge.bundle.verification import Accuracy
 from rrr_edge.errors import CannotRunHere, RRREdgeError
 from rrr_edge.study.plan import Cell
+from rrr_edge.timing.quiet import Loads
 
 
 class EngineResult(Record):
@@ -104,7 +105,8 @@ class TimedEngine(Record):
 class Timing(Sealed):
     """The engines of a group, timed in turns on one machine with nothing else of the study running.
 
-    `background_load` is the share of the cores' time that other programs took meanwhile, where it is known, and
+    `runs` rounds were asked for; on a machine that is never quiet there are fewer. `background_load` is the share of
+    the cores' time that other programs took meanwhile, and `loads` that of each round, where they are known;
     `unsettled` are the methods whose times were still drifting when their warm-up ended.
     """
 
@@ -113,14 +115,16 @@ class Timing(Sealed):
     data: str
     seed: int
     target: Target
+    runs: int
     engines: tuple[TimedEngine, ...]
+    loads: Loads = ()
     background_load: float | None
     unsettled: tuple[str, ...]
     environment: Environment
     created: str
 
     def median_ms(self, method: str) -> float:
-        return float(median(next(engine.samples_ms for engine in self.engines if engine.method == method)))
+        return median(self.measurements[method].judged_ms)
 
     @cached_property
     def measurements(self) -> dict[str, Measurement]:
@@ -129,6 +133,7 @@ class Timing(Sealed):
                 name=engine.method,
                 subject=engine.subject,
                 samples_ms=engine.samples_ms,
+                loads=self.loads,
                 background_load=self.background_load,
             )
             for engine in self.engines

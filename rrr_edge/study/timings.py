@@ -30,9 +30,8 @@ def groups_to_time(plan: Plan, study: StudyFolder) -> list[TimingGroup]:
     groups = []
     for (data, seed), records in wanted.items():
         timing = study.timing(data, seed)
-        timed = {engine.card_sha256: len(engine.samples_ms) for engine in timing.engines} if timing else {}
-        cards = [record.engine.card_sha256 for record in records if record.engine]
-        if any(timed.get(card, 0) < plan.runs for card in cards):
+        timed = {engine.card_sha256 for engine in timing.engines} if timing and timing.runs >= plan.runs else set()
+        if not timed.issuperset(record.engine.card_sha256 for record in records if record.engine):
             cells = tuple(record.cell for record in records)
             groups.append(TimingGroup(data=data, seed=seed, cells=cells, runs=plan.runs))
     return groups
@@ -82,6 +81,8 @@ def time_group(group: TimingGroup, study: StudyFolder, on_progress: OnProgress =
             )
             for method, samples in found.samples_ms.items()
         ),
+        runs=group.runs,
+        loads=tuple(None if load is None else round(load, 4) for load in found.loads),
         background_load=found.background_load,
         unsettled=found.unsettled,
         environment=here,

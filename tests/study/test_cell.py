@@ -63,7 +63,8 @@ def test_engines_are_timed_once_for_as_many_rounds_as_are_asked(made: tuple[Plan
     plan, study = made
     (group,) = groups_to_time(plan, study)
     timing = time_group(group, study)
-    assert [len(engine.samples_ms) for engine in timing.engines] == [20]
+    assert [len(engine.samples_ms) for engine in timing.engines] == [len(timing.loads)]
+    assert len(timing.loads) >= 20
     assert timing.measurements["rrr"].summary.median_ms > 0
     assert groups_to_time(plan, study) == []
     assert len(groups_to_time(plan.model_copy(update={"runs": 30}), study)) == 1
