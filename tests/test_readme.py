@@ -100,7 +100,7 @@ def test_the_recipe_that_it_shows_is_the_default_and_no_setting_is_left_out() ->
     section = README[README.index("### Recipes") : README.index("## Embed it in an app")]
     data = tomllib.loads(section.partition("```toml\n")[2].partition("```")[0])
     assert RRR.parse(data, "README") == RRR()
-    fields = {name for recipe in METHODS.values() for name in recipe.model_fields}
+    fields = {field.alias or name for recipe in METHODS.values() for name, field in recipe.model_fields.items()}
     for record in (Training, Selection, Schedule):
         fields |= set(record.model_fields)
     assert len(fields) > 25

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from rrr_edge.bundle.reused import Reused
+from rrr_edge.bundle.reused import Chained
 from rrr_edge.bundle.sources import Backbone
 from rrr_edge.bundle.training import BasisTraining
 
@@ -14,7 +14,7 @@ Importance = Literal["taylor2", "taylor1"]
 Normalise = Literal["none", "layer", "cost"]
 
 
-class BasisScaling(Reused):
+class BasisScaling(Chained):
     """Convolutions become a basis and a scaling back, and the least important basis vectors go (Wong et al. 2021).
 
     Only one factor a vector and the classifier learn. `importance` of a factor f is that of its Taylor term

@@ -66,7 +66,21 @@ class Provenance(Record):
     notes: tuple[str, ...] = ()
 
 
+class Ancestor(Record):
+    """A bundle that another was made from: its folder's name, how it was made, and what it held."""
+
+    name: str
+    recipe: Recipe
+    weights_sha256: str
+    data_sha256: str
+    params: int
+    accuracy: float | None
+    duration_s: float
+
+
 class Manifest(Sealed):
+    """`parent` is the name of the bundle that this one was made from, the last of the `chain`."""
+
     schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge bundle"] = "rrr-edge bundle"
     name: str
@@ -80,6 +94,7 @@ class Manifest(Sealed):
     verification: Verification
     files: tuple[FileEntry, ...]
     parent: str | None = None
+    chain: tuple[Ancestor, ...] = ()
 
     @model_validator(mode="after")
     def _one_label_a_class(self) -> Self:

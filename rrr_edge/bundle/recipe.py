@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from rrr_edge.bundle.basis import BasisScaling, Importance, Normalise
-from rrr_edge.bundle.reused import RANDOM, Fit, OfBottlenecks, Reused
+from rrr_edge.bundle.reused import RANDOM, Chained, Fit, OfBottlenecks, Reused
 from rrr_edge.bundle.sources import BACKBONE, CLASSIFIERS, SOURCES, AnyBackbone, Backbone, name_of
 from rrr_edge.bundle.spec import Depths, DropoutKind
 from rrr_edge.bundle.tailored import ProxyWidths
@@ -163,7 +163,7 @@ class _Pruned(OfBottlenecks):
     sparsity: float = Field(default=0.5, ge=0, lt=1, description="Share of the backbone's parameters that goes")
 
 
-class Element(_Pruned):
+class Element(_Pruned, Chained):
     """Single weights become zero, as large a share in every layer, and stay so; the shapes remain.
 
     `criterion`: "random", as in Sun et al. 2023 (figure 3), or the smallest by "magnitude".
@@ -173,7 +173,7 @@ class Element(_Pruned):
     criterion: Criterion = Field(default="random", description=_CRITERION)
 
 
-class Channel(_Pruned):
+class Channel(_Pruned, Chained):
     """Whole channels go, as large a share in every layer, and the convolutions really get slimmer.
 
     `criterion`: "random", as in Sun et al. 2023 (figure 3), or those of the smallest norm over all that they are

@@ -48,3 +48,9 @@ class Reused(Record):
 
 class OfBottlenecks(Reused):
     backbone: BottleneckBackbone = Field(default=BACKBONE, description="Source network")
+
+
+class Chained(Reused):
+    """Methods that can go on from another bundle's network: `start`, "from" in files and on the command line."""
+
+    start: str | None = Field(default=None, alias="from", description="Bundle to begin with instead of the backbone")

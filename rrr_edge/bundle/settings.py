@@ -47,6 +47,12 @@ def settings_of(method: str) -> set[str]:
     return {name for name, _ in _fields(METHODS[method])}
 
 
+def option_of(name: str) -> str:
+    """The option of the setting of that name, without its hyphens in front."""
+    aliases = (setting.field.alias for setting in settings() if setting.name == name)
+    return (next(filter(None, aliases), name)).replace("_", "-")
+
+
 def read_recipe(path: Path | None, **options: Any) -> Recipe:
     """The recipe in the TOML file `path`, with every option that is not None in its place.
 
@@ -63,7 +69,8 @@ def read_recipe(path: Path | None, **options: Any) -> Recipe:
         if moved:
             chosen[part] = {**stored.get(part, {}), **moved}
     try:
-        return recipe.model_validate({**stored, **chosen, "method": recipe.model_fields["method"].default})
+        named_as_stored = {_alias(recipe, name): value for name, value in chosen.items()}
+        return recipe.model_validate({**stored, **named_as_stored, "method": recipe.model_fields["method"].default})
     except ValidationError as error:
         named = ((key.rpartition(".")[2].replace("_", "-"), why) for key, why in faults(error))
         wrong = "; ".join(f"--{option}: {why}" if option else why for option, why in named)
@@ -83,7 +90,7 @@ def _require_known(recipe: type[Record], options: dict[str, Any]) -> None:
     method = recipe.model_fields["method"].default
     for name, value in options.items():
         if name not in fields:
-            raise UsageError(f"The method {method} has no --{name.replace('_', '-')}.", advice="Leave it out.")
+            raise UsageError(f"The method {method} has no --{option_of(name)}.", advice="Leave it out.")
         if choices := Setting(name, fields[name], (method,)).choices:
             takers = [one for s in settings() if s.name == name and value in s.choices for one in s.methods]
             if takers and method not in takers:
@@ -102,6 +109,11 @@ def _fields(recipe: type[Record]) -> Iterator[tuple[str, FieldInfo]]:
             yield from _fields(own if isinstance(own, type) and issubclass(own, Record) else _PARTS[name])
         elif name not in ("method", "schedule"):
             yield name, field
+
+
+def _alias(recipe: type[Record], name: str) -> str:
+    field = recipe.model_fields.get(name)
+    return field.alias if field and field.alias else name
 
 
 def _alike(one: FieldInfo, other: FieldInfo) -> bool:

@@ -66,7 +66,8 @@ def _described(alike: list["Setting"], default: str) -> Any:
         said.append(text)
     kinds = {_kind(setting.field.annotation) for setting in alike}
     choices = tuple(dict.fromkeys(choice for setting in alike for choice in setting.choices))
-    return _option(kinds.pop() if len(kinds) == 1 else str, f"{'; '.join(said)}.", choices)
+    kind = kinds.pop() if len(kinds) == 1 else str
+    return _option(kind, f"{'; '.join(said)}.", choices, option=alike[0].field.alias)
 
 
 def _kind(annotation: Any) -> type:
@@ -82,9 +83,10 @@ def _default(setting: "Setting") -> str:
     return f" (default: {setting.name if value is True else words})"
 
 
-def _option(kind: type, text: str, choices: tuple[str, ...]) -> Any:
+def _option(kind: type, text: str, choices: tuple[str, ...], *, option: str | None = None) -> Any:
+    """Of that name, where it is not the setting's."""
     metavar = f"[{'|'.join(choices)}]" if choices else None
-    return Annotated[kind | None, typer.Option(help=text, metavar=metavar)]
+    return Annotated[kind | None, typer.Option(*([f"--{option}"] if option else []), help=text, metavar=metavar)]
 
 
 def read_depths(text: str | None) -> tuple[int, ...] | str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 
 from rrr_edge.bundle.folder import Bundle
-from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.manifest import Ancestor, Preprocess
 from rrr_edge.bundle.recipe import RRR, BasisScaling, Block, Channel, Element, FineTune, LinearProbe, NetTailor, Recipe
 from rrr_edge.bundle.reference_network import ReferenceNetwork, RunnableNetwork
 from rrr_edge.bundle.sources import SOURCES, PhaseDepths
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS
 from rrr_edge.compress.basis import BASIS_SCALING
+from rrr_edge.compress.chain import lineage, require_reading, start_of, words_of
 from rrr_edge.compress.method import Inputs, Method, cost_of
 from rrr_edge.compress.nettailor import NETTAILOR
 from rrr_edge.compress.own_network import open_own
@@ -101,7 +102,8 @@ def compress(
     fabric = open_fabric(TrainingRun(device=run.device))
     first_does(fabric, workdir.check)
     recipe, _, dataset, _ = _prepare(data, recipe=recipe, run=run, on_progress=on_progress)
-    task = Task(recipe=recipe, data_sha256=dataset.digest)
+    chain = lineage(start_of(recipe))
+    task = _task(recipe, dataset, chain)
     training = TrainingRun(
         device=run.device,
         checkpoints=workdir.training,
@@ -114,7 +116,7 @@ def compress(
             own = first_does(fabric, lambda: measure_own(recipe, dataset, run=run, on_progress=on_progress))
             examples = Examples(dataset.train.images, dataset.train.labels)
             inputs = Inputs(dataset, examples, Preprocess.of(recipe), training)
-            made = METHODS[type(recipe)].make(recipe, inputs)
+            made = replace(METHODS[type(recipe)].make(recipe, inputs), chain=chain)
             first_does(
                 fabric,
                 lambda: write_bundle(workdir, dataset, made=made, recipe=recipe, own=own, on_progress=on_progress),
@@ -164,7 +166,7 @@ def plan(
     workdir = run.workdir(out)
     workdir.check()
     recipe, found, dataset, network = _prepare(data, recipe=recipe, run=run, on_progress=on_progress)
-    workdir.require_task(Task(recipe=recipe, data_sha256=dataset.digest))
+    workdir.require_task(_task(recipe, dataset, lineage(start_of(recipe))))
     if run.labels is not None:
         _open_own(recipe, dataset.labels, run)
     return Plan(
@@ -194,18 +196,25 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
     """All that can be refused is refused here, what does not need the photos before they are read."""
     _check_libraries()
     require_device(run.device)
-    require_source(recipe.weights, recipe.backbone)
+    start = start_of(recipe)
+    if start is None:
+        require_source(recipe.weights, recipe.backbone)
     _require_own(recipe, run)
     method = METHODS[type(recipe)]
     recipe = method.resolve(recipe)
     require_folder(Path(data))
-    found = check_weights(recipe.weights, recipe.backbone, depths=_blocks_read(recipe))
+    if start is None:
+        found = check_weights(recipe.weights, recipe.backbone, depths=_blocks_read(recipe))
+    else:
+        found = words_of(start)
     if found and run.after_weights:
         run.after_weights(found)
     preprocess = Preprocess.of(recipe)
     dataset = scan(data, preprocess, seed=recipe.seed, max_bad=run.max_bad, on_progress=on_progress)
     if run.after_scan:
         run.after_scan(dataset)
+    if start is not None:
+        require_reading(start, recipe, dataset.labels)
     with torch.device("meta"):
         network = build(method.spec(recipe, len(dataset.labels)))
     method.freeze(recipe, network)
@@ -222,6 +231,11 @@ def _blocks_read(recipe: Recipe) -> PhaseDepths:
     source = SOURCES.get(recipe.backbone)
     depths: PhaseDepths = getattr(recipe, "depths", None) or (source.depths if source else SMALLEST_DEPTHS)
     return depths
+
+
+def _task(recipe: Recipe, dataset: Dataset, chain: tuple[Ancestor, ...]) -> Task:
+    start = chain[-1].weights_sha256 if chain else ""
+    return Task(recipe=recipe, data_sha256=dataset.digest, start_sha256=start)
 
 
 def _require_own(recipe: Recipe, run: Run) -> None:

@@ -28,7 +28,8 @@ from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.measurements import Granularity, Subject
 from rrr_edge.bundle.sources import name_of
 from rrr_edge.bundle.spec import NetworkSpec, ResNetSpec, SourceSpec, source_spec
-from rrr_edge.compress.prune import make_permanent, mask, slimming, sparsity_of, without_blocks
+from rrr_edge.compress.prune import make_permanent, mask, without_blocks
+from rrr_edge.compress.slimming import slimming, sparsity_of
 from rrr_edge.errors import RRREdgeError, UsageError
 from rrr_edge.networks import Network, build, cost, cuda
 from rrr_edge.networks.cuda import CudaSession

@@ -3,22 +3,23 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from rrr_edge.bundle.manifest import Cost, Preprocess
+from rrr_edge.bundle.manifest import Ancestor, Cost, Preprocess
 from rrr_edge.bundle.recipe import RANDOM, Recipe
-from rrr_edge.bundle.spec import NetworkSpec, ResNetSpec
+from rrr_edge.bundle.spec import ChannelSpec, NetworkSpec, ResNetSpec
 from rrr_edge.bundle.tailored import TailoredSpec
 from rrr_edge.compress.weights import WeightsInfo, load_weights
 from rrr_edge.errors import UsageError
 from rrr_edge.images.dataset import Dataset
 from rrr_edge.networks import Network, ResNet, build, cost
-from rrr_edge.training import Examples, Run, Trained, require_branches, train
+from rrr_edge.training import Examples, Run, Trained, minimise, require_branches, train
 from rrr_edge.training.batches import steps_of
 from rrr_edge.training.schedule import cycles
+from rrr_edge.training.whole import CrossEntropy
 
 R = TypeVar("R", bound=Recipe)
 
@@ -44,7 +45,7 @@ class CompressedNetwork:
 
     `notes` are what a user must know of how it came about, `files` what the bundle is to hold beside the usual, by
     name, and `earlier_s` the seconds of trainings before the last. `learned` counts the parameters that learned, where
-    the network no longer tells.
+    the network no longer tells. `chain` are the bundles that it was made from.
     """
 
     network: Network
@@ -54,6 +55,7 @@ class CompressedNetwork:
     files: Mapping[str, str] = field(default_factory=dict)
     earlier_s: float = 0.0
     learned: int | None = None
+    chain: tuple[Ancestor, ...] = ()
 
     def cost(self, image_size: int) -> Cost:
         found = cost_of(self.network, image_size)
@@ -63,7 +65,7 @@ class CompressedNetwork:
 def require_steps(recipe: Recipe, network: Network, images: int) -> None:
     """Raise UsageError where the frozen network cannot be trained as the recipe says on that many images."""
     training = recipe.training
-    if isinstance(network, ResNet):
+    if isinstance(network, ResNet) and isinstance(network.spec, ResNetSpec | ChannelSpec):
         require_branches(network, training, images=images)
         return
     if training.feature_views:
@@ -111,16 +113,16 @@ def freeze_nothing(recipe: Recipe, network: Network) -> None:
     """Everything learns."""
 
 
-def learn(network: ResNet, recipe: Recipe, inputs: Inputs) -> Trained:
-    """Train `network` in place by the recipe's training and seed. Raises what `train` raises."""
-    return train(
-        network,
-        inputs.examples,
-        training=recipe.training,
-        preprocess=inputs.preprocess,
-        seed=recipe.seed,
-        run=inputs.run,
-    )
+def learn(network: Network, recipe: Recipe, inputs: Inputs) -> Trained:
+    """Train `network` in place by the recipe's training and seed; of other families than ResNets all branches together.
+
+    Raises what `train` raises.
+    """
+    how: dict[str, Any] = {"preprocess": inputs.preprocess, "seed": recipe.seed, "run": inputs.run}
+    if isinstance(network, ResNet) and isinstance(network.spec, ResNetSpec | ChannelSpec):
+        return train(network, inputs.examples, training=recipe.training, **how)
+    shared = recipe.training.model_copy(update={"shared_batches": True})
+    return minimise(CrossEntropy(network), inputs.examples, training=shared, **how)
 
 
 def cost_of(network: Network, image_size: int) -> Cost:

@@ -5,15 +5,17 @@ Sparsity is always the share of all of its parameters that goes. Afterwards what
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import prune
 
 from rrr_edge.bundle.recipe import RANDOM, Block, BlockOrder, Channel, Criterion, Element
 from rrr_edge.bundle.sources import SOURCES
-from rrr_edge.bundle.spec import ChannelSpec, Depths, NetworkSpec, PhaseWidths, ResNetSpec, SourceSpec, source_spec
+from rrr_edge.bundle.spec import ChannelSpec, Depths, NetworkSpec, ResNetSpec, source_spec
+from rrr_edge.bundle.structure import BranchedSpec
+from rrr_edge.compress.chain import begin_with, doubts_of, inherit, name_of, start_of
 from rrr_edge.compress.method import (
     FROM_SCRATCH,
     CompressedNetwork,
@@ -25,20 +27,10 @@ from rrr_edge.compress.method import (
     learn,
 )
 from rrr_edge.compress.rrr.slicing import reuse
+from rrr_edge.compress.slimming import require_sparsity, slim, slimming, sparsity_of
+from rrr_edge.compress.weights import WeightsInfo
 from rrr_edge.errors import MissingLibrary, UsageError
-from rrr_edge.networks import Network, ResNet, build, cost
-from rrr_edge.networks.resnet import Bottleneck
-
-R = TypeVar("R", Element, Channel, Block)
-
-# Half of the last digit in which sparsities are said.
-_TOLERANCE = 0.0005
-
-
-def sparsity_of(spec: NetworkSpec, whole: SourceSpec) -> float:
-    """The share of `whole`'s parameters that a network for the same classes does without."""
-    return 1 - _params(spec) / _params(whole)
-
+from rrr_edge.networks import Network, ResNet, cost
 
 # Blocks
 
@@ -49,7 +41,9 @@ def without_blocks(sparsity: float, whole: ResNetSpec, order: BlockOrder = "reve
     Raises UsageError for more than there is in them: of ResNet152 83.3 % with 1,000 classes, 86.2 % with 20.
     """
     specs = [whole.model_copy(update={"depths": depths}) for depths in depths_by_removal(whole.depths, order)]
-    _demand(sparsity, sparsity_of(specs[-1], whole), "block-wise pruning, which keeps the first block of each phase,")
+    require_sparsity(
+        sparsity, sparsity_of(specs[-1], whole), "block-wise pruning, which keeps the first block of each phase,"
+    )
     return min(specs, key=lambda spec: abs(sparsity_of(spec, whole) - sparsity))
 
 
@@ -64,91 +58,6 @@ def depths_by_removal(depths: Depths, order: BlockOrder) -> Iterator[Depths]:
             yield first, second, third, fourth
 
 
-# Channels
-
-
-class Slimming(NamedTuple):
-    """Torch-Pruning's `ratio` (of channels, in every layer), and the network that it leaves."""
-
-    ratio: float
-    spec: ChannelSpec
-
-
-def slimming(sparsity: float, whole: ResNetSpec, round_to: int = 1) -> Slimming:
-    """The ratio of channels whose removal from `whole` comes nearest to `sparsity`, found by bisection.
-
-    Raises UsageError where widths that are multiples of `round_to` leave too much.
-    """
-    # At the end the narrowest layers, of 64 channels, have the least that may be left of them.
-    low, high = 0.0, max(0.0, 1 - round_to / 64)
-    by = f"channel-wise pruning to multiples of {round_to}" if round_to > 1 else "channel-wise pruning"
-    _demand(sparsity, sparsity_of(_slimmed(whole, high, round_to), whole), by)
-    for _ in range(30):
-        middle = (low + high) / 2
-        if sparsity_of(_slimmed(whole, middle, round_to), whole) < sparsity:
-            low = middle
-        else:
-            high = middle
-    found = [Slimming(ratio, _slimmed(whole, ratio, round_to)) for ratio in (low, high)]
-    return min(found, key=lambda one: abs(sparsity_of(one.spec, whole) - sparsity))
-
-
-def _slimmed(whole: ResNetSpec, ratio: float, round_to: int) -> ChannelSpec:
-    """What Torch-Pruning leaves of `whole`, in one piece, when it prunes every layer by `ratio`."""
-
-    def width(channels: int) -> int:
-        # A layer that keeps all its channels is not rounded.
-        kept = int(channels * (1 - ratio))
-        return kept - kept % round_to if kept < channels else channels
-
-    first, second, third, fourth = (
-        PhaseWidths(outputs=width(4 * planes), blocks=((width(planes),) * 2,) * depth)
-        for planes, depth in zip((64, 128, *whole.branch_widths), whole.depths, strict=True)
-    )
-    return ChannelSpec(stem=width(64), phases=(first, second, third, fourth), num_classes=whole.num_classes)
-
-
-def slim(network: ResNet, ratio: float, *, criterion: Criterion = "random", round_to: int = 1, seed: int) -> ResNet:
-    """A slimmer copy of `network`, by Torch-Pruning; `network` itself is used up."""
-    import torch_pruning
-
-    importance = {
-        "random": torch_pruning.importance.RandomImportance,
-        "magnitude": torch_pruning.importance.GroupMagnitudeImportance,
-    }[criterion]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch_pruning.pruner.BasePruner(
-            network,
-            torch.zeros(1, 3, 64, 64),
-            importance=importance(),
-            pruning_ratio=ratio,
-            round_to=round_to,
-            ignored_layers=[network.fc],
-        ).step()
-    slimmed = build(widths_of(network))
-    slimmed.load_state_dict(network.state_dict())
-    return slimmed
-
-
-def widths_of(network: ResNet) -> ChannelSpec:
-    """What the modules of a network in one piece say of themselves."""
-    first, second, third, fourth = (
-        _widths(cast(list[Bottleneck], list(phase)))
-        for phase in (network.layer1, network.layer2, network.layer3, network.layer4)
-    )
-    return ChannelSpec(
-        stem=network.conv1.out_channels,
-        phases=(first, second, third, fourth),
-        num_classes=network.fc.out_features,
-    )
-
-
-def _widths(phase: list[Bottleneck]) -> PhaseWidths:
-    blocks = tuple((block.conv1.out_channels, block.conv2.out_channels) for block in phase)
-    return PhaseWidths(outputs=phase[0].conv3.out_channels, blocks=blocks)
-
-
 # Elements
 
 
@@ -160,7 +69,7 @@ def mask(network: Network, sparsity: float, *, criterion: Criterion = "random", 
     """
     layers = _masked_layers(network)
     weights, params = sum(m.weight.numel() for m in layers), sum(p.numel() for p in network.parameters())
-    _demand(sparsity, weights / params, "element-wise pruning, which keeps biases and normalisation,")
+    require_sparsity(sparsity, weights / params, "element-wise pruning, which keeps biases and normalisation,")
     # Without gradients the masked weights stay leaves, which a copy of the network needs.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -190,57 +99,80 @@ _MASKS: dict[Criterion, Callable[[nn.Module, str, float], Any]] = {
 
 def _make_element(recipe: Element, inputs: Inputs) -> CompressedNetwork:
     spec = _element_spec(recipe, len(inputs.dataset.labels))
-    network, info = begin(recipe, spec, inputs, fill=_refill(recipe, spec))
+    network, info = _begin(recipe, inputs)
     zeros = mask(network, recipe.sparsity, criterion=recipe.criterion, seed=recipe.seed)
     trained = learn(network, recipe, inputs)
     make_permanent(network)
-    params = _params(spec)
+    params = cost(spec, image_size=32).params
     note = (
         f"{zeros / params:.1%} of the parameters are held at zero, {recipe.criterion} ones of each layer, and "
         f"{params - zeros:,} of {params:,} are not. The shapes, and so the MACs that are computed, are "
-        f"{SOURCES[recipe.backbone].name}'s."
+        f"{name_of(recipe)}'s."
     )
-    return CompressedNetwork(network, info, trained, _notes(recipe, note))
+    return CompressedNetwork(network, info, trained, _notes(recipe, note, inputs))
 
 
 def _make_channel(recipe: Channel, inputs: Inputs) -> CompressedNetwork:
-    whole = source_spec(len(inputs.dataset.labels), recipe.backbone)
-    network, info = begin(recipe, whole, inputs, fill=_refill(recipe, whole))
+    whole = _whole(recipe, len(inputs.dataset.labels))
+    network, info = _begin(recipe, inputs)
+    assert isinstance(network, ResNet)
     ratio = slimming(recipe.sparsity, whole, recipe.round_to).ratio
     network = slim(network, ratio, criterion=recipe.criterion, round_to=recipe.round_to, seed=recipe.seed)
     note = (
-        f"{sparsity_of(network.spec, whole):.1%} of {SOURCES[recipe.backbone].name}'s parameters are gone, with "
+        f"{sparsity_of(network.spec, whole):.1%} of {name_of(recipe)}'s parameters are gone, with "
         f"{ratio:.1%} of the channels of each layer, {recipe.criterion} ones."
     )
-    return CompressedNetwork(network, info, learn(network, recipe, inputs), _notes(recipe, note))
+    return CompressedNetwork(network, info, learn(network, recipe, inputs), _notes(recipe, note, inputs))
 
 
 def _make_block(recipe: Block, inputs: Inputs) -> CompressedNetwork:
     classes = len(inputs.dataset.labels)
     spec, whole = _block_spec(recipe, classes), source_spec(classes, recipe.backbone)
-    network, info = begin(recipe, spec, inputs, fill=_refill(recipe, spec))
+    network, info = begin(recipe, spec, inputs, fill=partial(reuse, spec=spec, seed=recipe.seed))
     note = (
         f"{sparsity_of(spec, whole):.1%} of {SOURCES[recipe.backbone].name}'s parameters are gone, with {recipe.order} "
         f"blocks: "
         f"ResNet_{'_'.join(map(str, spec.depths))} is left."
     )
-    return CompressedNetwork(network, info, learn(network, recipe, inputs), _notes(recipe, note))
+    return CompressedNetwork(network, info, learn(network, recipe, inputs), _notes(recipe, note, inputs))
 
 
-def _refill(recipe: R, spec: ResNetSpec) -> Callable[[Any], dict[str, Tensor]]:
-    return partial(reuse, spec=spec, seed=recipe.seed)
+def _begin(recipe: Element | Channel, inputs: Inputs) -> tuple[Network, WeightsInfo]:
+    """The network that is pruned: a bundle's, or the backbone in one piece."""
+    bundle = start_of(recipe)
+    if bundle is not None:
+        return begin_with(bundle)
+    spec = source_spec(len(inputs.dataset.labels), recipe.backbone)
+    return begin(recipe, spec, inputs, fill=partial(reuse, spec=spec, seed=recipe.seed))
 
 
-def _notes(recipe: R, note: str) -> tuple[str, ...]:
+def _notes(recipe: Element | Channel | Block, note: str, inputs: Inputs) -> tuple[str, ...]:
+    bundle = start_of(recipe)
+    if bundle is not None:
+        return (note, *doubts_of(bundle, inputs.dataset, holds_out=False))
     return (note, FROM_SCRATCH) if recipe.weights == RANDOM else (note,)
 
 
-def _element_spec(recipe: Element, num_classes: int) -> ResNetSpec:
-    return source_spec(num_classes, recipe.backbone)
+def _element_spec(recipe: Element, num_classes: int) -> NetworkSpec:
+    start = start_of(recipe)
+    return start.manifest.spec if start else source_spec(num_classes, recipe.backbone)
 
 
 def _channel_spec(recipe: Channel, num_classes: int) -> ChannelSpec:
-    return slimming(recipe.sparsity, source_spec(num_classes, recipe.backbone), recipe.round_to).spec
+    return slimming(recipe.sparsity, _whole(recipe, num_classes), recipe.round_to).spec
+
+
+def _whole(recipe: Channel, num_classes: int) -> BranchedSpec:
+    start = start_of(recipe)
+    if start is None:
+        return source_spec(num_classes, recipe.backbone)
+    spec = start.manifest.spec
+    if not isinstance(spec, ResNetSpec | ChannelSpec) or spec.branches > 1:
+        raise UsageError(
+            f"Channels are pruned of bottleneck networks in one piece, and {start.path} holds another.",
+            advice="Begin with a bundle of the methods finetune, linear-probe, block or channel.",
+        )
+    return spec
 
 
 def _block_spec(recipe: Block, num_classes: int) -> ResNetSpec:
@@ -248,26 +180,14 @@ def _block_spec(recipe: Block, num_classes: int) -> ResNetSpec:
 
 
 def _with_torch_pruning(recipe: Channel) -> Channel:
-    """Raises MissingLibrary."""
+    """Raises MissingLibrary, and what `inherit` raises."""
     try:
         import torch_pruning  # noqa: F401
     except ImportError as error:
         raise MissingLibrary("torch-pruning", extra="compress", purpose="Channel-wise pruning") from error
-    return recipe
+    return inherit(recipe)
 
 
-ELEMENT: Method[Element] = Method(as_it_is, _element_spec, freeze_nothing, _make_element)
+ELEMENT: Method[Element] = Method(inherit, _element_spec, freeze_nothing, _make_element)
 CHANNEL: Method[Channel] = Method(_with_torch_pruning, _channel_spec, freeze_nothing, _make_channel)
 BLOCK: Method[Block] = Method(as_it_is, _block_spec, freeze_nothing, _make_block)
-
-
-def _demand(sparsity: float, most: float, by: str) -> None:
-    if sparsity > most + _TOLERANCE:
-        raise UsageError(
-            f"A sparsity of {sparsity:.1%} is out of reach of {by} here: the most is {most:.1%}.",
-            advice=f"Ask for at most {most:.3f}.",
-        )
-
-
-def _params(spec: NetworkSpec) -> int:
-    return cost(spec, image_size=32).params

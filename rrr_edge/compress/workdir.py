@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from rrr_edge.bundle.files import try_lock, write_file, writing_to
 from rrr_edge.bundle.folder import MANIFEST, Bundle
+from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.recipe import Recipe
 from rrr_edge.bundle.record import Record
 from rrr_edge.errors import UsageError, require_text
@@ -20,10 +21,23 @@ _LOCK = "lock"
 
 
 class Task(Record):
-    """What an interrupted run was about: only the same is resumed."""
+    """What an interrupted run was about: only the same is resumed. `start_sha256` is of the weights begun with."""
 
     recipe: Recipe
     data_sha256: str
+    start_sha256: str = ""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """That of a finished bundle."""
+        start = manifest.chain[-1].weights_sha256 if manifest.chain else ""
+        return cls(recipe=manifest.recipe, data_sha256=manifest.provenance.data_sha256, start_sha256=start)
+
+    def differs(self, other: Self) -> str:
+        """In what, in a word."""
+        if self.recipe != other.recipe:
+            return "settings"
+        return "photos" if self.data_sha256 != other.data_sha256 else "weights to begin with"
 
 
 @dataclass(frozen=True)
@@ -61,13 +75,12 @@ class Workdir:
         if not self.resume:
             return
         if self.out.exists() and not self.force:
-            manifest = Bundle.open(self.out).manifest
-            if Task(recipe=manifest.recipe, data_sha256=manifest.provenance.data_sha256) != task:
+            if Task.of(Bundle.open(self.out).manifest) != task:
                 raise UsageError(f"{self.out} exists.", advice=_ANOTHER)
         elif self._note.is_file():
             interrupted = Task.from_json_file(self._note)
             if interrupted != task:
-                what = "photos" if interrupted.recipe == task.recipe else "settings"
+                what = interrupted.differs(task)
                 raise UsageError(
                     f"The interrupted run in {self.work} had other {what}.",
                     advice=f"Give the same {what} again, or start anew with --force.",

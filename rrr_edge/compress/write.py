@@ -91,6 +91,8 @@ def write_bundle(
             provenance=_provenance(dataset, made, doubts),
             verification=verification,
             files=tuple(describe_file(stage / file) for file in (*_FILES, *made.files)),
+            parent=made.chain[-1].name if made.chain else None,
+            chain=made.chain,
         )
         write_file(stage / MANIFEST, manifest.to_json())
         if own is not None:

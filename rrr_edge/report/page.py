@@ -17,7 +17,7 @@ from rrr_edge.report.latency import draw_distribution, draw_latency
 from rrr_edge.report.markup import Markup, element
 from rrr_edge.report.parts import draw_parts, draw_roofline
 from rrr_edge.report.plots import Picture
-from rrr_edge.report.reproduce import RECIPE, commands, recipe_toml
+from rrr_edge.report.reproduce import RECIPE, commands, recipe_file, recipe_toml
 from rrr_edge.report.sparsity import sparsity_panels
 from rrr_edge.report.tailoring import gain, network_picture
 from rrr_edge.report.tradeoff import draw_pareto, draw_spider
@@ -201,6 +201,11 @@ def _proof(candidates: Sequence[Candidate]) -> Iterable[Markup]:
     yield element("pre", commands(candidates))
     for c in bundles.values():
         origin = c.bundle.manifest.provenance
+        for ancestor in c.bundle.manifest.chain:
+            right = "" if ancestor.accuracy is None else f", {ancestor.accuracy:.1%} of its test photos right"
+            yield element("h3", f"{recipe_file(ancestor.name)} of {ancestor.name}, from which the next was made")
+            yield element("pre", recipe_toml(ancestor.recipe))
+            yield element("p", f"{count(ancestor.params)} parameters{right}. Weights: {ancestor.weights_sha256}.")
         yield element("h3", f"{RECIPE} of {c.bundle.path.name}")
         yield element("pre", recipe_toml(c.bundle.manifest.recipe))
         yield element("p", f"DATA: {origin.data}, SHA-256 {origin.data_sha256}. Weights: {origin.weights}.")

@@ -23,6 +23,8 @@ def commands(candidates: Sequence[Candidate]) -> str:
     lines = []
     bundles = list(dict.fromkeys(c.bundle.path.name for c in candidates))
     for bundle in bundles:
+        manifest = next(c for c in candidates if c.bundle.path.name == bundle).bundle.manifest
+        lines += [command_line("compress", "DATA", out=a.name, recipe=recipe_file(a.name)) for a in manifest.chain]
         lines.append(command_line("compress", "DATA", out=bundle, recipe=RECIPE))
         for candidate in (c for c in candidates if c.bundle.path.name == bundle):
             target = asked(candidate.profile.target)
@@ -83,10 +85,16 @@ def _list(numbers: Iterable[float]) -> str:
     return ",".join(f"{number:g}" for number in sorted(numbers))
 
 
+def recipe_file(ancestor: str) -> str:
+    """The name of the recipe of a bundle that another was made from."""
+    return f"{PurePath(ancestor).stem}.toml"
+
+
 def recipe_toml(recipe: Recipe) -> str:
-    """The recipe as `compress --recipe` reads it; a file of weights is named, not located."""
-    settings = recipe.model_dump(mode="json", exclude_none=True)
-    return "\n".join(_toml(settings | {"weights": PurePath(settings["weights"]).name}))
+    """The recipe as `compress --recipe` reads it; a file of weights and a bundle are named, not located."""
+    settings = recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
+    named = {key: PurePath(settings[key]).name for key in ("weights", "from") if key in settings}
+    return "\n".join(_toml(settings | named))
 
 
 def _toml(settings: Mapping[str, Any], place: str = "") -> Iterator[str]:

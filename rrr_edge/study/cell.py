@@ -12,7 +12,8 @@ from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.evaluation import sha256_of
 from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.folder import Bundle
-from rrr_edge.errors import BadInput, GateFailed, MissingLibrary, UsageError
+from rrr_edge.bundle.reused import Chained
+from rrr_edge.errors import BadInput, GateFailed, MissingLibrary
 from rrr_edge.images.layouts import require_folder
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Cell
@@ -72,11 +73,18 @@ def _compressed(cell: Cell, study: StudyFolder, data: Path, on_progress: OnProgr
         from rrr_edge.compress import Run, compress
     except ModuleNotFoundError as error:
         raise MissingLibrary(error.name or "torch", extra="compress", purpose="A cell of a study") from error
-    if len(cell.recipes) > 1:
-        raise UsageError(f"{cell.method} is a chain, and no method here continues another's bundle.")
+    from rrr_edge.compress.chain import going_on
+
     run = Run(device=cell.device, max_bad=cell.max_bad, resume=True)
-    bundle = compress(data, study.bundle(cell), recipe=cell.recipes[0], run=run, on_progress=on_progress)
-    return bundle, bundle.manifest.provenance.duration_s
+    start, finished = study.finished_start(cell) or (None, 0)
+    for step, recipe in enumerate(cell.recipes[finished:], start=finished + 1):
+        out = study.bundle(cell, step if step < len(cell.recipes) else None)
+        whole = going_on(recipe, str(start)) if start and isinstance(recipe, Chained) else recipe
+        start = compress(data, out, recipe=whole, run=run, on_progress=on_progress).path
+    assert start is not None
+    bundle = Bundle.open(start)
+    earlier_s = sum(ancestor.duration_s for ancestor in bundle.manifest.chain)
+    return bundle, bundle.manifest.provenance.duration_s + earlier_s
 
 
 def _compiled(cell: Cell, bundle: Bundle, on_progress: OnProgress) -> tuple[EngineResult | None, str]:

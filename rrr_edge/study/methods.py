@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from rrr_edge.bundle.recipe import METHODS, Recipe
+from rrr_edge.bundle.reused import Chained
 from rrr_edge.bundle.settings import read_recipe, settings_of
 from rrr_edge.bundle.sources import CLASSIFIERS, SOURCES
 from rrr_edge.errors import UsageError, choose
@@ -41,6 +42,10 @@ def _read(word: str, options: Mapping[str, Any]) -> Named:
             raise UsageError(f"There is no recipe file {word}.")
         return Named(path.stem, (_with_options(path, options),))
     parts = [_read(part, options) for part in word.split(CHAIN)] if CHAIN in word else [_named(word, options)]
+    for part in parts[1:]:
+        if not isinstance(part.recipes[0], Chained):
+            able = ", ".join(name for name, recipe in METHODS.items() if issubclass(recipe, Chained))
+            raise UsageError(f"{part.name} cannot go on from another method's bundle.", advice=f"These can: {able}.")
     return Named(word, tuple(recipe for part in parts for recipe in part.recipes))
 
 

@@ -30,8 +30,9 @@ from rrr_edge.bundle.spec import NetworkSpec, source_spec
 from rrr_edge.bundle.target import Lowering, Precision, Target
 from rrr_edge.bundle.verification import require_precision
 from rrr_edge.compress.baselines import random_network
-from rrr_edge.compress.prune import slimming, without_blocks
+from rrr_edge.compress.prune import without_blocks
 from rrr_edge.compress.rrr import branch_widths
+from rrr_edge.compress.slimming import slimming
 from rrr_edge.errors import RRREdgeError
 from rrr_edge.networks import ResNetSpec
 from rrr_edge.networks.export import export_onnx

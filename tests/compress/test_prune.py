@@ -20,7 +20,8 @@ from rrr_edge.bundle.recipe import Block, Channel, Element, Recipe, Training
 from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.bundle.spec import RESNET152_DEPTHS, ResNetSpec, source_spec
 from rrr_edge.compress import compress, plan, prune
-from rrr_edge.compress.prune import depths_by_removal, make_permanent, mask, slim, slimming, sparsity_of, without_blocks
+from rrr_edge.compress.prune import depths_by_removal, make_permanent, mask, without_blocks
+from rrr_edge.compress.slimming import slim, slimming, sparsity_of
 from rrr_edge.errors import MissingLibrary, UsageError, pip_install
 from rrr_edge.networks import build, cost
 from rrr_edge.training import Examples, Run, predict, train

@@ -16,12 +16,12 @@ from rrr_edge.bundle.basis import PATENT
 from rrr_edge.bundle.factored import convolutions
 from rrr_edge.bundle.folder import BASIS, BASIS_PLOT
 from rrr_edge.bundle.recipe import RANDOM, BasisScaling
-from rrr_edge.bundle.sources import SOURCES
-from rrr_edge.bundle.spec import FactoredSpec, ResNetSpec, SourceSpec, source_spec
+from rrr_edge.bundle.spec import BaseSpec, FactoredSpec, ResNetSpec, source_spec
 from rrr_edge.compress.basis.decompose import deliver
 from rrr_edge.compress.basis.pruning import most_removed
 from rrr_edge.compress.basis.removals import Found, Removals, notes_of, table_of
-from rrr_edge.compress.method import CompressedNetwork, Inputs, Method, as_it_is, begin
+from rrr_edge.compress.chain import begin_with, doubts_of, inherit, name_of, start_of
+from rrr_edge.compress.method import CompressedNetwork, Inputs, Method, begin
 from rrr_edge.compress.nettailor.teacher import begin as begin_tailored
 from rrr_edge.compress.rrr.slicing import reuse
 from rrr_edge.compress.stages import Stages
@@ -41,9 +41,22 @@ _RANDOM = (
 _TOLERANCE = 0.0005
 
 
-def _spec_of(recipe: BasisScaling, num_classes: int) -> SourceSpec:
+def _resolve(recipe: BasisScaling) -> BasisScaling:
+    """Raises UsageError where the bundle to begin with holds pairs already."""
+    start = start_of(recipe)
+    if start and start.manifest.spec.kind == "factored":
+        raise UsageError(
+            f"{start.path} holds pairs of convolutions already, of which basis scaling makes no better ones.",
+            advice="Begin with the bundle that it was made from, or go on with another method.",
+        )
+    return inherit(recipe)
+
+
+def _spec_of(recipe: BasisScaling, num_classes: int) -> BaseSpec:
     """The network that is begun with. Raises UsageError where it cannot lose as much as is asked."""
-    spec = source_spec(num_classes, recipe.backbone)
+    start = start_of(recipe)
+    spec = start.manifest.spec if start else source_spec(num_classes, recipe.backbone)
+    assert not isinstance(spec, FactoredSpec)
     most = most_removed(spec)
     if recipe.sparsity != "auto" and recipe.sparsity > most + _TOLERANCE:
         raise UsageError(
@@ -74,13 +87,16 @@ def _make(recipe: BasisScaling, inputs: Inputs) -> CompressedNetwork:
     made = deliver(found.network)
     learned = sum(parameter.numel() for parameter in found.network.parameters() if parameter.requires_grad)
     photos = len(stages.judged_by) if stages.judged_by else 0
+    start = start_of(recipe)
+    doubts = doubts_of(start, inputs.dataset, holds_out=recipe.sparsity == "auto") if start else ()
+    random = recipe.weights == RANDOM and start is None
     notes = [_note(recipe, found, made, cost(base, recipe.image_size).params), *notes_of(recipe, found, photos), PATENT]
     drawing = draw_basis(found.rows, chosen=found.chosen)
     return CompressedNetwork(
         made,
         info,
         Trained(found.history, found.stage.precision, found.stage.device),
-        notes=(*notes, *([_RANDOM] if recipe.weights == RANDOM else [])),
+        notes=(*notes, *doubts, *([_RANDOM] if random else [])),
         files={BASIS: table_of(found.rows), **({BASIS_PLOT: drawing} if drawing else {})},
         earlier_s=found.later_s,
         learned=learned,
@@ -88,6 +104,8 @@ def _make(recipe: BasisScaling, inputs: Inputs) -> CompressedNetwork:
 
 
 def _begin(recipe: BasisScaling, inputs: Inputs) -> tuple[Network, WeightsInfo]:
+    if start := start_of(recipe):
+        return begin_with(start)
     spec = source_spec(len(inputs.dataset.labels), recipe.backbone)
     if isinstance(spec, ResNetSpec):
         return begin(recipe, spec, inputs, fill=partial(reuse, spec=spec, seed=recipe.seed))
@@ -112,10 +130,10 @@ def _note(recipe: BasisScaling, found: Found, made: Network, before: int) -> str
     assert isinstance(found.network.spec, FactoredSpec)
     pairs = len(spec.ranks) if isinstance(spec, FactoredSpec) else 0
     return (
-        f"Basis scaling of {SOURCES[recipe.backbone].name}: {chosen.bases:,} of {found.rows[0].bases:,} basis vectors "
+        f"Basis scaling of {name_of(recipe)}: {chosen.bases:,} of {found.rows[0].bases:,} basis vectors "
         f"are left, in {pairs} of {len(convolutions(found.network.spec.base, 32))} convolutions as pairs, and "
         f"{chosen.sparsity:.1%} of the {before:,} parameters are gone. Weights were not fine-tuned."
     )
 
 
-BASIS_SCALING: Method[BasisScaling] = Method(as_it_is, _spec_of, _freeze, _make, check=_check)
+BASIS_SCALING: Method[BasisScaling] = Method(_resolve, _spec_of, _freeze, _make, check=_check)

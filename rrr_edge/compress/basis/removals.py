@@ -13,12 +13,12 @@ from rrr_edge.bundle.recipe import BasisScaling
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.spec import BaseSpec, FactoredSpec, TorchvisionSpec
 from rrr_edge.compress.basis.decompose import decompose, fold_norms, let_learn
-from rrr_edge.compress.basis.objective import FactorLearning
 from rrr_edge.compress.basis.pruning import fewest_removed, params_with, prune, weakest, without
 from rrr_edge.compress.stages import Stage, Stages
 from rrr_edge.errors import counted
 from rrr_edge.networks import Network, build
 from rrr_edge.training.checkpoint import EpochRow
+from rrr_edge.training.whole import CrossEntropy
 
 _TRANSFER, _KEPT = "transfer", "ranks.json"
 # An accuracy of 7 in 10 is within a tenth of one of 8 in 10, of which floats are not sure.
@@ -113,7 +113,7 @@ class Removals:
             fold_norms(network)
         decompose(network)
         let_learn(network, recipe.importance)
-        objective = FactorLearning(network, recipe.adapt_statistics)
+        objective = CrossEntropy(network, adapts=recipe.adapt_statistics)
         self._transfer = self._stages.run(_TRANSFER, objective, recipe.training)
         return network.cpu()
 
@@ -121,7 +121,7 @@ class Removals:
         recipe, number = self._recipe, len(self._ranks)
         let_learn(network, recipe.importance)
         training = recipe.training.model_copy(update={"epochs": recipe.epochs_per_prune})
-        objective = FactorLearning(network, recipe.adapt_statistics)
+        objective = CrossEntropy(network, adapts=recipe.adapt_statistics)
         stage = self._stages.run(_name(number), objective, training, seed=(recipe.seed + 1 + number) % 2**63)
         assert isinstance(network.spec, FactoredSpec)
         self._ranks.append(network.spec.ranks)

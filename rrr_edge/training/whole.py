@@ -1,4 +1,4 @@
-"""The objective of basis scaling: cross-entropy, of which the factors and the classifier learn."""
+"""The objective of networks that learn as a whole: cross-entropy on batches that all branches share."""
 
 from dataclasses import dataclass, replace
 
@@ -13,16 +13,16 @@ from rrr_edge.training.objective import Computation, Group, Loss, learning
 
 
 @dataclass(frozen=True)
-class FactorLearning:
-    """The sum, over the branches, of each one's mean cross-entropy on the batch that all share.
+class CrossEntropy:
+    """The sum, over the branches of any network, of each one's mean cross-entropy; all that is not frozen learns.
 
-    Normalisation keeps its statistics, unless they adapt.
+    Batch statistics follow the photos where normalisation `adapts`.
     """
 
     network: Network
-    adapts: bool = False
+    adapts: bool = True
 
-    def of(self, network: Network) -> "FactorLearning":
+    def of(self, network: Network) -> "CrossEntropy":
         return replace(self, network=network)
 
     def groups(self, training: Training) -> tuple[Group, ...]:

@@ -1,0 +1,163 @@
+"""Chains of methods: what follows from the bundle that is begun with, what is kept of it, what makes no sense."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+from small_bundle import copy_bundle
+
+from rrr_edge import Bundle
+from rrr_edge.bundle.cost import cost
+from rrr_edge.bundle.files import describe_file
+from rrr_edge.bundle.folder import MANIFEST, WEIGHTS
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import BasisScaling, BasisTraining, Channel, Element, NetTailor, Training
+from rrr_edge.bundle.settings import read_recipe
+from rrr_edge.bundle.spec import ChannelSpec, FactoredSpec, PhaseWidths
+from rrr_edge.compile import compile_bundle
+from rrr_edge.compress import Run, compress, plan
+from rrr_edge.compress.basis import BASIS_SCALING
+from rrr_edge.compress.chain import inherit, lineage
+from rrr_edge.compress.method import Inputs, cost_of
+from rrr_edge.compress.prune import CHANNEL, ELEMENT
+from rrr_edge.compress.workdir import Task, Workdir
+from rrr_edge.errors import UsageError
+from rrr_edge.images.dataset import scan
+from rrr_edge.networks import build
+from rrr_edge.report.reproduce import recipe_toml
+from rrr_edge.training import Examples
+from rrr_edge.training import Run as TrainingRun
+
+TRAINING = BasisTraining(epochs=1, batch_size=12, learning_rate=0.01, augment=False)
+NARROW = ChannelSpec(
+    stem=8, phases=tuple(PhaseWidths(outputs=w, blocks=((w, w),)) for w in (8, 12, 16, 20)), num_classes=3
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread: None) -> None:
+    pass
+
+
+def with_network(parent: Bundle, folder: Path, spec: Any, **manifest: Any) -> Bundle:
+    """`parent` with a small network of `spec` in it, which its other files know nothing of."""
+    bundle = copy_bundle(parent, folder)
+    torch.manual_seed(0)
+    network = build(spec)
+    (folder / WEIGHTS).write_bytes(save(network.state_dict()))
+    files = [describe_file(folder / file.name) for file in bundle.manifest.files]
+    changed = bundle.manifest.model_copy(
+        update={"spec": spec, "files": tuple(files), "cost": cost(spec, 32)} | manifest
+    )
+    (folder / MANIFEST).write_text(changed.to_json())
+    return Bundle.open(folder)
+
+
+@pytest.fixture(scope="module")
+def narrow(shared_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return with_network(shared_bundle, tmp_path_factory.mktemp("narrow") / "narrow.rrr", NARROW)
+
+
+@pytest.fixture(scope="module")
+def scaled(shared_bundle: Bundle, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """RRR-Net's bundle, its branches decomposed and pruned."""
+    recipe = BasisScaling(start=str(shared_bundle.path), sparsity=0.5, prune_share=0.5, training=TRAINING)
+    return compress(shapes, tmp_path_factory.mktemp("scaled") / "scaled.rrr", recipe=recipe, run=Run(device="cpu"))
+
+
+def test_a_chain_of_three_rrr_basis_int8(shared_bundle: Bundle, scaled: Bundle) -> None:
+    first, manifest = shared_bundle.manifest, scaled.manifest
+    assert isinstance(manifest.spec, FactoredSpec)
+    assert manifest.spec.base == first.spec
+    assert 0.5 <= 1 - manifest.cost.params / first.cost.params < 0.501
+    inherited = ("backbone", "weights", "image_size", "fit")
+    assert [getattr(manifest.recipe, name) for name in inherited] == [getattr(first.recipe, name) for name in inherited]
+    grouped = load_file(scaled.weights)["layer3.0.conv2.basis.weight"]
+    rank = manifest.spec.ranks["layer3.0.conv2"]
+    assert len(grouped) == 2 * rank
+    assert compile_bundle(scaled, "openvino", precision="int8").verification.passed
+    assert manifest.parent == "shapes.rrr"
+    (ancestor,) = manifest.chain
+    assert ancestor.recipe == first.recipe
+    assert ancestor.weights_sha256 == manifest.provenance.weights_sha256
+    assert any("were held out" in note for note in manifest.provenance.notes) is False
+    assert not any("other photos" in note for note in manifest.provenance.notes)
+
+
+def test_the_recipe_names_the_bundle_as_from_in_files_and_options(scaled: Bundle, tmp_path: Path) -> None:
+    text = recipe_toml(scaled.manifest.recipe)
+    assert 'from = "shapes.rrr"' in text
+    (tmp_path / "recipe.toml").write_text(text)
+    assert read_recipe(tmp_path / "recipe.toml").start == "shapes.rrr"  # type: ignore[union-attr]
+    assert read_recipe(tmp_path / "recipe.toml", start="b.rrr").start == "b.rrr"  # type: ignore[union-attr]
+    assert json.loads(scaled.manifest.to_json())["recipe"]["from"] == scaled.manifest.recipe.start  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="^The method rrr has no --from"):
+        read_recipe(None, method="rrr", start="b.rrr")
+
+
+def inputs_of(photos: Path) -> Inputs:
+    dataset = scan(photos, Preprocess(image_size=32), seed=0)
+    examples = Examples(dataset.train.images, dataset.train.labels)
+    return Inputs(dataset, examples, Preprocess(image_size=32), TrainingRun(device="cpu"))
+
+
+def test_channels_and_elements_go_on_from_a_bundle(narrow: Bundle, scaled: Bundle, shapes: Path) -> None:
+    training = Training(epochs=1, batch_size=36, augment=False)
+    slim = Channel(start=str(narrow.path), sparsity=0.5, criterion="magnitude", training=training)
+    made = CHANNEL.make(inherit(slim), inputs_of(shapes))
+    assert isinstance(made.network.spec, ChannelSpec)
+    assert cost_of(made.network, 32).params == pytest.approx(narrow.manifest.cost.params / 2, rel=0.1)
+    assert "of narrow.rrr's parameters are gone" in made.notes[0]
+    zeros = inherit(Element(start=str(scaled.path), sparsity=0.3, training=training))
+    last = ELEMENT.make(zeros, inputs_of(shapes)).network
+    assert last.spec == scaled.manifest.spec
+    held = sum(int((tensor == 0).sum()) for name, tensor in last.named_parameters() if name.endswith(".weight"))
+    assert held >= 0.29 * scaled.manifest.cost.params
+    assert [ancestor.name for ancestor in lineage(scaled)] == ["shapes.rrr", "scaled.rrr"]
+    pruned = with_network(narrow, scaled.path.with_name("zeros.rrr"), NARROW, recipe=zeros)
+    with pytest.raises(UsageError, match="weights at zero, which would not stay zero"):
+        inherit(Channel(start=str(pruned.path)))
+
+
+def test_a_chain_that_makes_no_sense_is_refused(scaled: Bundle, shared_bundle: Bundle, tmp_path: Path) -> None:
+    start = str(shared_bundle.path)
+    with pytest.raises(UsageError, match="holds pairs of convolutions already"):
+        BASIS_SCALING.resolve(BasisScaling(start=str(scaled.path)))
+    with pytest.raises(UsageError, match="in one piece, and .* holds another"):
+        CHANNEL.spec(CHANNEL.resolve(Channel(start=start)), 3)
+    with pytest.raises(UsageError, match="was made with --image-size 32, not 64"):
+        inherit(BasisScaling(start=start, image_size=64))
+    with pytest.raises(UsageError, match="A sparsity of 99.9% is out of reach"):
+        BASIS_SCALING.spec(BASIS_SCALING.resolve(BasisScaling(start=start, sparsity=0.999)), 3)
+    basic = NetTailor(backbone="resnet18", image_size=32)
+    other = with_network(shared_bundle, tmp_path / "b.rrr", NARROW, recipe=basic)
+    with pytest.raises(UsageError, match="from resnet18, with which the method element does not begin"):
+        inherit(Element(start=str(other.path)))
+
+
+def test_photos_must_be_of_the_same_classes_and_others_are_said(narrow: Bundle, shapes: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(shapes, photos)
+    (photos / "train" / "cross" / "0.png").unlink()
+    recipe = inherit(BasisScaling(start=str(narrow.path), prune_share=0.9, training=TRAINING, max_drop=0.9))
+    notes = " ".join(BASIS_SCALING.make(recipe, inputs_of(photos)).notes)
+    assert "narrow.rrr has learned from other photos, or another split of them" in notes
+    assert "that were held out to decide are among those that narrow.rrr has learned from" in notes
+    for split in ("train", "test"):
+        (photos / split / "cross").rename(photos / split / "disc")
+    with pytest.raises(UsageError, match="other classes than the photos: they differ in cross, disc"):
+        plan(photos, tmp_path / "other.rrr", recipe=recipe, run=Run(device="cpu"))
+
+
+def test_other_weights_to_begin_with_are_another_task(scaled: Bundle, tmp_path: Path) -> None:
+    task = Task.of(scaled.manifest)
+    assert task.start_sha256 == scaled.manifest.provenance.weights_sha256
+    workdir = Workdir(tmp_path / "out.rrr", resume=True)
+    workdir.work.mkdir()
+    (workdir.work / "task.json").write_text(task.model_copy(update={"start_sha256": "0" * 64}).to_json())
+    with pytest.raises(UsageError, match="had other weights to begin with"):
+        workdir.require_task(task)
