@@ -12,9 +12,11 @@ import pytest
 import typer
 from fake_bundle import rewrite, write_engine
 from made_up import HERE, TARGET, layers, make_bundle, profile, store, verification
+from made_up import rewrite as rewrite_manifest
 
 from rrr_edge.bundle.folder import ENGINE
-from rrr_edge.bundle.recipe import RRR, Selection, Training
+from rrr_edge.bundle.manifest import Ancestor
+from rrr_edge.bundle.recipe import RRR, BasisScaling, Selection, Training
 from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.cli.app import app
 from rrr_edge.errors import UsageError
@@ -289,6 +291,33 @@ def test_the_commands_have_what_the_engine_was_made_with(tmp_path: Path) -> None
     asked = "mugs.rrr --target FILE.toml --precision int8"
     assert said[1] == f"rrr-edge compile {asked} --lowering dense --calib-data DIR --max-drop 0.024"
     assert said[2].startswith(f"rrr-edge profile {asked} ")
+
+
+def test_the_page_has_the_whole_chain_of_recipes(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "small.rrr")
+    digest = "a" * 64
+    first = Ancestor(
+        name="mugs.rrr",
+        recipe=RRR(branches=5),
+        weights_sha256=digest,
+        data_sha256=digest,
+        params=8_000_000,
+        accuracy=0.9,
+        duration_s=60.0,
+    )
+    recipe = BasisScaling(start="/home/somebody/mugs.rrr")
+    bundle = rewrite_manifest(bundle, bundle.manifest.model_copy(update={"chain": (first,), "recipe": recipe}))
+    candidate = store(bundle, profile(bundle))
+    assert commands([candidate]).splitlines()[:2] == [
+        "rrr-edge compress DATA -o mugs.rrr --recipe mugs.toml",
+        "rrr-edge compress DATA -o small.rrr --recipe recipe.toml",
+    ]
+    texts = Page(page_of([candidate])).texts
+    assert "mugs.toml of mugs.rrr, from which the next was made" in texts["h3"]
+    recipes = "".join(texts["pre"])
+    assert "branches = 5" in recipes
+    assert 'from = "mugs.rrr"' in recipes
+    assert any("90.0% of its test photos right" in text for text in texts["p"])
 
 
 def test_a_caption_speaks_of_layers_only_where_they_were_profiled(full: Candidate) -> None:

@@ -16,7 +16,7 @@ from rrr_edge.bundle.basis import PATENT
 from rrr_edge.bundle.factored import convolutions
 from rrr_edge.bundle.folder import BASIS, BASIS_PLOT
 from rrr_edge.bundle.recipe import RANDOM, BasisScaling
-from rrr_edge.bundle.spec import BaseSpec, FactoredSpec, ResNetSpec, source_spec
+from rrr_edge.bundle.spec import BaseSpec, FactoredSpec, ResNetSpec, TorchvisionSpec, source_spec
 from rrr_edge.compress.basis.decompose import deliver
 from rrr_edge.compress.basis.pruning import most_removed
 from rrr_edge.compress.basis.removals import Found, Removals, notes_of, table_of
@@ -56,7 +56,7 @@ def _spec_of(recipe: BasisScaling, num_classes: int) -> BaseSpec:
     """The network that is begun with. Raises UsageError where it cannot lose as much as is asked."""
     start = start_of(recipe)
     spec = start.manifest.spec if start else source_spec(num_classes, recipe.backbone)
-    assert not isinstance(spec, FactoredSpec)
+    assert not isinstance(spec, FactoredSpec | TorchvisionSpec)
     most = most_removed(spec)
     if recipe.sparsity != "auto" and recipe.sparsity > most + _TOLERANCE:
         raise UsageError(
