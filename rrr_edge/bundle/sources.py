@@ -58,26 +58,29 @@ class ClassifierSource(NamedTuple):
     """A network of torchvision that is no ResNet, by the name that people write.
 
     `layers` are the convolutions and products that follow each other on the longest way through it, and `head` is the
-    name of its last linear layer, which has one output a class.
+    name of its last linear layer, which has one output a class. With the modules called `conv4` and `conv5` begin those
+    parts that answer at a sixteenth and at a 32nd of the image's side, as those phases of a ResNet do.
     """
 
     name: str
     layers: int
     head: str
+    conv4: str
+    conv5: str
 
 
 # By torchvision's names of their builders.
 CLASSIFIERS: dict[str, ClassifierSource] = {
-    "mobilenet_v2": ClassifierSource("MobileNetV2", 53, "classifier.1"),
-    "mobilenet_v3_small": ClassifierSource("MobileNetV3-Small", 54, "classifier.3"),
-    "mobilenet_v3_large": ClassifierSource("MobileNetV3-Large", 64, "classifier.3"),
-    "efficientnet_b0": ClassifierSource("EfficientNet-B0", 82, "classifier.1"),
-    "shufflenet_v2_x0_5": ClassifierSource("ShuffleNetV2-x0.5", 51, "fc"),
-    "shufflenet_v2_x1_0": ClassifierSource("ShuffleNetV2-x1.0", 51, "fc"),
-    "regnet_x_400mf": ClassifierSource("RegNetX-400MF", 68, "fc"),
-    "regnet_y_400mf": ClassifierSource("RegNetY-400MF", 82, "fc"),
-    "regnet_y_800mf": ClassifierSource("RegNetY-800MF", 72, "fc"),
-    "convnext_tiny": ClassifierSource("ConvNeXt-Tiny", 59, "classifier.2"),
+    "mobilenet_v2": ClassifierSource("MobileNetV2", 53, "classifier.1", "features.7", "features.14"),
+    "mobilenet_v3_small": ClassifierSource("MobileNetV3-Small", 54, "classifier.3", "features.4", "features.9"),
+    "mobilenet_v3_large": ClassifierSource("MobileNetV3-Large", 64, "classifier.3", "features.7", "features.13"),
+    "efficientnet_b0": ClassifierSource("EfficientNet-B0", 82, "classifier.1", "features.4", "features.6"),
+    "shufflenet_v2_x0_5": ClassifierSource("ShuffleNetV2-x0.5", 51, "fc", "stage3", "stage4"),
+    "shufflenet_v2_x1_0": ClassifierSource("ShuffleNetV2-x1.0", 51, "fc", "stage3", "stage4"),
+    "regnet_x_400mf": ClassifierSource("RegNetX-400MF", 68, "fc", "trunk_output.block3", "trunk_output.block4"),
+    "regnet_y_400mf": ClassifierSource("RegNetY-400MF", 82, "fc", "trunk_output.block3", "trunk_output.block4"),
+    "regnet_y_800mf": ClassifierSource("RegNetY-800MF", 72, "fc", "trunk_output.block3", "trunk_output.block4"),
+    "convnext_tiny": ClassifierSource("ConvNeXt-Tiny", 59, "classifier.2", "features.4", "features.6"),
 }
 
 

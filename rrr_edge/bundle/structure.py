@@ -15,13 +15,7 @@ SKIP = "downsample.0"
 _EXPANSION = 4
 _FLOAT_BYTES = 4
 STUMP = ("conv1", "bn1", "layer1", "layer2")
-_LATE_PARTS: dict[str, Part] = {
-    "layer3": "conv4",
-    "layer4": "conv5",
-    "avgpool": "heads",
-    "fc": "heads",
-    "classifier": "heads",
-}
+_LATE_PARTS: dict[str, Part] = {"layer3": "conv4", "layer4": "conv5", "avgpool": "heads", "fc": "heads"}
 
 
 class ConvShape(NamedTuple):

@@ -16,7 +16,7 @@ from rrr_edge.bundle.spec import Part, Vote
 from rrr_edge.bundle.structure import part_of_layer
 from rrr_edge.bundle.verification import Verification, verify
 from rrr_edge.errors import GateFailed, MissingLibrary
-from rrr_edge.networks import Network, Tailored
+from rrr_edge.networks import Network, Tailored, Torchvision
 from rrr_edge.networks.tailored import fold
 from rrr_edge.timing.progress import quiet
 
@@ -84,7 +84,7 @@ def export_onnx(network: Network, preprocess: Preprocess, path: Path) -> None:
         )
         assert program is not None
         model = program.model_proto
-        _name_by_part(model)
+        _name_by_part(model, network.part_of_layer if isinstance(network, Torchvision) else part_of_layer)
         simple, same = onnxsim.simplify(model)
     if not same:
         raise GateFailed(
@@ -99,7 +99,7 @@ def _as_deployed(network: Network) -> Network:
     return fold(network) if isinstance(network, Tailored) else network
 
 
-def _name_by_part(model: Any) -> None:
+def _name_by_part(model: Any, part_of_layer: Callable[[str], Part]) -> None:
     """Put the part and the module in front of the names of nodes and tensors: "conv4/layer3.0.conv1/...".
 
     Each backend fuses layers in its own way, but names the result after these.

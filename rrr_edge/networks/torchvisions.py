@@ -9,7 +9,7 @@ from torchvision.models import get_model
 
 from rrr_edge.bundle.manifest import Cost
 from rrr_edge.bundle.sources import CLASSIFIERS, ClassifierBackbone
-from rrr_edge.bundle.spec import TorchvisionSpec
+from rrr_edge.bundle.spec import Part, TorchvisionSpec
 from rrr_edge.networks.resnet import GlobalMean
 
 Shapes = dict[str, tuple[int, ...]]
@@ -49,6 +49,19 @@ class Torchvision(nn.Module):
         pooled = self.avgpool(x)
         logits: Tensor = self.get_submodule(self._last)(pooled.flatten(1) if self._flattens else pooled)
         return logits.unsqueeze(1)
+
+    def part_of_layer(self, name: str) -> Part:
+        """The part of the network in which the module of that name lies: its resolution's, or "heads" after it."""
+        if name.partition(".")[0] not in self._trunk:
+            return "heads"
+        source = CLASSIFIERS[self.spec.backbone]
+        begins: dict[str, Part] = {source.conv4: "conv4", source.conv5: "conv5"}
+        part: Part = "stump"
+        for module, _ in self.named_modules():
+            part = begins.get(module, part)
+            if module == name:
+                break
+        return part
 
     @property
     def head(self) -> nn.Module:

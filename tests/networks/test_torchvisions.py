@@ -1,5 +1,6 @@
 """Classifiers of torchvision are torchvision's own: names, initialisation, answers, parameters and MACs."""
 
+import re
 from typing import Any, get_args
 
 import pytest
@@ -57,6 +58,28 @@ def test_it_is_torchvisions_network(name: Any) -> None:
     assert ours.spec.layers == layers_in_sequence(theirs)
     assert ours.head is ours.get_submodule(CLASSIFIERS[name].head)
     assert ours.head.out_features == 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_parts_are_told_by_the_resolution_of_what_they_answer(name: Any) -> None:
+    network = build(TorchvisionSpec(backbone=name, num_classes=5)).eval()
+    sides: dict[str, int] = {}
+
+    def noting(layer: str) -> Any:
+        return lambda module, inputs, answer: sides.update({layer: answer.shape[-1]})
+
+    for layer, module in network.named_modules():
+        # Not those within blocks, of which the first one answers at the resolution before, or at a single pixel.
+        if re.fullmatch(r"features\.\d+|(conv1|stage\d|conv5)|stem|trunk_output\.block\d", layer):
+            module.register_forward_hook(noting(layer))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 64, 64))
+    assert len(sides) >= 5
+    parts = {4: "conv4", 2: "conv5"}
+    for layer, side in sides.items():
+        for inner, _ in network.get_submodule(layer).named_modules(prefix=layer):
+            assert network.part_of_layer(inner) == parts.get(side, "stump")
+    assert {network.part_of_layer(layer) for layer in ("avgpool", CLASSIFIERS[name].head)} == {"heads"}
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny"])
