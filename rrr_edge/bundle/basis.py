@@ -36,6 +36,15 @@ class BasisScaling(Chained):
     normalise: Normalise = Field(
         default="layer", description="Importance as it is, by the norm of its layer, or by parameters that go (cost)"
     )
+    then: Literal["none", "channel"] = Field(
+        default="none", description="What goes after the basis vectors: whole channels, by their Taylor terms"
+    )
+    then_sparsity: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of the parameters that is gone after then",
+    )
     fold_norm: bool = Field(default=False, description="Multiply normalisation into the weights before decomposing")
     adapt_statistics: bool = Field(default=False, description="Let batch statistics follow the photos")
 
@@ -45,11 +54,16 @@ class BasisScaling(Chained):
             raise ValueError("all layers learn, so branches share their batches and no features are kept")
         if self.fold_norm and self.adapt_statistics:
             raise ValueError("fold_norm makes batch statistics a part of the weights, so they cannot adapt")
+        wanted = self.sparsity if isinstance(self.sparsity, float) and self.then == "channel" else None
+        if (wanted is None) != (self.then_sparsity is None):
+            raise ValueError("then_sparsity is needed where a sparsity is followed by then = channel, and only there")
+        if wanted is not None and self.then_sparsity is not None and self.then_sparsity < wanted:
+            raise ValueError(f"then_sparsity {self.then_sparsity} is less than sparsity {wanted}")
         return self
 
 
 class BasisRow(NamedTuple):
-    """A line of basis.csv: the network with so many `bases` left, as it would be delivered.
+    """A line of basis.csv: the network with so many `bases` (basis vectors) left, as it would be delivered.
 
     `sparsity` is the share of the parameters that is gone; `accuracy` is on the photos that decide, `least` what is
     allowed, `within` whether it is reached. Where nothing is to be decided, there are neither.

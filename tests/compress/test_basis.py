@@ -20,9 +20,11 @@ from rrr_edge.bundle.tailored import whole_network
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress import Run, compress
 from rrr_edge.compress.basis import BASIS_SCALING
+from rrr_edge.compress.basis.channels import Channels
 from rrr_edge.compress.basis.decompose import decompose, deliver
 from rrr_edge.compress.basis.pruning import params_with
-from rrr_edge.compress.basis.removals import Found, Removals, notes_of, table_of
+from rrr_edge.compress.basis.removals import Found, Removals
+from rrr_edge.compress.basis.rows import notes_of, table_of
 from rrr_edge.compress.method import Inputs
 from rrr_edge.compress.stages import Stages
 from rrr_edge.errors import UsageError
@@ -32,6 +34,7 @@ from rrr_edge.networks.factored import pairs_of
 from rrr_edge.timing.progress import Step
 from rrr_edge.training import Examples
 from rrr_edge.training import Run as TrainingRun
+from rrr_edge.training.batches import normalise
 
 CLASSES = 3
 TRAINING = BasisTraining(epochs=2, batch_size=6, learning_rate=0.01, augment=False)
@@ -167,7 +170,7 @@ def test_statistics_adapt_where_asked(inputs: Inputs) -> None:
 def test_a_number_is_reached_and_no_more_goes(settings: Any, inputs: Inputs) -> None:
     found = run(inputs, sparsity=0.3, **settings)
     whole = cost(NARROW, 32).params
-    assert found.chosen == len(found.rows) - 1
+    assert found.taken == len(found.rows) - 1
     chosen = found.network.spec
     assert isinstance(chosen, FactoredSpec)
     assert params_with(NARROW, chosen.ranks) == found.rows[-1].params <= 0.7 * whole
@@ -193,14 +196,14 @@ def test_the_last_network_that_loses_little_enough_is_taken(inputs: Inputs, monk
     found = Removals(recipe, tiny(), stages).run()
     assert [row.accuracy for row in found.rows] == [0.8, 0.9, 0.7, 0.6]
     assert [row.within for row in found.rows] == [True, True, True, False]
-    assert found.chosen == 2
+    assert found.taken == 2
     assert [row.least for row in found.rows] == pytest.approx([0.7] * 4)
     assert params_with(NARROW, found.network.spec.ranks) == found.rows[2].params  # type: ignore[union-attr]
     assert [row.epoch for row in found.history] == list(range(1, 2 + 3 + 1))
     assert found.later_s == found.rows[3].seconds
-    said = " ".join(notes_of(recipe, found, 10))
-    assert "2 removals of basis vectors, judged by 10 photos" in said
-    assert "after one more 60.0%" in said
+    said = " ".join(notes_of(recipe, found.rows, found.rows[2], 10))
+    assert "4 networks judged by 10 photos" in said
+    assert "the next has 60.0%" in said
     assert table_of(found.rows).splitlines()[0] == "removals,bases,params,macs,sparsity,accuracy,least,within,seconds"
 
 
@@ -210,7 +213,7 @@ def test_pruning_ends_where_nothing_is_left_to_prune(inputs: Inputs, monkeypatch
     recipe = RECIPE.model_copy(update={"prune_share": 0.9, "training": TRAINING.model_copy(update={"epochs": 0})})
     found = Removals(recipe, tiny(), stages).run()
     assert found.rows[-1].bases == len(found.network.spec.ranks)  # type: ignore[union-attr]
-    assert found.chosen == len(found.rows) - 1
+    assert found.taken == len(found.rows) - 1
 
 
 class Crash(Exception):
@@ -241,10 +244,97 @@ def test_a_run_that_stops_in_every_phase_ends_with_the_same_bits(inputs: Inputs,
     expected = straight.network.state_dict()
     for name, tensor in resumed.network.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
-    assert len(list(tmp_path.glob("*/weights.safetensors"))) == 2
+    assert len(list(tmp_path.glob("*/weights.safetensors"))) == 3
     # Finished, but not yet delivered: nothing is trained again.
-    again = Removals(recipe, tiny(), stages_of(inputs, tmp_path, crash_at("removal-003", 1))).run()
+    last = f"removal-{len(straight.rows) - 1:03}"
+    again = Removals(recipe, tiny(), stages_of(inputs, tmp_path, crash_at(last, 1))).run()
     assert torch.equal(again.network.fc.weight, resumed.network.fc.weight)
+
+
+# Channels
+
+
+def test_coupled_channels_are_judged_and_removed_as_one(inputs: Inputs) -> None:
+    network = tiny()
+    decompose(network)
+    for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        torch.nn.init.uniform_(norm.weight, 0.5, 1)
+        torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
+    channels = Channels(network, inputs.examples, inputs.preprocess)
+    first = "layer2.0.conv3"
+    (coupled,) = (one for one in channels._coupled if one.first == first)
+    assert set(coupled.norms) == {"layer2.0.bn3", "layer2.0.downsample.1"}
+    assert len(channels._coupled) == 1 + 4 * 3  # the stem, and of each block two inside and one at the end
+    # By central differences of a gate behind both normalisations.
+    examples, expected = inputs.examples, torch.zeros(12)
+    norms = [channels.network.get_submodule(name) for name in coupled.norms]
+    images = normalise(torch.from_numpy(examples.images).permute(0, 3, 1, 2), inputs.preprocess)
+    double = channels.network.double()
+
+    def loss(channel: int, gate: float) -> float:
+        for norm in norms:
+            norm.weight.data[channel] *= gate
+            norm.bias.data[channel] *= gate
+        found = torch.nn.functional.cross_entropy(double(images.double())[:, 0], torch.from_numpy(examples.labels))
+        for norm in norms:
+            norm.weight.data[channel] /= gate
+            norm.bias.data[channel] /= gate
+        return float(found.detach())
+
+    for channel in range(12):
+        expected[channel] = ((loss(channel, 1 + 1e-4) - loss(channel, 1 - 1e-4)) / 2e-4) ** 2
+    # The 15 photos are one batch.
+    torch.testing.assert_close(channels._scores[first].float(), expected, rtol=1e-3, atol=1e-9)
+    channels.network.float()
+    with torch.no_grad():
+        gated = channels.network(images)
+        weak = channels._scores[first].argsort()[:5].tolist()
+        for norm in norms:
+            norm.weight[weak] = 0
+            norm.bias[weak] = 0
+        gated = channels.network(images)
+        smaller = channels.without((first,) * 5)
+        torch.testing.assert_close(smaller(images), gated, rtol=1e-4, atol=1e-5)
+    assert smaller.spec.base.phases[1].outputs == 7  # type: ignore[union-attr]
+
+
+def test_double_pruning_reaches_both_numbers_and_resumes(inputs: Inputs, tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(update={"sparsity": 0.3, "then": "channel", "then_sparsity": 0.6, "prune_share": 0.2})
+    straight = Removals(recipe, tiny(), stages_of(inputs)).run()
+    base = straight.network.spec.base  # type: ignore[union-attr]
+    assert isinstance(base, ChannelSpec)
+    assert sum(phase.outputs for phase in base.phases) < 8 + 12 + 16 + 20
+    sparsities = [row.sparsity for row in straight.rows]
+    assert sparsities == sorted(sparsities)
+    assert sparsities[-2] < 0.6 <= sparsities[-1] < 0.65
+    for left in (0, 3):
+
+        def report(step: Step, at: str = f"removal-{len(straight.rows) - 1 - left:03}") -> None:
+            if step.stage == at:
+                raise Crash
+
+        with pytest.raises(Crash):
+            Removals(recipe, tiny(), stages_of(inputs, tmp_path / str(left), report)).run()
+        resumed = Removals(recipe, tiny(), stages_of(inputs, tmp_path / str(left))).run()
+        for name, tensor in straight.network.state_dict().items():
+            assert torch.equal(tensor, resumed.network.state_dict()[name]), name
+
+
+def test_channels_go_from_the_last_good_network(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPE.model_copy(update={"then": "channel", "prune_share": 0.2, "max_drop": 0.1})
+    stages = stages_of(inputs, tmp_path)
+    Judged(stages, monkeypatch, [8, 8, 5, 8, 5])
+    found = Removals(recipe, tiny(), stages).run()
+    assert [row.within for row in found.rows] == [True, True, False, True, False]
+    assert found.taken == 3
+    assert found.rows[3].bases <= found.rows[1].bases
+    assert found.rows[2].bases < found.rows[1].bases
+    # From the disk, with two networks that lost too much since.
+    again = Removals(recipe, tiny(), stages_of(inputs, tmp_path)).run()
+    assert again.taken == 3
+    assert torch.equal(again.network.fc.weight, found.network.fc.weight)
 
 
 # What is refused
@@ -253,6 +343,15 @@ def test_a_run_that_stops_in_every_phase_ends_with_the_same_bits(inputs: Inputs,
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(UsageError, match=r"A sparsity of 99.9% is out of reach of basis scaling.*the most is 9\d\.\d%"):
         BASIS_SCALING.spec(RECIPE.model_copy(update={"sparsity": 0.999}), CLASSES)
+    with pytest.raises(UsageError, match="in one piece, and ResNet18 is another"):
+        BASIS_SCALING.spec(RECIPE.model_copy(update={"then": "channel"}), CLASSES)
+    both = {"backbone": "resnet50", "then": "channel", "sparsity": 0.5, "then_sparsity": 0.9999}
+    with pytest.raises(UsageError, match="A sparsity of 100.0% is out of reach of double pruning"):
+        BASIS_SCALING.spec(RECIPE.model_copy(update=both), CLASSES)
+    with pytest.raises(ValidationError, match="then_sparsity is needed where"):
+        BasisScaling(sparsity=0.5, then="channel")
+    with pytest.raises(ValidationError, match="then_sparsity 0.4 is less than sparsity 0.5"):
+        BasisScaling(sparsity=0.5, then="channel", then_sparsity=0.4)
     with pytest.raises(ValidationError, match="branches share their batches"):
         BasisScaling(training=BasisTraining(shared_batches=False))
     with pytest.raises(ValidationError, match="they cannot adapt"):

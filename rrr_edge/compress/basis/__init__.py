@@ -17,13 +17,16 @@ from rrr_edge.bundle.factored import convolutions
 from rrr_edge.bundle.folder import BASIS, BASIS_PLOT
 from rrr_edge.bundle.recipe import RANDOM, BasisScaling
 from rrr_edge.bundle.spec import BaseSpec, FactoredSpec, ResNetSpec, TorchvisionSpec, source_spec
+from rrr_edge.compress.basis.channels import most_slimmed, require_channels
 from rrr_edge.compress.basis.decompose import deliver
 from rrr_edge.compress.basis.pruning import most_removed
-from rrr_edge.compress.basis.removals import Found, Removals, notes_of, table_of
+from rrr_edge.compress.basis.removals import Found, Removals
+from rrr_edge.compress.basis.rows import notes_of, table_of
 from rrr_edge.compress.chain import begin_with, doubts_of, inherit, name_of, start_of
 from rrr_edge.compress.method import CompressedNetwork, Inputs, Method, begin
 from rrr_edge.compress.nettailor.teacher import begin as begin_tailored
 from rrr_edge.compress.rrr.slicing import reuse
+from rrr_edge.compress.slimming import require_sparsity
 from rrr_edge.compress.stages import Stages
 from rrr_edge.compress.validation import validation_split
 from rrr_edge.compress.weights import WeightsInfo, load_weights
@@ -37,8 +40,6 @@ from rrr_edge.training.schedule import cycles
 _RANDOM = (
     "The weights are random, so the basis vectors compute random features. With --weights imagenet they mean more."
 )
-# Half of the last digit in which sparsities are said.
-_TOLERANCE = 0.0005
 
 
 def _resolve(recipe: BasisScaling) -> BasisScaling:
@@ -57,13 +58,12 @@ def _spec_of(recipe: BasisScaling, num_classes: int) -> BaseSpec:
     start = start_of(recipe)
     spec = start.manifest.spec if start else source_spec(num_classes, recipe.backbone)
     assert not isinstance(spec, FactoredSpec | TorchvisionSpec)
-    most = most_removed(spec)
-    if recipe.sparsity != "auto" and recipe.sparsity > most + _TOLERANCE:
-        raise UsageError(
-            f"A sparsity of {recipe.sparsity:.1%} is out of reach of basis scaling, which leaves each convolution a "
-            f"basis vector: here the most is {most:.1%}.",
-            advice=f"Ask for at most {most:.3f}.",
-        )
+    if recipe.sparsity != "auto":
+        by = "basis scaling, which leaves each convolution a basis vector,"
+        require_sparsity(recipe.sparsity, most_removed(spec), by)
+    if recipe.then == "channel":
+        whole = require_channels(spec, name_of(recipe))
+        require_sparsity(recipe.then_sparsity or 0.0, most_slimmed(whole), "double pruning")
     return spec
 
 
@@ -90,8 +90,12 @@ def _make(recipe: BasisScaling, inputs: Inputs) -> CompressedNetwork:
     start = start_of(recipe)
     doubts = doubts_of(start, inputs.dataset, holds_out=recipe.sparsity == "auto") if start else ()
     random = recipe.weights == RANDOM and start is None
-    notes = [_note(recipe, found, made, cost(base, recipe.image_size).params), *notes_of(recipe, found, photos), PATENT]
-    drawing = draw_basis(found.rows, chosen=found.chosen)
+    notes = [
+        _note(recipe, found, made, cost(base, recipe.image_size).params),
+        *notes_of(recipe, found.rows, found.rows[found.taken], photos),
+        PATENT,
+    ]
+    drawing = draw_basis(found.rows, taken=found.taken)
     return CompressedNetwork(
         made,
         info,
@@ -126,13 +130,14 @@ def _stages(recipe: BasisScaling, inputs: Inputs) -> Stages:
 
 
 def _note(recipe: BasisScaling, found: Found, made: Network, before: int) -> str:
-    chosen, spec = found.rows[found.chosen], made.spec
+    taken, spec = found.rows[found.taken], made.spec
     assert isinstance(found.network.spec, FactoredSpec)
     pairs = len(spec.ranks) if isinstance(spec, FactoredSpec) else 0
+    channels = ", some with whole channels" if recipe.then == "channel" else ""
     return (
-        f"Basis scaling of {name_of(recipe)}: {chosen.bases:,} of {found.rows[0].bases:,} basis vectors "
+        f"Basis scaling of {name_of(recipe)}: {taken.bases:,} of {found.rows[0].bases:,} basis vectors "
         f"are left, in {pairs} of {len(convolutions(found.network.spec.base, 32))} convolutions as pairs, and "
-        f"{chosen.sparsity:.1%} of the {before:,} parameters are gone. Weights were not fine-tuned."
+        f"{taken.sparsity:.1%} of the {before:,} parameters are gone{channels}. Weights were not fine-tuned."
     )
 
 

@@ -68,15 +68,3 @@ def most_removed(base: BaseSpec) -> float:
     """The share of the parameters of `base` that goes when every convolution keeps one basis vector."""
     ones = dict.fromkeys(convolutions(base, image_size=32), 1)
     return 1 - params_with(base, ones) / cost(base, image_size=32).params
-
-
-def fewest_removed(base: BaseSpec, ranks: Ranks, order: Sequence[str], target: int) -> int:
-    """How many of `order` must go until no more than `target` parameters are left; all of it where that is too few."""
-    low, high = 0, len(order)
-    while low < high:
-        middle = (low + high) // 2
-        if params_with(base, without(ranks, order[:middle])) <= target:
-            high = middle
-        else:
-            low = middle + 1
-    return low

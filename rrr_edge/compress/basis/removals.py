@@ -1,7 +1,7 @@
-"""The removal of basis vectors, step by step, until enough are gone or too much is lost."""
+"""The removal of basis vectors, and of channels, step by step, until enough are gone or too much is lost."""
 
-import csv
-import io
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,188 +11,180 @@ from rrr_edge.bundle.factored import delivered
 from rrr_edge.bundle.files import write_file
 from rrr_edge.bundle.recipe import BasisScaling
 from rrr_edge.bundle.record import Record
-from rrr_edge.bundle.spec import BaseSpec, FactoredSpec, TorchvisionSpec
+from rrr_edge.bundle.spec import FactoredSpec, TorchvisionSpec
+from rrr_edge.compress.basis.channels import Channels, slimmer
 from rrr_edge.compress.basis.decompose import decompose, fold_norms, let_learn
-from rrr_edge.compress.basis.pruning import fewest_removed, params_with, prune, weakest, without
+from rrr_edge.compress.basis.pruning import prune, weakest, without
+from rrr_edge.compress.basis.rows import row_of
 from rrr_edge.compress.stages import Stage, Stages
-from rrr_edge.errors import counted
 from rrr_edge.networks import Network, build
 from rrr_edge.training.checkpoint import EpochRow
 from rrr_edge.training.whole import CrossEntropy
 
-_TRANSFER, _KEPT = "transfer", "ranks.json"
-# An accuracy of 7 in 10 is within a tenth of one of 8 in 10, of which floats are not sure.
-_ROUNDING = 1e-9
+_TRANSFER, _STEPS = "transfer", "steps.json"
+# So many networks are kept on disk: the last ones, of which one may have lost too much.
+_KEPT = 3
 
 
-class _Ranks(Record):
-    """The ranks at the finished removals, in order."""
+class _Step(Record):
+    """A finished training: the network's spec, and how many of the ways to remove had come to their end before."""
 
-    ranks: tuple[dict[str, int], ...] = ()
+    spec: FactoredSpec
+    way: int
+
+
+class _Steps(Record):
+    steps: tuple[_Step, ...] = ()
 
 
 class Found(NamedTuple):
-    """The network to deliver, with its factors; all rows, and the number of the chosen one.
+    """The network to deliver, with its factors; all rows, and the number of the taken one.
 
-    `history` is the training of the chosen one from the beginning, `later_s` are the seconds of those after it.
+    `history` is the training of the taken one from the beginning, `later_s` are the seconds of those after it.
     """
 
     network: Network
     rows: list[BasisRow]
-    chosen: int
+    taken: int
     stage: Stage
     history: tuple[EpochRow, ...]
     later_s: float
 
 
 class Removals:
-    """Runs the trainings and removals of `recipe`, or recalls those that an interrupted compression had finished.
-
-    On disk are the weights of the last two networks only.
-    """
+    """Runs the trainings and removals of `recipe`, or recalls those that an interrupted compression had finished."""
 
     def __init__(self, recipe: BasisScaling, network: Network, stages: Stages) -> None:
         assert not isinstance(network.spec, FactoredSpec | TorchvisionSpec)
-        self._recipe, self._stages = recipe, stages
-        self._base: BaseSpec = network.spec
-        self._whole = network
+        self._recipe, self._stages, self._source = recipe, stages, network
+        self._whole = cost(network.spec, recipe.image_size).params
+        self._steps: list[_Step] = []
         self._finished: list[Stage] = []
-        self._ranks: list[dict[str, int]] = []
+        self._ways: list[Callable[[Network], Network | None]] = [self._without_vectors]
+        if recipe.then == "channel":
+            self._ways.append(self._without_channels)
 
     def run(self) -> Found:
-        network = self._begin()
-        before = network
+        network, way = self._begin()
+        good, taken = network, 0
         while True:
-            self._learn(network)
-            row = self.rows()[-1]
-            if not row.within:
-                return self._found(before, len(self._ranks) - 2)
-            ranks = self._next(network, row)
-            if ranks is None:
-                return self._found(network, len(self._ranks) - 1)
-            before, network = network, prune(network.cpu(), ranks)
+            self._learn(network, way)
+            smaller = None
+            if self.rows()[-1].within:
+                good, taken = network.cpu(), len(self._steps) - 1
+                smaller = self._ways[way](good)
+            while smaller is None:
+                way += 1
+                if way == len(self._ways):
+                    return self._found(good, taken)
+                smaller = self._ways[way](good)
+            network = smaller
 
     def rows(self) -> list[BasisRow]:
         found: list[BasisRow] = []
-        recipe, whole = self._recipe, cost(self._base, self._recipe.image_size)
-        for number, (ranks, stage) in enumerate(zip(self._ranks, self._finished, strict=True)):
-            costs = cost(delivered(FactoredSpec(base=self._base, ranks=ranks)), recipe.image_size)
-            accuracy, least, within = stage.judged.accuracy if stage.judged else None, None, True
-            if recipe.sparsity == "auto" and accuracy is not None:
-                first = found[0].accuracy if found else accuracy
-                assert first is not None
-                least = first - recipe.max_drop
-                within = accuracy >= least - _ROUNDING
-            found.append(
-                BasisRow(
-                    removals=number,
-                    bases=sum(ranks.values()),
-                    params=costs.params,
-                    macs=costs.macs,
-                    sparsity=1 - costs.params / whole.params,
-                    accuracy=accuracy,
-                    least=least,
-                    within=within,
-                    seconds=stage.seconds,
-                )
-            )
+        for step, stage in zip(self._steps, self._finished, strict=True):
+            found.append(row_of(self._recipe, step.spec, stage, whole=self._whole, earlier=found))
         return found
 
-    def _begin(self) -> Network:
-        """The network before the first removal, or, of an interrupted run, at the last but one."""
-        kept = self._kept
-        finished = _Ranks.from_json_file(kept).ranks if kept and self._resumes and kept.is_file() else ()
-        start = max(0, len(finished) - 2)
-        if start:
-            self._ranks = list(finished[:start])
-            self._finished = [self._stages.finished(_name(number)) for number in range(start)]
+    def _begin(self) -> tuple[Network, int]:
+        """The network before the first removal; of an interrupted run, the last that was good, and its way."""
+        note, recipe = self._note, self._recipe
+        if note and self._stages.inputs.run.resume and note.is_file():
+            steps = _Steps.from_json_file(note).steps
             self._transfer = self._stages.finished(_TRANSFER)
-            return build(FactoredSpec(base=self._base, ranks=finished[start]))
-        network, recipe = self._whole, self._recipe
+            self._steps = list(steps)
+            self._finished = [self._stages.finished(_name(number)) for number in range(len(steps))]
+            start = max(number for number, row in enumerate(self.rows()) if row.within)
+            del self._steps[start:], self._finished[start:]
+            return build(steps[start].spec), steps[start].way
+        network = self._source
         if recipe.fold_norm:
             fold_norms(network)
         decompose(network)
         let_learn(network, recipe.importance)
         objective = CrossEntropy(network, adapts=recipe.adapt_statistics)
         self._transfer = self._stages.run(_TRANSFER, objective, recipe.training)
-        return network.cpu()
+        return network.cpu(), 0
 
-    def _learn(self, network: Network) -> None:
-        recipe, number = self._recipe, len(self._ranks)
+    def _learn(self, network: Network, way: int) -> None:
+        recipe, number = self._recipe, len(self._steps)
         let_learn(network, recipe.importance)
         training = recipe.training.model_copy(update={"epochs": recipe.epochs_per_prune})
         objective = CrossEntropy(network, adapts=recipe.adapt_statistics)
         stage = self._stages.run(_name(number), objective, training, seed=(recipe.seed + 1 + number) % 2**63)
         assert isinstance(network.spec, FactoredSpec)
-        self._ranks.append(network.spec.ranks)
+        self._steps.append(_Step(spec=network.spec, way=way))
         self._finished.append(stage)
-        if self._kept:
-            write_file(self._kept, _Ranks(ranks=tuple(self._ranks)).to_json())
-        if number:
-            self._stages.forget(_name(number - 2) if number > 1 else _TRANSFER)
+        if self._note:
+            write_file(self._note, _Steps(steps=tuple(self._steps)).to_json())
+        # From the last networks an interrupted run goes on: the last may have lost too much, and the one before it too.
+        if number >= _KEPT:
+            self._stages.forget(_name(number - _KEPT))
+        elif number == 0:
+            self._stages.forget(_TRANSFER)
 
-    def _next(self, network: Network, row: BasisRow) -> dict[str, int] | None:
-        """The ranks after one more removal; None where that is not wanted, or not possible."""
-        recipe, ranks = self._recipe, self._ranks[-1]
+    def _without_vectors(self, network: Network) -> Network | None:
+        """With fewer basis vectors; None where that is not wanted, or not possible."""
+        recipe, spec = self._recipe, _factored(network)
         order = weakest(network, recipe.normalise)
-        count = max(1, round(recipe.prune_share * row.bases))
-        if recipe.sparsity != "auto":
-            target = self.target
-            if params_with(self._base, ranks) <= target:
-                return None
-            count = min(count, fewest_removed(self._base, ranks, order, target))
-        return without(ranks, order[:count]) if order else None
+        wanted = None if recipe.sparsity == "auto" else recipe.sparsity
+        removed = self._as_many(order, sum(spec.ranks.values()), wanted, lambda gone: _without(spec, gone))
+        return prune(network, _without(spec, removed).ranks) if removed else None
 
-    @property
-    def target(self) -> int:
-        """How many parameters are to be left at most."""
-        assert self._recipe.sparsity != "auto"
-        return int(cost(self._base, self._recipe.image_size).params * (1 - self._recipe.sparsity))
+    def _without_channels(self, network: Network) -> Network | None:
+        """With fewer channels; None where that is not wanted, or not possible."""
+        recipe, inputs = self._recipe, self._stages.inputs
+        channels = Channels(network, inputs.examples, inputs.preprocess)
+        order = channels.weakest(recipe.normalise)
+        removed = self._as_many(
+            order, len(order) + 1, recipe.then_sparsity, lambda gone: slimmer(channels.spec, Counter(gone))
+        )
+        return channels.without(removed) if removed else None
 
-    def _found(self, network: Network, chosen: int) -> Found:
-        stages = [self._transfer, *self._finished[: chosen + 1]]
+    def _as_many(
+        self,
+        order: tuple[str, ...],
+        left: int,
+        wanted: float | None,
+        spec_without: Callable[[tuple[str, ...]], FactoredSpec],
+    ) -> tuple[str, ...]:
+        """The first of `order` that go in one removal: the recipe's share of those that are `left`, or no more than are
+        needed for the `wanted` share of the parameters."""
+        most = min(len(order), max(1, round(self._recipe.prune_share * left)))
+        if wanted is None:
+            return order[:most]
+        target = int(self._whole * (1 - wanted))
+        low, high = 0, most
+        while low < high:
+            middle = (low + high) // 2
+            if cost(delivered(spec_without(order[:middle])), image_size=32).params <= target:
+                high = middle
+            else:
+                low = middle + 1
+        return order[:low]
+
+    def _found(self, network: Network, taken: int) -> Found:
+        stages = [self._transfer, *self._finished[: taken + 1]]
         history = [row for stage in stages for row in stage.history]
         numbered = tuple(row.model_copy(update={"epoch": i}) for i, row in enumerate(history, start=1))
-        later_s = sum(stage.seconds for stage in self._finished[chosen + 1 :])
-        return Found(network.cpu(), self.rows(), chosen, self._finished[chosen], numbered, later_s)
+        later_s = sum(stage.seconds for stage in self._finished[taken + 1 :])
+        return Found(network, self.rows(), taken, self._finished[taken], numbered, later_s)
 
     @property
-    def _resumes(self) -> bool:
-        return self._stages.inputs.run.resume
-
-    @property
-    def _kept(self) -> Path | None:
+    def _note(self) -> Path | None:
         checkpoints = self._stages.inputs.run.checkpoints
-        return checkpoints / _KEPT if checkpoints else None
+        return checkpoints / _STEPS if checkpoints else None
+
+
+def _factored(network: Network) -> FactoredSpec:
+    assert isinstance(network.spec, FactoredSpec)
+    return network.spec
+
+
+def _without(spec: FactoredSpec, removed: tuple[str, ...]) -> FactoredSpec:
+    """`spec` when the convolutions named in `removed` have lost a basis vector for each time."""
+    return FactoredSpec(base=spec.base, ranks=without(spec.ranks, removed))
 
 
 def _name(number: int) -> str:
     return f"removal-{number:03}"
-
-
-def table_of(rows: list[BasisRow]) -> str:
-    """The rows as CSV; what there is none of is empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(BasisRow._fields)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def notes_of(recipe: BasisScaling, found: Found, photos: int) -> tuple[str, ...]:
-    """How the chosen network was found, where photos decided."""
-    chosen, last = found.rows[found.chosen], found.rows[-1]
-    if chosen.least is None or chosen.accuracy is None:
-        return ()
-    notes = [
-        f"{counted(chosen.removals, 'removal')} of basis vectors, judged by {counted(photos, 'photo')} beside the test "
-        f"photos: {chosen.accuracy:.1%} of them right, and at least {chosen.least:.1%} allowed"
-        + ("." if last.within else f"; after one more {last.accuracy:.1%}.")
-    ]
-    if not last.within and 0 < recipe.max_drop * photos < 1 - _ROUNDING:
-        notes.append(
-            f"Of {counted(photos, 'photo')} {recipe.max_drop:.2%} is less than one, so the pruning ended with the "
-            "first network that had fewer right, which may be chance. With more photos in a folder val, or a larger "
-            "max_drop, it may go further."
-        )
-    return tuple(notes)
