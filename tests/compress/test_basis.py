@@ -345,9 +345,6 @@ def test_settings_that_cannot_be_are_refused() -> None:
         BASIS_SCALING.spec(RECIPE.model_copy(update={"sparsity": 0.999}), CLASSES)
     with pytest.raises(UsageError, match="in one piece, and ResNet18 is another"):
         BASIS_SCALING.spec(RECIPE.model_copy(update={"then": "channel"}), CLASSES)
-    both = {"backbone": "resnet50", "then": "channel", "sparsity": 0.5, "then_sparsity": 0.99999}
-    with pytest.raises(UsageError, match="A sparsity of 100.0% is out of reach of double pruning"):
-        BASIS_SCALING.spec(RECIPE.model_copy(update=both), CLASSES)
     ones = ChannelSpec(stem=1, phases=(PhaseWidths(outputs=1, blocks=((1, 1),)),) * 4, num_classes=CLASSES)
     assert most_slimmed(NARROW) == 1 - cost(ones, 32).params / cost(NARROW, 32).params
     with pytest.raises(ValidationError, match="then_sparsity is needed where"):
