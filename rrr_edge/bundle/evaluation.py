@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from rrr_edge.bundle.commands import command_line
+from rrr_edge.bundle.doubt_found import DoubtFound
 from rrr_edge.bundle.files import FileEntry, require_file, sha256
 from rrr_edge.bundle.folder import ENGINE, EVALUATION, MODEL, WEIGHTS, Bundle
 from rrr_edge.bundle.record import SCHEMA, Record, SchemaVersion, Sealed
@@ -114,7 +115,7 @@ class Evaluation(Sealed):
     `top_k` are the shares of the photos whose class is among the k likeliest answers. `confusion[i][j]` counts the
     photos of class i that are taken for class j, in the order of `labels`. `mistakes` are the most confident ones.
     `photos` names where the photos come from, `photos_sha256` is of their pixels and classes, `what_sha256` of the
-    engine's card, the graph or the weights. `contact_sheet` shows the mistakes.
+    engine's card, the graph or the weights. `contact_sheet` shows the mistakes. `doubt` is what its doubt is worth.
     """
 
     schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
@@ -132,6 +133,7 @@ class Evaluation(Sealed):
     mistakes: tuple[Mistake, ...]
     reference: ReferenceComparison | None = None
     contact_sheet: FileEntry | None = None
+    doubt: DoubtFound | None = None
     notes: tuple[str, ...] = ()
     versions: dict[str, str]
     machine: str
@@ -149,8 +151,9 @@ class Evaluation(Sealed):
         """The stored evaluation of `what`. Raises BadInput and CorruptArtifact."""
         folder = bundle.evaluation_folder(what)
         found = cls.from_json_file(folder / EVALUATION)
-        if found.contact_sheet:
-            require_file(folder / found.contact_sheet.name, found.contact_sheet, command_line("evaluate", bundle.path))
+        for sheet in (found.contact_sheet, found.doubt.unsure_sheet if found.doubt else None):
+            if sheet:
+                require_file(folder / sheet.name, sheet, command_line("evaluate", bundle.path))
         return found
 
     @property

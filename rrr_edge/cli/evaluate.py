@@ -78,6 +78,10 @@ def evaluate(
     force: Annotated[
         bool, typer.Option("--force", help="Keep the reference with the bundle in place of another network's.")
     ] = False,
+    foreign: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Pictures of none of the classes: how well doubt tells them apart."),
+    ] = None,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the answer to each photo.")
     ] = None,
@@ -89,8 +93,10 @@ def evaluate(
     from rrr_edge.bundle.folder import Bundle
     from rrr_edge.bundle.outputs import require_output, write_output
     from rrr_edge.images.labelled import photos_of, read_labelled
+    from rrr_edge.profile.doubt import read_foreign
     from rrr_edge.profile.evaluate import evaluate_bundle
     from rrr_edge.profile.reference import ask_beside
+    from rrr_edge.report.doubt import doubt_tables
     from rrr_edge.report.evaluation import evaluation_tables
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -105,19 +111,21 @@ def evaluate(
         found = read_labelled(photos, opened, on_progress=on_progress) if photos else photos_of(opened)
         for note in found.notes:
             display.warn(note)
+        strangers = read_foreign(foreign, found, opened.manifest.labels, on_progress) if foreign else None
         with chosen.open(opened, on_progress) as model_open:
             beside = ask_beside(network, opened, found, on_progress) if network else None
             evaluation, probabilities = evaluate_bundle(
-                opened, model_open, found, beside=beside, on_progress=on_progress
+                opened, model_open, found, beside=beside, foreign=strangers, on_progress=on_progress
             )
     if beside:
         _keep(beside, opened, force, display)
     if csv_file:
         write_output(csv_file, _answers(found, probabilities, evaluation.labels), _CSV)
-    for caption, header, rows in evaluation_tables(evaluation):
+    for caption, header, rows in (*evaluation_tables(evaluation), *doubt_tables(evaluation)):
         display.table(caption, [dict(zip(header, row, strict=True)) for row in rows])
     display.say(f"pictures: {opened.evaluation_folder(chosen.name)}")
-    display.result(evaluation.document(), evaluation.words)
+    doubt = f"\n{evaluation.doubt.words}" if evaluation.doubt and evaluation.doubt.promise else ""
+    display.result(evaluation.document(), f"{evaluation.words}{doubt}")
 
 
 class _Model(NamedTuple):
@@ -134,10 +142,12 @@ class _Model(NamedTuple):
         session: Session
         if self.target is not None:
             from rrr_edge.backends import backend_of
+            from rrr_edge.bundle.calibration import Calibration
             from rrr_edge.runtime.classifier import Classifier
 
             with Classifier.open(bundle.path, self.target, on_progress=on_progress) as classifier:
-                yield Evaluated(self.name, classifier.session, backend_of(self.target).versions())
+                calibration = Calibration.of(bundle, bundle.engine(self.target))
+                yield Evaluated(self.name, classifier.session, backend_of(self.target).versions(), calibration)
             return
         if self.name == "onnx":
             from rrr_edge.backends.onnxruntime import ONNXRuntime, ONNXRuntimeSession

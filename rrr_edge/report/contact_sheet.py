@@ -13,7 +13,7 @@ _TILE, _GAP, _LINE, _COLUMNS = 160, 10, 15, 6
 _PAPER, _INK, _SOFT = (255, 255, 255), (31, 35, 40), (89, 99, 110)
 
 
-def draw_contact_sheet(images: Images, mistakes: Sequence[Mistake]) -> bytes:
+def draw_contact_sheet(images: Images, mistakes: Sequence[Mistake], verb: str = "taken for") -> bytes:
     """A JPEG of `images` uint8 [N, S, S, 3] as the network saw them, numbered, each above its class and the answer."""
     columns = min(_COLUMNS, len(mistakes))
     rows = -(-len(mistakes) // columns)
@@ -27,7 +27,7 @@ def draw_contact_sheet(images: Images, mistakes: Sequence[Mistake]) -> bytes:
         sheet.paste(Image.fromarray(pixels).resize((_TILE, _TILE), kind), (x, y))
         pen.text((x, y + _TILE + 1), shorten(f"{index + 1}. {mistake.label}", 24), _SOFT, font)
         said = f"{shorten(mistake.answer, 18)} {mistake.probability:.0%}"
-        pen.text((x, y + _TILE + 1 + _LINE), f"taken for {said}", _INK, font)
+        pen.text((x, y + _TILE + 1 + _LINE), f"{verb} {said}", _INK, font)
     file = io.BytesIO()
     sheet.save(file, "JPEG", quality=85)
     return file.getvalue()

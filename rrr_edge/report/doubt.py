@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from rrr_edge.bundle.calibration import Calibration, ClassAnswers, Ranking
 from rrr_edge.bundle.doubt import Measure
+from rrr_edge.bundle.evaluation import Evaluation
 from rrr_edge.report.tables import Table
 from rrr_edge.timing.statistics import wilson_interval
 
@@ -37,6 +38,42 @@ def calibration_tables(calibration: Calibration) -> Iterator[Table]:
         yield Table(caption, ("class", "probability", "level"), rows)
 
 
+def doubt_tables(evaluation: Evaluation) -> Iterator[Table]:
+    """What is answered, which measure tells mistakes and foreign pictures apart, and the answers by class."""
+    doubt = evaluation.doubt
+    if doubt is None:
+        return
+    rows = [("answered", _share(doubt.answered, doubt.photos), _span(doubt.answered, doubt.photos))]
+    if doubt.answered:
+        rows.append(("wrong of these answers", _share(doubt.wrong, doubt.answered), _span(doubt.wrong, doubt.answered)))
+    if doubt.promise:
+        promised = f"promised of them, with {doubt.promise.confidence:g} confidence"
+        rows.append((promised, f"{doubt.promise.max_error:.1%} at most", ""))
+    if doubt.foreign:
+        answered, pictures = doubt.foreign.answered, doubt.foreign.pictures
+        rows.append(("foreign pictures answered", _share(answered, pictures), _span(answered, pictures)))
+    before = evaluation.accuracy.calibration_error
+    rows.append(("expected calibration error without a temperature", f"{before:.3f}", ""))
+    if doubt.temperature != 1:
+        rows.append((f"with the temperature {doubt.temperature:.3g}", f"{doubt.error_after:.3f}", ""))
+    yield Table(f"When it answers, by {NAMES[doubt.measure]}", ("", "found", "95 % interval"), rows)
+    if doubt.rankings:
+        yield rankings("Mistakes told from right answers: area under the ROC curve", doubt.rankings, doubt.measure)
+    if doubt.foreign:
+        caption = f"{doubt.foreign.pictures} foreign pictures told from the photos: area under the ROC curve"
+        yield rankings(caption, doubt.foreign.rankings, doubt.measure)
+    if doubt.promise:
+        yield answers_by_class("Answers by class", doubt.by_class)
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count / of:.1%}"
+
+
+def _span(count: int, of: int) -> str:
+    return "{:.1%} to {:.1%}".format(*wilson_interval(count, of))
+
+
 def rankings(caption: str, found: Sequence[Ranking], chosen: Measure | None = None) -> Table:
     rows = [
         (
@@ -55,11 +92,10 @@ def answers_by_class(caption: str, found: Sequence[ClassAnswers]) -> Table:
     rows = []
     for each in found:
         if each.photos:
-            share = wilson = ""
-            if each.answered:
-                share = f"{each.wrong / each.answered:.1%}"
-                wilson = "{:.1%} to {:.1%}".format(*wilson_interval(each.wrong, each.answered))
-            answered = f"{each.answered / each.photos:.1%}"
-            rows.append((each.label, f"{each.photos}", answered, f"{each.wrong}", share, wilson))
+            found_wrong = (
+                (_share(each.wrong, each.answered), _span(each.wrong, each.answered)) if each.answered else ("", "")
+            )
+            answered = _share(each.answered, each.photos)
+            rows.append((each.label, f"{each.photos}", answered, f"{each.wrong}", *found_wrong))
     header = ("class", "photos", "answered", "wrong", "of the answers", "95 % interval")
     return Table(caption, header, rows)

@@ -12,6 +12,8 @@ from rrr_edge.report import appendix, tables
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.confusion import draw_confusion, draw_learning
 from rrr_edge.report.document import document, doubts, folded, table
+from rrr_edge.report.doubt import doubt_tables
+from rrr_edge.report.doubt_figures import draw_reliability, draw_risk
 from rrr_edge.report.evaluation import LARGEST_MATRIX, evaluation_of, evaluation_tables
 from rrr_edge.report.latency import draw_distribution, draw_latency
 from rrr_edge.report.markup import Markup, element
@@ -25,7 +27,8 @@ from rrr_edge.report.verdict import verdict
 from rrr_edge.report.words import count, interval_of, milliseconds, title_of
 
 GENERATOR = "rrr-edge report"
-_SHEET = "The most confident mistakes, as the network saw them."
+_SHEET = "The most confident mistakes, as the network saw them, numbered as in the table."
+_UNSURE_SHEET = "The right answers that are doubted most."
 
 _CAPTIONS = {
     "latency": "A tick is one run, the box the middle half of them, the bar the median.",
@@ -36,6 +39,8 @@ _CAPTIONS = {
     "spider": "Towards the centre is better. Each arm is as long as the larger of the two.",
     "pareto": "Up and to the left is better.",
     "confusion": "A row is a class, a column an answer; the darker, the more of its photos. Wrong ones in colour.",
+    "reliability": "A mark is the answers of about one confidence, its bar the 95 % interval of what is right.",
+    "risk": "Lower is better. The first ten answers are left out.",
     "learning": "Of the training photos as they were augmented, with the weights of that moment.",
 }
 
@@ -143,11 +148,24 @@ def _evaluated(bundle: Bundle, engine: str) -> Iterable[Markup]:
     yield _figures([draw_confusion(evaluation) if large else None, draw_learning(bundle)])
     for other in others:
         yield from folded(other.caption, other)
+    folder = bundle.evaluation_folder(evaluation.what)
     if evaluation.contact_sheet:
-        sheet = (bundle.evaluation_folder(evaluation.what) / evaluation.contact_sheet.name).read_bytes()
-        source = f"data:image/jpeg;base64,{base64.b64encode(sheet).decode()}"
-        shown = element("img", src=source, alt="The photos of the most confident mistakes, numbered as in the table")
-        yield element("figure", shown, element("figcaption", _SHEET), class_="all")
+        yield _sheet(folder / evaluation.contact_sheet.name, _SHEET)
+    if evaluation.doubt:
+        yield element("h3", f"When it had better not answer: {evaluation.doubt.words}")
+        first, *others = doubt_tables(evaluation)
+        yield table(first)
+        yield _figures([draw_risk(evaluation), draw_reliability(evaluation)])
+        for other in others:
+            yield from folded(other.caption, other)
+        if evaluation.doubt.unsure_sheet:
+            yield _sheet(folder / evaluation.doubt.unsure_sheet.name, _UNSURE_SHEET)
+
+
+def _sheet(file: Path, caption: str) -> Markup:
+    """A contact sheet inside the page."""
+    source = f"data:image/jpeg;base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return element("figure", element("img", src=source, alt=caption), element("figcaption", caption), class_="all")
 
 
 def _figures(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_bundle import write_bundle, write_engine
+from PIL import Image
 from small_bundle import copy_bundle, write_shapes
 from test_cli import run
 
@@ -213,6 +214,30 @@ def test_predict_watch_and_the_classifier_keep_silent_where_doubt_is_too_large(
         found = [classifier.predict(row["image"]) for row in rows]
     assert all(one.answered for one in found)
     assert [round(one.confidence, 6) for one in found] == [row["confidence"] for row in rows]
+
+
+def test_evaluate_says_what_was_promised_and_tells_foreign_pictures_apart(
+    calibrated: tuple[Bundle, Path], tmp_path: Path
+) -> None:
+    bundle, photos = copy_bundle(calibrated[0], tmp_path / "shapes.rrr"), calibrated[1]
+    rng = np.random.default_rng(0)
+    for number in range(9):
+        (tmp_path / "clutter" / f"{number % 2}").mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "clutter" / f"{number % 2}" / f"{number}.png")
+    told = run("evaluate", bundle.path, *FAST, "--foreign", tmp_path / "clutter", "--json")
+    assert told.code == 0, told.stderr
+    doubt = told.document["doubt"]
+    assert (doubt["photos"], doubt["foreign"]["pictures"], doubt["same_photos"]) == (24, 9, False)
+    assert doubt["promise"]["max_error"] == 0.3
+    assert {each["measure"] for each in doubt["foreign"]["rankings"]} == set(MEASURES)
+    same = run("evaluate", bundle.path, photos / "val", *FAST)
+    assert "of 120 photos are answered" in same.stdout
+    assert "by a calibration with these very photos" in same.stdout
+    for folder, said in ((photos, "named as classes"), (tmp_path / "empty", "no picture in")):
+        folder.mkdir(exist_ok=True)
+        refused = run("evaluate", bundle.path, *FAST, "--foreign", folder)
+        assert (refused.code, said in refused.stderr) == (5, True), refused.stderr
 
 
 def test_an_engine_that_is_compiled_anew_is_not_calibrated_any_more(

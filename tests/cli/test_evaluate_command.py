@@ -115,7 +115,8 @@ def test_photos_in_a_folder_are_judged_by_their_folders_names(compiled: Bundle, 
     wrong = {row["photo"]: float(row["probability"]) for row in rows if row["right"] == "0"}
     assert wrong[document["mistakes"][0]["photo"]] == max(wrong.values())
     folder = bundle.evaluation_folder("openvino-fp32")
-    assert {"confusion.svg", "evaluation.json", "learning.svg", "mistakes.jpg"} == {f.name for f in folder.iterdir()}
+    pictures = {"confusion.svg", "learning.svg", "reliability.svg", "risk.svg", "mistakes.jpg", "unsure.jpg"}
+    assert {"evaluation.json", *pictures} == {f.name for f in folder.iterdir()}
     with Image.open(folder / "mistakes.jpg") as sheet:
         assert sheet.width > sheet.height
     printed = run("evaluate", bundle.path, photos, *FAST)

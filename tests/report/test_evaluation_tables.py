@@ -9,7 +9,9 @@ import pytest
 from drawing import marks, parsed, scale, texts, with_class
 from made_up import RESNET152, make_bundle, profile
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
+from rrr_edge.bundle.calibration import Calibration, Promise
 from rrr_edge.bundle.evaluation import (
     Evaluation,
     Mistake,
@@ -21,9 +23,15 @@ from rrr_edge.bundle.evaluation import (
 )
 from rrr_edge.bundle.files import describe_file
 from rrr_edge.bundle.folder import TRAINING_LOG, Bundle
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.reference import Outputs
+from rrr_edge.images.labelled import LabelledPhotos
+from rrr_edge.profile.doubt import ForeignPictures, judge_doubt
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.confusion import draw_confusion, draw_learning
 from rrr_edge.report.contact_sheet import draw_contact_sheet
+from rrr_edge.report.doubt import doubt_tables
+from rrr_edge.report.doubt_figures import draw_reliability, draw_risk
 from rrr_edge.report.evaluation import evaluation_tables
 from rrr_edge.report.tables import engines, networks
 from rrr_edge.report.verdict import verdict
@@ -137,6 +145,71 @@ def test_the_learning_curve_is_that_of_the_log(logged: Bundle, tmp_path: Path) -
         f"validation photos, all branches, epoch {e}: 10.0 %": pytest.approx([x(e), y(10)], abs=0.02) for e in (2, 4, 6)
     }
     assert draw_learning(make_bundle(tmp_path / "bare.rrr")) is None
+
+
+@pytest.fixture
+def doubted() -> Evaluation:
+    """The photos of `evaluation` with two branches that agree, a promise, and foreign pictures."""
+    rows, labels = drawn()
+    photos = LabelledPhotos(np.zeros((200, 1, 1, 3), np.uint8), labels, ("",) * 200, "photos", Preprocess(image_size=1))
+    even = np.full((50, 4), 0.25, np.float32)
+    foreign = ForeignPictures(np.zeros((50, 1, 1, 3), np.uint8), "clutter"), Outputs(even, even[:, None])
+    found = evaluation(4)
+    calibration = Calibration.model_construct(
+        measure="max_probability",
+        temperature=2.0,
+        promise=Promise(max_error=0.2, confidence=0.9, threshold=0.4, photos=9, answered=9, wrong=0, bound=0.2),
+        sets=None,
+        photos_sha256="",
+    )
+    outputs = Outputs(rows, np.stack([rows, rows], 1))
+    doubt = judge_doubt(outputs, photos, found.labels, calibration=calibration, foreign=foreign)
+    return found.model_copy(update={"doubt": doubt})
+
+
+def drawn() -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and labels of 200 photos of four classes."""
+    rng = np.random.default_rng(0)
+    rows = rng.dirichlet([0.3] * 4, 200).astype(np.float32)
+    return rows, np.where(rng.random(200) < 0.7, rows.argmax(1), np.arange(200) % 4)
+
+
+def test_doubt_is_counted_as_by_hand(doubted: Evaluation) -> None:
+    rows, labels = drawn()
+    wrong, doubts, doubt = rows.argmax(1) != labels, 1 - rows.max(1).astype(float), doubted.doubt
+    assert (doubt.answered, doubt.wrong) == ((doubts <= 0.4).sum(), (wrong & (doubts <= 0.4)).sum())
+    areas = {each.measure: each.area for each in doubt.rankings}
+    assert areas["max_probability"] == pytest.approx(roc_auc_score(wrong, doubts))
+    assert areas["disagreement"] == 0.5
+    assert doubt.foreign.answered == 0
+    told = {each.measure: each.area for each in doubt.foreign.rankings}
+    both = np.append(doubts, np.full(50, 0.75))
+    assert told["max_probability"] == pytest.approx(roc_auc_score(np.arange(250) >= 200, both))
+    for coverage, risk in zip(doubt.curves[0].coverage, doubt.curves[0].risk, strict=True):
+        assert risk == pytest.approx(wrong[np.argsort(doubts)[: round(200 * coverage)]].mean())
+    assert sum(each.photos for each in doubt.plain) == sum(each.photos for each in doubt.tempered) == 200
+    error = sum(each.photos * abs(each.confidence - each.right) for each in doubt.tempered) / 200
+    assert doubt.error_after == pytest.approx(error, abs=1e-6)
+    cells = {row[0]: row[1] for row in next(doubt_tables(doubted)).rows}
+    assert cells["answered"] == f"{(doubts <= 0.4).mean():.1%}"
+    assert cells["promised of them, with 0.9 confidence"] == "20.0% at most"
+    assert cells["foreign pictures answered"] == "0.0%"
+    assert list(doubt_tables(evaluation(4))) == []
+
+
+def test_figures_of_doubt_have_the_numbers_at_their_places(doubted: Evaluation) -> None:
+    doubt = doubted.doubt
+    root = parsed(draw_risk(doubted).alone())
+    x, y = scale(root, "x"), scale(root, "y")
+    (place,) = [place for tip, *place in marks(root) if "answers wrong" in tip]
+    assert place == pytest.approx([x(100 * doubt.answered / 200), y(100 * doubt.wrong / doubt.answered)], abs=0.02)
+    assert f"Promised are at most 20 %; {doubt.words}." in draw_risk(doubted).told
+    root = parsed(draw_reliability(doubted).alone())
+    x, y = scale(root, "x"), scale(root, "y")
+    found = [place for tip, *place in marks(root) if tip.startswith("with the temperature 2:")]
+    expected = [(x(100 * each.confidence), y(100 * each.right)) for each in doubt.tempered]
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    assert draw_reliability(evaluation(4)) is draw_risk(evaluation(4)) is None
 
 
 def test_the_contact_sheet_shows_the_photos_in_order() -> None:

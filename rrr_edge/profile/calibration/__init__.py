@@ -81,8 +81,7 @@ def calibrate_engine(
     found = _answers(session, photos, on_progress)
     planning, testing = divide(len(found.labels))
     rankings = rank(found.doubts, found.wrong, planning)
-    # Of equal areas the first; without a mistake, or with nothing else, none is known to be better.
-    measure = max(rankings, key=lambda ranking: ranking.area).measure if rankings else UNCALIBRATED.measure
+    measure = best_measure(rankings)
     promise = None
     if asked.wanted:
         promise = _promised(engine, found, measure, (planning, testing), asked.wanted)
@@ -123,6 +122,11 @@ def rank(doubts: dict[Measure, Doubts], positive: Bools, rows: Labels | slice) -
         Ranking(measure=name, area=area, interval=auroc_interval(area, count, len(mine) - count))
         for name, area in areas.items()
     )
+
+
+def best_measure(rankings: tuple[Ranking, ...]) -> Measure:
+    """That with the largest area, of equal ones the first; without rankings none is known to be better than another."""
+    return max(rankings, key=lambda ranking: ranking.area).measure if rankings else UNCALIBRATED.measure
 
 
 def by_class(names: tuple[str, ...], labels: Labels, given: Bools, wrong: Bools) -> tuple[ClassAnswers, ...]:
