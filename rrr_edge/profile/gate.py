@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 
 from rrr_edge.backends import Session, backend_of
 from rrr_edge.bundle.commands import compiling
+from rrr_edge.bundle.doubt import Doubt
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.evaluation import PairedDifference
@@ -18,9 +19,10 @@ from rrr_edge.bundle.reference_network import ReferenceNetwork, labels_of, same_
 from rrr_edge.bundle.target import PRECISIONS, Precision, Target
 from rrr_edge.bundle.verification import drops_beyond
 from rrr_edge.errors import UsageError, choose, counted
-from rrr_edge.profile.gate_result import Drop, Gate, GateVerdict, SelfTest, Speed
+from rrr_edge.profile.equal_coverage import compare_at_equal_coverage
+from rrr_edge.profile.gate_result import Drop, EqualCoverage, Gate, GateVerdict, SelfTest, Speed
 from rrr_edge.profile.onnx_baselines import running, shuffled_images
-from rrr_edge.profile.reference import answers_here
+from rrr_edge.profile.reference import outputs_here
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import Run, TimingSettings, take_turns, turn, warm_up, without_garbage_collection
 from rrr_edge.timing.machine import threads_to_use
@@ -77,9 +79,9 @@ def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, on_
     _require_same_photos(baseline, candidate, limits)
     with ExitStack() as stack:
         first, second = (_opened(stack, side, target) for side in (baseline, candidate))
-        drop = None if limits.max_drop == 1 else _drop(first, second, limits, on_progress)
+        drop, equal = (None, None) if limits.max_drop == 1 else _drop(first, second, limits, on_progress)
         speed = race(first.run, second.run, limits, on_progress=on_progress)
-    verdicts = {speed.verdict, drop.verdict if drop else "pass"}
+    verdicts = {speed.verdict, *(judged.verdict for judged in (drop, equal) if judged)}
     return Gate(
         baseline=_name(baseline, target),
         candidate=_name(candidate, target),
@@ -89,6 +91,7 @@ def compare(baseline: Side, candidate: Side, target: Target, limits: Limits, on_
         verdict=next(verdict for verdict in _GRAVEST_FIRST if verdict in verdicts),
         speed=speed,
         drop=drop,
+        equal_coverage=equal,
         environment=Environment.here(threads=target.threads, versions=backend_of(target).versions()),
     )
 
@@ -184,6 +187,7 @@ def _turn_ms(run: Run, round_: int, timing: TimingSettings) -> float:
 class _Opened(NamedTuple):
     bundle: Bundle
     session: Session
+    doubt: Doubt
 
     @property
     def run(self) -> Run:
@@ -195,7 +199,7 @@ def _opened(stack: ExitStack, side: Side, target: Target) -> _Opened:
     classifier = stack.enter_context(
         Classifier.open(side.bundle.path, target, precision=precision, threads=target.threads)
     )
-    return _Opened(side.bundle, classifier.session)
+    return _Opened(side.bundle, classifier.session, classifier.doubt)
 
 
 def _settled(baseline: Side, candidate: Side, target: Target) -> Target:
@@ -230,16 +234,17 @@ def _require_same_photos(baseline: Side, candidate: Side, limits: Limits) -> Non
         )
 
 
-def _drop(baseline: _Opened, candidate: _Opened, limits: Limits, on_progress: OnProgress) -> Drop:
-    """What both answer here to the same photos."""
+def _drop(baseline: _Opened, candidate: _Opened, limits: Limits, on_progress: OnProgress) -> tuple[Drop, EqualCoverage]:
+    """What both answer here to the same photos: to all, and to those that each doubts least."""
     labels = labels_of(candidate.bundle)
-    before, after = (answers_here(one.bundle, one.session, on_progress) == labels for one in (baseline, candidate))
+    outputs = [outputs_here(one.bundle, one.session, on_progress) for one in (baseline, candidate)]
+    before, after = (each.probabilities.argmax(1) == labels for each in outputs)
     paired = PairedDifference.of(after, before)
     verdict: GateVerdict = "pass"
     if drops_beyond(limits.max_drop, 0, paired.difference):
         verdict = "fail" if drops_beyond(limits.max_drop, 0, paired.interval[1]) else "undecided"
     reference = ReferenceNetwork.of(candidate.bundle)
-    return Drop(
+    drop = Drop(
         baseline=float(before.mean()),
         candidate=float(after.mean()),
         interval=wilson_interval(int(after.sum()), len(labels)),
@@ -248,3 +253,5 @@ def _drop(baseline: _Opened, candidate: _Opened, limits: Limits, on_progress: On
         reference=reference.compare(labels, after) if reference else None,
         verdict=verdict,
     )
+    sides = ((each, one.doubt) for each, one in zip(outputs, (baseline, candidate), strict=True))
+    return drop, compare_at_equal_coverage(labels, *sides, max_drop=limits.max_drop)

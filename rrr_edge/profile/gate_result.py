@@ -13,6 +13,7 @@ from rrr_edge.report.markup import plain_markdown
 from rrr_edge.timing.statistics import Interval
 
 GateVerdict = Literal["pass", "fail", "undecided"]
+_ABOUT: dict[GateVerdict, str] = {"pass": "within", "fail": "beyond", "undecided": "not told apart from"}
 MARK = "### rrr-edge gate"
 # What a self-test may count, as a share of its comparisons.
 FALSE_ALARMS, UNDECIDED = 0.02, 0.5
@@ -66,6 +67,30 @@ class Drop(Record):
             yield f"So few images cannot tell whether other photos would lose more than the limit{least}{helps}."
 
 
+class EqualCoverage(Record):
+    """The mistakes of both engines among the `answered` photos that each doubts least.
+
+    `paired` counts who gives no wrong answer to a photo, of all photos: over the coverage, the share of them that is
+    answered, its difference is that of the risks. The verdict is that of a drop of the accuracy.
+    """
+
+    answered: int = Field(ge=1)
+    baseline_wrong: int
+    candidate_wrong: int
+    paired: PairedDifference
+    verdict: GateVerdict
+
+    def sentence(self, max_drop: float) -> str:
+        coverage = self.answered / self.paired.images
+        low, high = (-100 * edge / coverage for edge in reversed(self.paired.interval))
+        more = 100 * (self.candidate_wrong - self.baseline_wrong) / self.answered
+        return (
+            f"Of the {coverage:.1%} of the images that each doubts least, {self.baseline_wrong} and "
+            f"{self.candidate_wrong} of {self.answered} are answered wrongly: {more:+.1f} points of risk (95 % interval "
+            f"{low:+.1f} to {high:+.1f}), {_ABOUT[self.verdict]} the limit of {100 * max_drop:+.1f}."
+        )
+
+
 class Gate(Record):
     schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
     kind: Literal["rrr-edge gate"] = "rrr-edge gate"
@@ -77,6 +102,7 @@ class Gate(Record):
     verdict: GateVerdict
     speed: Speed
     drop: Drop | None
+    equal_coverage: EqualCoverage | None = None
     environment: Environment
 
     @property
@@ -91,7 +117,7 @@ class Gate(Record):
         if speed.interval is not None:
             low, high = speed.interval
             bounds = f"99 %, if stretches of {speed.stretch} rounds are independent: {low:.3f} to {high:.3f}"
-        about = {"pass": "within", "fail": "beyond", "undecided": "not told apart from"}[speed.verdict]
+        about = _ABOUT[speed.verdict]
         reasons = [
             f"{speed.candidate_ms:.3f} ms against {speed.baseline_ms:.3f} ms in the median, and {speed.ratio:.3f} "
             f"times as long in the median round ({bounds}), {about} the limit of {limit:g}, after "
@@ -104,6 +130,8 @@ class Gate(Record):
             )
         if self.drop:
             reasons += self.drop.sentences(self.max_drop)
+            if self.equal_coverage:
+                reasons.append(self.equal_coverage.sentence(self.max_drop))
         else:
             reasons.append("Accuracy was not compared.")
         return (f"{self.verdict}: {self.candidate} beside {self.baseline}, on {self.target}.", *reasons)

@@ -10,7 +10,7 @@ from rrr_edge.backends.onnxruntime import ONNXRuntime, ONNXRuntimeSession
 from rrr_edge.bundle.evaluation import Labels, ReferenceComparison, require_numbers
 from rrr_edge.bundle.files import write_file
 from rrr_edge.bundle.folder import Bundle
-from rrr_edge.bundle.reference import Floats, Images
+from rrr_edge.bundle.reference import Floats, Images, Outputs
 from rrr_edge.bundle.reference_network import (
     NetworkBeside,
     ReferenceNetwork,
@@ -128,10 +128,12 @@ def compared_with_reference(bundle: Bundle, session: Session, on_progress: OnPro
 
 
 def answers_here(bundle: Bundle, session: Session, on_progress: OnProgress) -> Labels:
-    """The class that `session` gives to each of the labelled test photos in `bundle`.
+    """The class that `session` gives to each of the labelled test photos in `bundle`. Raises as `outputs_here`."""
+    return np.asarray(outputs_here(bundle, session, on_progress).probabilities.argmax(1))
 
-    Raises GateFailed where an answer is no number.
-    """
-    probabilities = answer(session, photos_of(bundle).images, on_progress, "evaluate").probabilities
-    require_numbers(probabilities)
-    return np.asarray(probabilities.argmax(1))
+
+def outputs_here(bundle: Bundle, session: Session, on_progress: OnProgress) -> Outputs:
+    """What `session` answers to the labelled test photos in `bundle`. Raises GateFailed where that is no number."""
+    outputs = answer(session, photos_of(bundle).images, on_progress, "evaluate")
+    require_numbers(outputs.probabilities)
+    return outputs

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rrr_edge import __version__
 from rrr_edge.bundle.folder import Bundle

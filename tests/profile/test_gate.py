@@ -8,10 +8,12 @@ from scipy.stats import binomtest
 
 from rrr_edge.backends import BACKENDS
 from rrr_edge.backends.fake import ENGINE_FILE, Fake
+from rrr_edge.bundle.doubt import Doubt
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.reference import Images, Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput, UsageError
+from rrr_edge.profile.equal_coverage import compare_at_equal_coverage
 from rrr_edge.profile.gate import Limits, Side, compare, race, self_test
 from rrr_edge.profile.gate_result import Gate, SelfTest
 from rrr_edge.timing.interleave import TimingSettings
@@ -147,6 +149,37 @@ def test_accuracy_may_drop_so_far(shipped: Bundle, tmp_path: Path, accuracy: flo
     assert any("So few images" in reason for reason in gate.sentences) == unsure
     assert any("more test photos" in reason for reason in gate.sentences) == (unsure and verdict == "undecided")
     assert gate.passed == (verdict == "pass")
+
+
+def outputs_of(doubts: np.ndarray, right: np.ndarray) -> tuple[Outputs, np.ndarray]:
+    """Answers of class 0 with these doubts; the photos that are not `right` are of class 1."""
+    rows = np.stack([1 - doubts, doubts], 1).astype(np.float32)
+    return Outputs(rows, rows[:, None]), (~right).astype(int)
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.2])
+def test_at_equal_coverage_the_one_that_doubts_its_mistakes_errs_less(threshold: float) -> None:
+    """Both err on the last 20 of 200 photos; the one doubts these most, the other least."""
+    doubts, right = np.linspace(0.01, 0.4, 200), np.arange(200) < 180
+    good, labels = outputs_of(doubts, right)
+    bad, _ = outputs_of(doubts[::-1], right)
+    sides = (good, Doubt(threshold=threshold)), (bad, Doubt())
+    answered = 180 if threshold == 1 else int((doubts <= 0.2).sum())
+    found = compare_at_equal_coverage(labels, *sides, max_drop=0.01)
+    assert (found.answered, found.baseline_wrong, found.candidate_wrong) == (answered, 0, 20)
+    assert found.verdict == "fail"
+    assert f"0 and 20 of {answered} are answered wrongly: {2000 / answered:+.1f} points" in found.sentence(0.01)
+    assert compare_at_equal_coverage(labels, *sides, max_drop=0.5).verdict == "pass"
+    turned = compare_at_equal_coverage(labels, *reversed(sides), max_drop=0.01)
+    assert (turned.verdict, turned.candidate_wrong) == ("pass", 0)
+
+
+def test_the_gate_judges_equal_coverage_too(shipped: Bundle, tmp_path: Path) -> None:
+    candidate = with_accuracy(tmp_path / "candidate.rrr", 0.8)
+    gate = compare(Side(shipped, None), Side(candidate, "int8"), TARGET, Limits(max_drop=0.15, **ANY_TIME))
+    assert (gate.equal_coverage.answered, gate.equal_coverage.candidate_wrong) == (180, 20)
+    assert gate.verdict == "pass"
+    assert any("that each doubts least, 0 and 20 of 180" in reason for reason in gate.sentences)
 
 
 def test_a_failure_outweighs_what_is_undecided(shipped: Bundle, tmp_path: Path) -> None:
