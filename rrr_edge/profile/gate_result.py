@@ -86,8 +86,8 @@ class EqualCoverage(Record):
         more = 100 * (self.candidate_wrong - self.baseline_wrong) / self.answered
         return (
             f"Of the {coverage:.1%} of the images that each doubts least, {self.baseline_wrong} and "
-            f"{self.candidate_wrong} of {self.answered} are answered wrongly: {more:+.1f} points of risk (95 % interval "
-            f"{low:+.1f} to {high:+.1f}), {_ABOUT[self.verdict]} the limit of {100 * max_drop:+.1f}."
+            f"{self.candidate_wrong} of {self.answered} are answered wrongly: {more:+.1f} points of risk (95 % "
+            f"interval {low:+.1f} to {high:+.1f}), {_ABOUT[self.verdict]} the limit of {100 * max_drop:+.1f}."
         )
 
 
