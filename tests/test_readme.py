@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from command import Command
 from made_up import make_bundle, profile
+from PIL import Image
 from small_bundle import LABELS, draw, write_shapes
 
 from rrr_edge.bundle.recipe import METHODS, RRR, Schedule, Selection, Training
@@ -44,6 +45,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shapes(folder / "split", train=20, test=1)
     (folder / "split" / "train").rename(folder / "photos")
     (folder / "photos" / LABELS[0] / "0.png").rename(folder / "photo.jpg")
+    (folder / "clutter").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(folder / "clutter" / "0.png")
     _write_video(folder / "video.mp4")
     return folder
 
@@ -145,6 +148,7 @@ def test_every_option_that_is_named_exists() -> None:
             "demo",
             "predict",
             "evaluate",
+            "calibrate",
             "doctor",
             "verify",
             "watch",

@@ -17,17 +17,16 @@ def compare_at_equal_coverage(
 ) -> EqualCoverage:
     """Both answer as many of the photos [N] as the baseline does by its calibration, or 90 % where it always answers.
 
-    The candidate's risk, the share of its answers that is wrong, may be `max_drop` higher.
+    The candidate's wrong answers may be more by `max_drop` of all photos.
     """
     outputs, doubt = baseline
     own = int(doubt.answers(*outputs).sum())
     answered = max(1, own if doubt.threshold < 1 else round(_COVERAGE * len(labels)))
     before, after = (_mistakes(labels, *side, answered) for side in (baseline, candidate))
     paired = PairedDifference.of(~after, ~before)
-    coverage = answered / len(labels)
     verdict: GateVerdict = "pass"
-    if drops_beyond(max_drop, 0, paired.difference / coverage):
-        verdict = "fail" if drops_beyond(max_drop, 0, paired.interval[1] / coverage) else "undecided"
+    if drops_beyond(max_drop, 0, paired.difference):
+        verdict = "fail" if drops_beyond(max_drop, 0, paired.interval[1]) else "undecided"
     return EqualCoverage(
         answered=answered,
         baseline_wrong=int(before.sum()),

@@ -71,7 +71,7 @@ class EqualCoverage(Record):
     """The mistakes of both engines among the `answered` photos that each doubts least.
 
     `paired` counts who gives no wrong answer to a photo, of all photos: over the coverage, the share of them that is
-    answered, its difference is that of the risks. The verdict is that of a drop of the accuracy.
+    answered, its difference is that of the risks. The verdict is on the wrong answers as a share of all photos.
     """
 
     answered: int = Field(ge=1)
@@ -84,10 +84,11 @@ class EqualCoverage(Record):
         coverage = self.answered / self.paired.images
         low, high = (-100 * edge / coverage for edge in reversed(self.paired.interval))
         more = 100 * (self.candidate_wrong - self.baseline_wrong) / self.answered
+        limit = f"{_ABOUT[self.verdict]} the limit of {100 * max_drop / coverage:+.1f}"
         return (
             f"Of the {coverage:.1%} of the images that each doubts least, {self.baseline_wrong} and "
             f"{self.candidate_wrong} of {self.answered} are answered wrongly: {more:+.1f} points of risk (95 % "
-            f"interval {low:+.1f} to {high:+.1f}), {_ABOUT[self.verdict]} the limit of {100 * max_drop:+.1f}."
+            f"interval {low:+.1f} to {high:+.1f}), {limit}."
         )
 
 
