@@ -120,7 +120,7 @@ class _Unsplit(Reused):
     A ResNet18 or ResNet34 keeps all of its blocks, and a network of torchvision that is no ResNet has none.
     """
 
-    backbone: AnyBackbone = Field(default=BACKBONE, description="Source network")
+    backbone: AnyBackbone = Field(default=BACKBONE, description="Source network, any of these")
     depths: Depths | None = Field(default=SOURCES[BACKBONE].depths, description=_DEPTHS)
 
     @model_validator(mode="before")

@@ -96,7 +96,7 @@ def _require_known(recipe: type[Record], options: dict[str, Any]) -> None:
             if takers and method not in takers:
                 raise UsageError(
                     f"The method {method} has no {name.replace('_', ' ')} {value}.",
-                    advice=f"Give one of {', '.join(choices)}; or --method {' or '.join(takers)}, which takes it.",
+                    advice=f"Give one of {', '.join(choices)}; {value} is for --method {' or '.join(takers)}.",
                 )
             choose(value, choices, name.replace("_", " "))
 

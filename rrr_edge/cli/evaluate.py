@@ -62,7 +62,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="WEIGHTS|BUNDLE",
-            help="A file of your own ResNet with its classifier, or another bundle, beside it.",
+            help="A file of your own network with its classifier, or another bundle, beside it.",
         ),
     ] = None,
     labels: Annotated[

@@ -86,7 +86,7 @@ def test_the_papers_models_have_the_papers_counts(recipe: Recipe, params: int, t
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet101"])
-def test_every_method_takes_every_backbone(name: Any) -> None:
+def test_every_method_takes_every_backbone_of_bottlenecks(name: Any) -> None:
     """The whole networks have torchvision's counts; what is reduced or pruned has the counts of its own backbone's."""
     with torch.device("meta"):
         theirs = torchvision.models.get_model(name, num_classes=20)
@@ -97,6 +97,16 @@ def test_every_method_takes_every_backbone(name: Any) -> None:
     for recipe in (Channel(backbone=name), Block(backbone=name)):
         # Half, as near as one block of conv5_x (4.5 million parameters) or one channel a layer comes to it.
         assert abs(cost_of(outline(recipe), 128).params / whole - 0.5) < 4_462_592 / 2 / whole
+
+
+@pytest.mark.parametrize(("name", "features"), [("resnet18", 512), ("mobilenet_v3_small", 1024)])
+def test_other_backbones_are_tuned_and_probed(name: Any, features: int) -> None:
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name, num_classes=20)
+    whole = sum(parameter.numel() for parameter in theirs.parameters())
+    tuned, probed = (cost_of(outline(recipe(backbone=name)), 128) for recipe in (FineTune, LinearProbe))
+    assert (tuned.params, tuned.trainable_params) == (whole, whole)
+    assert (probed.params, probed.trainable_params) == (whole, features * 20 + 20)
 
 
 # Training
