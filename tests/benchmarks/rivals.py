@@ -2,7 +2,7 @@
 
     python tests/benchmarks/rivals.py [--size 64] [--epochs 6] [--photos 800] [--networks rrr,mobilenet_v2,...]
                                       [--engines fp32,bf16,int8] [--prepare fp16,int8] [--runs 100] [--threads N]
-                                      [--out FOLDER]
+                                      [--search-minutes 10] [--out FOLDER]
 
 The task are the handwritten digits in scikit-learn, learned from random weights, in so few epochs that the accuracies
 say little of what ImageNet's weights and one's own photos would give: they are there to judge the engines by. Bundles
@@ -24,10 +24,11 @@ from tailored_tasks import shown
 
 from rrr_edge import Bundle, Classifier
 from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.measurements import Measurement, ratio
 from rrr_edge.bundle.recipe import RRR, FineTune, Recipe, Training
 from rrr_edge.bundle.sources import CLASSIFIERS, AnyBackbone, name_of
-from rrr_edge.bundle.target import Precision, Target
+from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle, prepare_bundle
 from rrr_edge.compress import Run, compress
 from rrr_edge.errors import RRREdgeError
@@ -49,18 +50,20 @@ def main() -> None:
     parser.add_argument("--engines", default="fp32,bf16,int8")
     parser.add_argument("--prepare", default="")
     parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--search-minutes", type=float, default=10, help="for repairs of an engine that misses a limit")
     parser.add_argument("--threads", type=int, default=machine.usable_cores())
     parser.add_argument("--out", type=Path, default=Path("rivals"))
     options = parser.parse_args()
     photos = digits(options.out, options.size, options.photos)
+    limits = Limits(search_minutes=options.search_minutes)
     training = Training(epochs=options.epochs, shared_batches=True)
     bundles = {name: bundle_of(name, photos, options.size, training) for name in words(options.networks)}
     rows = {name: facts(bundle) for name, bundle in bundles.items()}
     for precision in words(options.engines):
         target = Target(name="openvino", backend="openvino", precision=precision, threads=options.threads)
-        add_engines(rows, bundles, target, TimingSettings(runs=options.runs))
+        add_engines(rows, bundles, target, limits, TimingSettings(runs=options.runs))
     for precision in words(options.prepare):
-        add_prepared(rows, bundles, Target.load("tensorrt").model_copy(update={"precision": precision}))
+        add_prepared(rows, bundles, Target.load("tensorrt").model_copy(update={"precision": precision}), limits)
     print(table(rows, words(options.engines), words(options.prepare)))
     print(json.dumps(Environment.here(threads=options.threads, versions={}).model_dump(mode="json")))
 
@@ -97,13 +100,15 @@ def facts(bundle: Bundle) -> Row:
     return {"params": cost.params, "macs": cost.macs, "torch": accuracy.accuracy}
 
 
-def add_engines(rows: dict[str, Row], bundles: dict[str, Bundle], target: Target, timing: TimingSettings) -> None:
+def add_engines(
+    rows: dict[str, Row], bundles: dict[str, Bundle], target: Target, limits: Limits, timing: TimingSettings
+) -> None:
     """Compile all, verify, and time those that pass in turns."""
     precision, runs = target.precision, {}
     with ExitStack() as until_end:
         for name, bundle in bundles.items():
             try:
-                engine = compile_bundle(bundle, target, precision=precision, on_progress=shown)
+                engine = compile_bundle(bundle, target, limits=limits, on_progress=shown)
             except RRREdgeError as error:
                 rows[name][precision] = f"{error} {error.advice}"
                 continue
@@ -133,10 +138,10 @@ def add_engines(rows: dict[str, Row], bundles: dict[str, Bundle], target: Target
     print(f"{precision}: other programs took {timed.background_load or 0:.0%} of the cores' time")
 
 
-def add_prepared(rows: dict[str, Row], bundles: dict[str, Bundle], target: Target) -> None:
+def add_prepared(rows: dict[str, Row], bundles: dict[str, Bundle], target: Target, limits: Limits) -> None:
     for name, bundle in bundles.items():
         try:
-            card = prepare_bundle(bundle, target, precision=cast(Precision, target.precision), on_progress=shown)
+            card = prepare_bundle(bundle, target, limits=limits, on_progress=shown)
         except RRREdgeError as error:
             rows[name][f"prepared {target.precision}"] = f"{error} {error.advice}"
             continue
