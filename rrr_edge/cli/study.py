@@ -62,6 +62,9 @@ def study(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that share out the cores (0: as many as cores and memory allow).")
     ] = 0,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS|local", help="Run as tasks of a Ray cluster (extra `study`).")
+    ] = None,
     budget_hours: Annotated[
         float | None, typer.Option(min=0, help="Begin no cell that would not end in this time.")
     ] = None,
@@ -110,12 +113,14 @@ def study(
     )
     _require_libraries()
     core_shares(workers)
+    if ray is not None and workers:
+        raise UsageError("--workers is about processes of this machine.", advice="Leave --workers or --ray out.")
     missing = len(to_do(plan, StudyFolder(out), force=force))
     if dry_run:
         display.result({"plan": plan.document(), "to_do": missing}, _words(plan, missing))
         return
     display.say(_words(plan, missing))
-    runner: Runner = Processes(workers)
+    runner: Runner = Processes(workers) if ray is None else _ray(ray, display)
     with display.progress() as on_progress:
         found = run_study(plan, out, Run(runner, budget_hours, force, on_progress))
     _tell(found, StudyFolder(out), display)
@@ -167,6 +172,18 @@ def _target(name: str | None, precision: str | None, display: Display) -> Any:
             raise UsageError("--precision is about engines, and none is asked for.", advice="Add --target openvino")
         return None
     return chosen_target(name, precision, display)
+
+
+def _ray(address: str, display: Display) -> "Runner":
+    from rrr_edge.study.cluster import LOCAL, Ray, import_ray
+
+    import_ray(local=address == LOCAL)
+    if address != LOCAL:
+        display.say(
+            "note: Ray's usage statistics are off here; a cluster that was started without RAY_USAGE_STATS_ENABLED=0 "
+            "reports by itself, at least once that they are off"
+        )
+    return Ray(address)
 
 
 def _require_libraries() -> None:

@@ -13,10 +13,9 @@ from rrr_edge.bundle.files import writing_to
 from rrr_edge.errors import UsageError
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Cell, Plan
-from rrr_edge.study.records import Failure, TimingGroup
+from rrr_edge.study.records import Failure, Job, TimingGroup
 from rrr_edge.study.runners import Event, Processes, Runner
 from rrr_edge.study.timings import groups_to_time
-from rrr_edge.study.worker import Job
 from rrr_edge.timing.progress import OnProgress, Step, silent
 
 LOG = "workers.log"

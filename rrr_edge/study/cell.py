@@ -19,7 +19,7 @@ from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Cell
 from rrr_edge.study.records import CellRecord, CurvePoint, EngineResult
 from rrr_edge.study.splits import write_nested_split
-from rrr_edge.timing.machine import cpu_info, usable_cores
+from rrr_edge.timing.machine import cpu_info
 from rrr_edge.timing.progress import OnProgress, silent
 
 # So many points of a learning curve are kept.
@@ -54,7 +54,7 @@ def run_cell(cell: Cell, study: StudyFolder, on_progress: OnProgress = silent) -
         engine=engine,
         refused=refused,
         train_s=train_s,
-        threads=usable_cores(),
+        threads=training_threads(),
         curve=_curve(bundle),
         notes=manifest.provenance.notes,
         machine=cpu_info()[0],
@@ -65,6 +65,12 @@ def run_cell(cell: Cell, study: StudyFolder, on_progress: OnProgress = silent) -
     if cell.purpose == "validation":  # its accuracy is all that is asked
         shutil.rmtree(bundle.path, ignore_errors=True)
     return record
+
+
+def training_threads() -> int:
+    import torch
+
+    return int(torch.get_num_threads())
 
 
 def _compressed(cell: Cell, study: StudyFolder, data: Path, on_progress: OnProgress) -> tuple[Bundle, float]:

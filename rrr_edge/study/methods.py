@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from rrr_edge.bundle.recipe import METHODS, Recipe
+from rrr_edge.bundle.recipe import METHODS, RANDOM, RRR, Recipe
 from rrr_edge.bundle.reused import Chained
 from rrr_edge.bundle.settings import read_recipe, settings_of
 from rrr_edge.bundle.sources import CLASSIFIERS, SOURCES
@@ -58,4 +58,15 @@ def _named(word: str, options: Mapping[str, Any]) -> Named:
 def _with_options(path: Path | None, options: Mapping[str, Any], **own: str) -> Recipe:
     method = own.get("method") or read_recipe(path).method
     fitting = {name: value for name, value in options.items() if name in settings_of(method)}
-    return read_recipe(path, **fitting, **own)
+    return settled(read_recipe(path, **fitting, **own))
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """With what `compress` would fill in where it was left open, for a stored recipe does not tell what was.
+
+    Branches of random weights share their batches, as they train one stump.
+    """
+    is_open = "shared_batches" not in recipe.training.model_fields_set
+    if isinstance(recipe, RRR) and recipe.weights == RANDOM and recipe.branches > 1 and is_open:
+        return recipe.model_copy(update={"training": recipe.training.model_copy(update={"shared_batches": True})})
+    return recipe

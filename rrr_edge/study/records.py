@@ -143,6 +143,13 @@ class Timing(Sealed):
 Work = Annotated[Cell | TimingGroup, Field(discriminator="kind")]
 
 
+class Job(Record):
+    """What is to be done in which study."""
+
+    study: str
+    work: Work
+
+
 class Failure(Sealed):
     """What could not be done, why, and the exit code that `rrr-edge` gives it; `trace` is of a fault of ours."""
 

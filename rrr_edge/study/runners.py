@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, Protocol
 
 from rrr_edge.errors import UsageError
-from rrr_edge.study.records import Failure
-from rrr_edge.study.worker import Job
+from rrr_edge.study.records import Failure, Job
 from rrr_edge.timing.machine import memory_bytes, usable_cores
 from rrr_edge.timing.progress import Step
 
@@ -22,7 +21,7 @@ WORKER = "rrr_edge.study.worker"
 # A job whose process died is begun so often.
 TRIES = 3
 # What a process with PyTorch takes beside its photos.
-_WORKER_BYTES = 1_500_000_000
+WORKER_BYTES = 1_500_000_000
 # After a signal a training finishes its step and keeps its state.
 _GRACE_S = 30
 
@@ -87,7 +86,7 @@ def core_shares(workers: int) -> list[list[int]]:
     cpus, cores = sorted(os.sched_getaffinity(0)), usable_cores()
     if workers > cores:
         raise UsageError(f"{workers} workers are more than the {cores} cores that there are.")
-    count = workers or max(1, min(cores, memory_bytes() // _WORKER_BYTES))
+    count = workers or max(1, min(cores, memory_bytes() // WORKER_BYTES))
     starts = (len(cpus) * i // count for i in range(count))
     return [cpus[start : start + cores // count] for start in starts]
 

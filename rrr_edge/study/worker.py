@@ -14,23 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from rrr_edge.bundle.record import Record
 from rrr_edge.errors import Interrupted
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Cell
-from rrr_edge.study.records import Failure, Work
+from rrr_edge.study.records import Failure, Job
 from rrr_edge.timing.progress import OnProgress, Step, silent
 
 # Progress is told no more often.
 _EVERY_S = 0.5
 _PR_SET_PDEATHSIG = 1
-
-
-class Job(Record):
-    """What is to be done in which study."""
-
-    study: str
-    work: Work
 
 
 Perform = Callable[[Job, OnProgress], None]

@@ -14,7 +14,8 @@ from made_up_study import make_record
 from rrr_edge.errors import BadInput
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Cell
-from rrr_edge.study.worker import Job, serve
+from rrr_edge.study.records import Job
+from rrr_edge.study.worker import serve
 from rrr_edge.timing.progress import OnProgress, Step
 
 

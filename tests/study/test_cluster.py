@@ -1,0 +1,58 @@
+"""Two simulated Ray nodes: cells are made on both, one node is killed at work, and every cell is finished."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from made_up_study import make_plan, write_data
+
+from rrr_edge.errors import CannotRunHere
+from rrr_edge.study import Run, run_study
+from rrr_edge.study.cluster import Ray, import_ray
+
+HERE = Path(__file__).parent
+pytest.importorskip("ray", reason="ray is not installed (extra study)")
+
+
+@pytest.mark.slow
+def test_a_nodes_death_costs_no_cell_and_results_are_sent_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "begun.txt"
+    log.touch()
+    monkeypatch.setenv("STUDY_WORKER_LOG", str(log))
+    monkeypatch.setenv("STUDY_WORKER_S", "1.0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1]))))
+    ray = import_ray(local=True)
+    from ray.cluster_utils import Cluster
+
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        doomed = cluster.add_node(num_cpus=1)
+        plan = make_plan(write_data(tmp_path / "data", "mugs", "broken"), seeds=tuple(range(4)))
+
+        def kill() -> None:
+            while len(log.read_text().splitlines()) < 4:
+                time.sleep(0.05)
+            cluster.remove_node(doomed, allow_graceful=False)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        # No node has the mark of the shared folder, as if its disk were another.
+        monkeypatch.setattr("rrr_edge.study.cluster.write_file", lambda path, data: None)
+        done = run_study(plan, tmp_path / "study", Run(Ray(cluster.address, module="study_worker")))
+        killer.join()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert (done.finished, done.left, done.exit_code) == (8, 0, 5)
+    assert {failure.work.data.name for failure in done.failures} == {"broken"}  # type: ignore[union-attr]
+    begun = log.read_text().splitlines()
+    assert 16 < len(begun) <= 18, "the killed node's cell was begun twice"
+
+
+def test_an_address_without_a_cluster_is_a_sentence(tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", "mugs"))
+    with pytest.raises(CannotRunHere, match="no Ray cluster at"):
+        run_study(plan, tmp_path / "study", Run(Ray("127.0.0.1:1")))
