@@ -82,7 +82,6 @@ def study(
     from rrr_edge.bundle.limits import Limits
     from rrr_edge.study import Run, run_study, to_do
     from rrr_edge.study.folder import StudyFolder
-    from rrr_edge.study.runners import Processes, core_shares
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     if report:
@@ -112,15 +111,12 @@ def study(
         pick=pick,
     )
     _require_libraries()
-    core_shares(workers)
-    if ray is not None and workers:
-        raise UsageError("--workers is about processes of this machine.", advice="Leave --workers or --ray out.")
+    runner = _runner(workers, ray, display)
     missing = len(to_do(plan, StudyFolder(out), force=force))
     if dry_run:
         display.result({"plan": plan.document(), "to_do": missing}, _words(plan, missing))
         return
     display.say(_words(plan, missing))
-    runner: Runner = Processes(workers) if ray is None else _ray(ray, display)
     with display.progress() as on_progress:
         found = run_study(plan, out, Run(runner, budget_hours, force, on_progress))
     _tell(found, StudyFolder(out), display)
@@ -174,9 +170,15 @@ def _target(name: str | None, precision: str | None, display: Display) -> Any:
     return chosen_target(name, precision, display)
 
 
-def _ray(address: str, display: Display) -> "Runner":
+def _runner(workers: int, address: str | None, display: Display) -> "Runner":
     from rrr_edge.study.cluster import LOCAL, Ray, import_ray
+    from rrr_edge.study.runners import Processes, core_shares
 
+    if address is None:
+        core_shares(workers)
+        return Processes(workers)
+    if workers:
+        raise UsageError("--workers is about processes of this machine.", advice="Leave --workers or --ray out.")
     import_ray(local=address == LOCAL)
     if address != LOCAL:
         display.say(

@@ -30,6 +30,7 @@ from rrr_edge.timing.progress import silent
 LOCAL = "local"
 _MARK = ".shared"
 _POLL_S = 1.0
+_LISTENER_S = 10.0
 
 
 def label(target: str) -> str:
@@ -69,6 +70,8 @@ class Ray:
             target = first.work.target if isinstance(first.work, Cell) else first.work.cells[0].target
             resources = {label(target.name): 1} if target else {}
             own = {"address": LOCAL, "num_cpus": usable_cores(), "resources": resources, "include_dashboard": False}
+        else:
+            _require_listener(self.address)
         try:
             ray.init(**own, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -88,6 +91,20 @@ def import_ray(*, local: bool) -> Any:
     except ImportError as error:
         raise MissingLibrary("ray", extra="study", purpose="--ray") from error
     return ray
+
+
+def _require_listener(address: str) -> None:
+    """Raise CannotRunHere where nothing answers at "HOST:PORT"; Ray itself would wait for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not (host and port.isdecimal()):  # "auto", which Ray looks up
+        return
+    try:
+        socket.create_connection((host, int(port)), _LISTENER_S).close()
+    except (OSError, OverflowError) as error:
+        raise CannotRunHere(
+            f"There is no Ray cluster at {address!r}: {error}.",
+            advice="Start one with `ray start --head`, or give --ray local.",
+        ) from error
 
 
 class _Tasks:

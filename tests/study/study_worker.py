@@ -19,11 +19,17 @@ from rrr_edge.study.worker import serve
 from rrr_edge.timing.progress import OnProgress, Step
 
 
+def _node() -> str:
+    """The node of a Ray cluster, where this is one."""
+    ray = sys.modules.get("ray")
+    return f" on {ray.get_runtime_context().get_node_id()}" if ray and ray.is_initialized() else ""
+
+
 def perform(job: Job, on_progress: OnProgress) -> None:
     work = job.work
     assert isinstance(work, Cell)
     with open(os.environ["STUDY_WORKER_LOG"], "a") as log:
-        log.write(f"{work.words}\n")
+        log.write(f"{work.words}{_node()}\n")
     study = StudyFolder(Path(job.study))
     marker = study.path / f"begun {work.words}"
     begun_before, _ = marker.exists(), marker.touch()
