@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from rrr_edge.backends import backend_of
-from rrr_edge.backends.graph.lowering import lower
 from rrr_edge.backends.protocols import CrossCompiler
-from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.reference import Images
-from rrr_edge.bundle.target import Lowering, Target
+from rrr_edge.bundle.target import Target
 from rrr_edge.timing.progress import OnProgress, silent
 
 
@@ -17,19 +15,13 @@ def build_unproven(
     calibration: Images,
     out: Path,
     *,
-    lowering: Lowering = "grouped",
     on_progress: OnProgress = silent,
 ) -> None:
     """Build an engine of the graph in the file `model` into the empty folder `out`, for its time only.
 
     Raises MissingLibrary where the precision has to be written into the graph and nothing here can do so.
     """
-    with scratch_folder() as scratch:
-        if lowering != "grouped":
-            lowered = scratch / "lowered.onnx"
-            lower(model, lowering, lowered)
-            model = lowered
-        backend_of(target).compile(model, target, calibration, out, on_progress)
+    backend_of(target).compile(model, target, calibration, out, on_progress)
 
 
 def takes_prepared(target: Target) -> bool:

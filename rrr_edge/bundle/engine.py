@@ -55,10 +55,24 @@ class Prepared(Sealed):
         return self.file.bytes
 
 
+class PairTime(Record):
+    """A convolution of a factored network by the backend's own clock, as a pair and as one."""
+
+    name: str
+    pair_ms: float
+    product_ms: float
+
+    @property
+    def gain_ms(self) -> float:
+        """What the pair saves of each image's time."""
+        return self.product_ms - self.pair_ms
+
+
 class Engine(Sealed):
     """The card of an engine.
 
-    `lowering` is how its branches were written; `lowering_ratios` compare the others, where they were measured.
+    `lowering` is how its branches and pairs were written, `products` are the pairs that "mixed" wrote as one;
+    `lowering_ratios` compare the others, where they were measured, and `pair_times` each pair with its product.
     `verified_by` is what answered for the `verification`: the engine on its device, or, where none was at hand, the
     graph that it was built from, on the CPU. `precision_found` then is what the compiler says of the engine's layers.
     `notes` are what a user should know of how it was made.
@@ -77,6 +91,8 @@ class Engine(Sealed):
     calibration: str
     lowering: Lowering = "grouped"
     lowering_ratios: tuple[Ratio, ...] = ()
+    products: tuple[str, ...] = ()
+    pair_times: tuple[PairTime, ...] = ()
     notes: tuple[str, ...] = ()
     search: SearchResult | None = None
     created: str

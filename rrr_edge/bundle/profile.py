@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rrr_edge.bundle.bounds import Bound
 from rrr_edge.bundle.commands import profiling
+from rrr_edge.bundle.engine import PairTime
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.evaluation import ReferenceComparison
 from rrr_edge.bundle.files import sha256
@@ -47,6 +48,7 @@ class Profile(Sealed):
     JPEG of 1280x720, and its parts are those of the very same runs. `layers` have the shares that the backend clocked
     of the engine's median; `profiling_overhead` (in JSON `clocking`) is how many times as long a run takes meanwhile,
     and `images_computed` how many images a run computes, the given one and those that fill up its batch.
+    `pairs` are those of a factored network, as they were clocked when the engine was compiled with lowering = auto.
     `reference` is the bundle's reference network beside this engine, on the same test photos. `samples_sha256` is of
     samples.csv as it is stored.
     """
@@ -68,6 +70,7 @@ class Profile(Sealed):
     alternatives: tuple[Alternative, ...] = ()
     loads: tuple[Load, ...] = ()
     layers: tuple[LayerTime, ...] = ()
+    pairs: tuple[PairTime, ...] = ()
     images_computed: int = 1
     profiling_overhead: Ratio | None = Field(default=None, validation_alias="clocking", serialization_alias="clocking")
     ceiling: Ceiling | None = None

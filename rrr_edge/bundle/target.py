@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.record import Record
@@ -14,8 +14,10 @@ from rrr_edge.timing.machine import cpu_info
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 Portability = Literal["none", "same-cc", "ampere+", "version"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-Lowering = Literal["grouped", "split", "dense"]
-LOWERINGS: tuple[Lowering, ...] = get_args(Lowering)
+Lowering = Literal["grouped", "split", "dense", "product", "mixed"]
+# What can be asked for: of branches, and of the pairs of factored networks. "mixed" is what "auto" may find.
+LOWERINGS: tuple[Lowering, ...] = ("grouped", "split", "dense")
+PAIR_LOWERINGS: tuple[Lowering, ...] = ("grouped", "product")
 
 # In a wheel the folder lies in the package, in a checkout beside it.
 _HERE = Path(__file__).parent.parent
@@ -60,6 +62,13 @@ class Target(Record):
     compute_capabilities: tuple[Annotated[str, Field(pattern=r"^\d+\.\d$")], ...] = ()
     quantisation: Quantisation | None = None
     notes: str = ""
+
+    @field_validator("lowering")
+    @classmethod
+    def _can_be_asked(cls, lowering: str) -> str:
+        if lowering == "mixed":
+            raise ValueError("which pairs are products is found by lowering = auto")
+        return lowering
 
     @property
     def engine_name(self) -> str:

@@ -41,7 +41,10 @@ def compile(
     ] = False,
     lowering: Annotated[
         str | None,
-        typer.Option(help="grouped, split or dense branches, or auto: the fastest here (default: the target's)."),
+        typer.Option(
+            help="grouped, split or dense branches; product: pairs of convolutions as one; or auto: the fastest here "
+            "(default: the target's)."
+        ),
     ] = None,
     prepare_only: Annotated[
         bool, typer.Option("--prepare-only", help="Make and verify the graph that NVIDIA's compilers build from.")
@@ -58,14 +61,15 @@ def compile(
     from rrr_edge.bundle.engine import Engine
     from rrr_edge.bundle.folder import Bundle
     from rrr_edge.bundle.limits import Limits
-    from rrr_edge.bundle.target import LOWERINGS
+    from rrr_edge.bundle.target import LOWERINGS, PAIR_LOWERINGS
     from rrr_edge.bundle.verification import few_images_warning, guessing_warning, shares_of
     from rrr_edge.compile import compile_bundle, explain_bundle, prepare_bundle, require_sense
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     opened, chosen = Bundle.open(bundle), chosen_target(target, precision, display)
     if lowering:
-        chosen = chosen.model_copy(update={"lowering": choose(lowering, (*LOWERINGS, "auto"), "lowering")})
+        words = tuple(dict.fromkeys((*LOWERINGS, *PAIR_LOWERINGS, "auto")))
+        chosen = chosen.model_copy(update={"lowering": choose(lowering, words, "lowering")})
     display.detail(f"target: {chosen.model_dump_json()}")
     limits = Limits(min_agreement=min_agreement, max_drop=max_drop, min_share=min_share, search_minutes=search_minutes)
     require_sense(opened, chosen, calib_data=calib_data, limits=limits, prepare_only=prepare_only)

@@ -130,7 +130,8 @@ def _build_proven(order: BuildRequest, lowerings: tuple[Lowering, ...], folder: 
     """Build into `folder`, verify, and write the card. Raises GateFailed."""
     bundle, target = order.bundle, order.target
     order.on_progress(Step("build", 0, 1, target.engine_name))
-    lowering, ratios, left_out = build_fastest(order, lowerings, folder)
+    built = build_fastest(order, lowerings, folder)
+    lowering, order = built.lowering, replace(order, products=built.products)
     found: SearchResult | None = None
     if takes_prepared(target):
         card = Prepared.from_json_file(folder / PREPARED_CARD)
@@ -164,9 +165,11 @@ def _build_proven(order: BuildRequest, lowerings: tuple[Lowering, ...], folder: 
         verified_by=proof.by,
         calibration=order.calibration_digest if target.precision in ("int8", "fp8") else "",
         lowering=lowering,
-        lowering_ratios=ratios,
+        lowering_ratios=built.ratios,
+        products=built.products,
+        pair_times=built.pair_times,
         search=found,
-        notes=(*order.notes, *left_out, *(found.notes(proof.verification.images) if found else ())),
+        notes=(*order.notes, *built.left_out, *(found.notes(proof.verification.images) if found else ())),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         machine=cpu_info()[0],
     )

@@ -1,54 +1,87 @@
 """The build of a bundle's engine in one lowering, or in the fastest."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from rrr_edge.backends import backend_of
 from rrr_edge.backends.build import takes_prepared
+from rrr_edge.bundle.engine import PairTime
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import Ratio
-from rrr_edge.bundle.target import LOWERINGS, Lowering, Target
+from rrr_edge.bundle.target import LOWERINGS, PAIR_LOWERINGS, Lowering, Target
 from rrr_edge.compile.fastest import fastest as race
+from rrr_edge.compile.pairs import time_pairs
 from rrr_edge.compile.prepared import write_prepared
 from rrr_edge.compile.request import BuildRequest
 from rrr_edge.errors import GateFailed
 
 
+def possible_lowerings(bundle: Bundle) -> tuple[Lowering, ...]:
+    """The ways in which the bundle's graph can be written, as exported first."""
+    spec = bundle.manifest.spec
+    found = ("grouped", *(LOWERINGS if spec.branches > 1 else ()), *(PAIR_LOWERINGS if spec.kind == "factored" else ()))
+    return tuple(dict.fromkeys(found))
+
+
 def lowerings_of(bundle: Bundle, target: Target) -> tuple[Lowering, ...]:
-    """What is to be tried; without branches there is nothing to choose from."""
-    if bundle.manifest.spec.branches == 1:
-        return ("grouped",)
-    return LOWERINGS if target.lowering == "auto" else (target.lowering,)
+    """What is to be tried; without branches and pairs there is nothing to choose from."""
+    possible = possible_lowerings(bundle)
+    if target.lowering == "auto":
+        return possible
+    return (target.lowering,) if target.lowering in possible else ("grouped",)
 
 
-def build_fastest(
-    order: BuildRequest, lowerings: tuple[Lowering, ...], out: Path
-) -> tuple[Lowering, tuple[Ratio, ...], tuple[str, ...]]:
-    """Build into `out`; of several lowerings the fastest on this machine, with the times of others over the first's.
+class Built(NamedTuple):
+    """What was built: of several lowerings the fastest on this machine, with the times of others over the first's.
 
-    A lowering whose graph is refused is left out, which the last item says; raises GateFailed where all are.
+    A lowering whose graph is refused is among `left_out`, in words. Of pairs there are the times, and those that were
+    written as one.
     """
+
+    lowering: Lowering
+    ratios: tuple[Ratio, ...] = ()
+    left_out: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
+    pair_times: tuple[PairTime, ...] = ()
+
+
+def build_fastest(order: BuildRequest, lowerings: tuple[Lowering, ...], out: Path) -> Built:
+    """Build into `out`. Raises GateFailed where every lowering is refused."""
     if len(lowerings) == 1:
         build(order, lowerings[0], out)
-        return lowerings[0], (), ()
+        return Built(lowerings[0])
     left_out: list[str] = []
+    pair_times: tuple[PairTime, ...] = ()
     with TemporaryDirectory(dir=out) as scratch:
         folders: dict[Lowering, Path] = {}
-        for lowering in lowerings:
+
+        def attempt(request: BuildRequest, lowering: Lowering) -> None:
             folder = Path(scratch) / lowering
             folder.mkdir()
             try:
-                build(order, lowering, folder)
+                build(request, lowering, folder)
             except GateFailed as refusal:
                 if len(left_out) + 1 == len(lowerings):
                     raise
                 left_out.append(f"The lowering {lowering} was left out: {refusal}")
             else:
                 folders[lowering] = folder
+
+        for lowering in lowerings:
+            attempt(order, lowering)
+        # Where a graph is prepared first, layers are fused under other names.
+        if {"grouped", "product"} <= folders.keys() and not takes_prepared(order.target):
+            pair_times = time_pairs(order, folders["grouped"], folders["product"])
+        order = replace(order, products=tuple(time.name for time in pair_times if time.gain_ms < 0))
+        if 0 < len(order.products) < len(pair_times):
+            attempt(order, "mixed")
         fastest, ratios = race(folders, order.target, order.bundle.reference.images, on_progress=order.on_progress)
         for file in folders[fastest].iterdir():
             file.rename(out / file.name)
-    return fastest, ratios, tuple(left_out)
+    products = order.products if fastest == "mixed" else ()
+    return Built(fastest, ratios, tuple(left_out), products, pair_times)
 
 
 def build(order: BuildRequest, lowering: Lowering, out: Path) -> None:

@@ -2,18 +2,16 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from rrr_edge.backends import backend_of
 from rrr_edge.backends.build import takes_prepared
-from rrr_edge.backends.graph.lowering import lower
+from rrr_edge.backends.graph.lowering import lowered
 from rrr_edge.backends.protocols import Preparation, Quantiser
 from rrr_edge.backends.tensorrt.quantised import PreparedQuantiser
-from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.reference import Images, Outputs
@@ -29,7 +27,10 @@ MAX_BAD = 0.01
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """An engine that is wanted. `calibration` is empty where nothing reads it; `passed_over` says what is left out."""
+    """An engine that is wanted. `calibration` is empty where nothing reads it; `passed_over` says what is left out.
+
+    `products` are the pairs that the lowering "mixed" writes as one.
+    """
 
     bundle: Bundle
     target: Target
@@ -37,6 +38,7 @@ class BuildRequest:
     limits: Limits
     on_progress: OnProgress
     passed_over: str = ""
+    products: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -90,16 +92,9 @@ class BuildRequest:
             limits=self.limits,
         )
 
-    @contextmanager
-    def lowered(self, lowering: Lowering) -> Iterator[Path]:
-        """The bundle's graph with its branches written in this way, in a file for the time being."""
-        if lowering == "grouped":
-            yield self.bundle.model
-            return
-        with scratch_folder() as scratch:
-            model = scratch / f"{lowering}.onnx"
-            lower(self.bundle.model, lowering, model)
-            yield model
+    def lowered(self, lowering: Lowering) -> AbstractContextManager[Path]:
+        """The bundle's graph written in this way, in a file for the time being."""
+        return lowered(self.bundle.model, lowering, self.products)
 
 
 def reads_images(target: Target) -> bool:

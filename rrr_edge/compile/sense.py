@@ -7,7 +7,7 @@ from rrr_edge.backends.build import takes_prepared
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.target import Target
-from rrr_edge.compile.build import lowerings_of
+from rrr_edge.compile.build import lowerings_of, possible_lowerings
 from rrr_edge.compile.request import reads_images
 from rrr_edge.errors import UsageError
 from rrr_edge.images.dataset import calibration_folder
@@ -28,10 +28,11 @@ def require_sense(
     Where a graph has to be prepared first, the machine that builds from it is not asked.
     """
     limits.require_sense()
-    if bundle.manifest.spec.branches == 1 and target.lowering not in ("grouped", "auto"):
+    if target.lowering not in ("auto", *possible_lowerings(bundle)):
+        what = "pairs of convolutions" if target.lowering == "product" else "branches"
+        said = "written as one" if target.lowering == "product" else target.lowering
         raise UsageError(
-            f"{bundle.path} has no branches that could be {target.lowering}.",
-            advice="Compile with --lowering grouped.",
+            f"{bundle.path} has no {what} that could be {said}.", advice="Compile with --lowering grouped."
         )
     if calib_data is not None:
         if not reads_images(target):

@@ -128,7 +128,7 @@ def _key(request: BuildRequest, lowering: Lowering) -> str:
         "model": request.bundle.model_sha256,
         "reference": [file.sha256 for file in request.bundle.manifest.files if file.name == "reference.npz"],
         "target": target.model_dump(mode="json", exclude={"notes", "threads"}),
-        "lowering": lowering,
+        "lowering": [lowering, *request.products] if request.products else lowering,
         "calibration": request.calibration_digest,
         "versions": {**versions, "modelopt": modelopt_version()},
     }

@@ -12,6 +12,7 @@ import numpy as np
 
 from rrr_edge.backends import Session, backend_of
 from rrr_edge.backends.build import build_unproven
+from rrr_edge.backends.graph.lowering import lowered
 from rrr_edge.bundle.baseline import BASELINE_CALIBRATION_IMAGES
 from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.folder import Bundle
@@ -126,10 +127,9 @@ def _engine_of(run: ProfileRun, size: int) -> Iterator[Session]:
             folder.mkdir()
             run.on_progress(Step("build", 0, 1, f"batch of {size}"))
             calibration = run.bundle.calibration[:BASELINE_CALIBRATION_IMAGES]
-            lowering = run.bundle.engine(run.target).lowering
-            build_unproven(
-                run.bundle.model, target, calibration, folder, lowering=lowering, on_progress=run.on_progress
-            )
+            own_engine = run.bundle.engine(run.target)
+            with lowered(run.bundle.model, own_engine.lowering, own_engine.products) as model:
+                build_unproven(model, target, calibration, folder, on_progress=run.on_progress)
         session = backend_of(target).open(folder, target)
         try:
             if folder != run.folder:  # the bundle's own engine has been proven

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from rrr_edge.bundle.commands import asked, command_line
+from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.limits import MAX_DROP
 from rrr_edge.bundle.measurements import LoadKind
 from rrr_edge.bundle.profile import Profile
@@ -49,11 +50,17 @@ def _making(candidate: Candidate) -> dict[str, str | float | None]:
     lost = proof.accuracy_reference - proof.accuracy
     older = proof.drop_interval is None and lost > MAX_DROP
     return {
-        "lowering": engine.lowering if {engine.lowering, target.lowering} != {"grouped"} else None,
+        "lowering": _lowering(engine),
         "calib_data": "DIR" if engine.calibration and engine.calibration != own else None,
         "min_agreement": proof.min_agreement,
         "max_drop": ceil(lost * 1000) / 1000 if older else proof.max_drop,
     }
+
+
+def _lowering(engine: Engine) -> str | None:
+    """As it was asked; which pairs are products was found by measuring."""
+    asked_for = "auto" if engine.lowering == "mixed" else engine.lowering
+    return asked_for if {asked_for, engine.target.lowering} != {"grouped"} else None
 
 
 def _options(profile: Profile) -> dict[str, str | int | bool]:

@@ -27,12 +27,26 @@ def tables_of(profile: Profile) -> Iterator[Table]:
         rows = [_part_row(part, profile.engine.summary.median_ms) for part in profile.parts]
         header = ("", "ms", "of the run", "MACs", "GMAC/s", "of the ceiling")
         yield Table(f"Where the engine's time goes{best}", header, rows)
+    if profile.pairs:
+        yield _pairs(profile)
     if profile.loads:
         columns = ("", "median ms", "p95 ms", "max ms", "images/s", "late", "dropped", "what is timed")
         caption = "Under load, each on its own after the rounds above"
         yield Table(caption, columns, [_load_row(load) for load in profile.loads])
     if profile.alternatives:
         yield _sweep(profile)
+
+
+def _pairs(profile: Profile) -> Table:
+    """What each pair of convolutions gains over its product; those that gain nothing may be written as one."""
+    rows = [
+        (pair.name, f"{pair.pair_ms:.4f}", f"{pair.product_ms:.4f}", f"{pair.gain_ms:+.4f}") for pair in profile.pairs
+    ]
+    total = sum(max(0.0, pair.gain_ms) for pair in profile.pairs)
+    caption = (
+        f"Pairs of convolutions beside their products, when the engine was compiled: {total:.3f} ms gained at best"
+    )
+    return Table(caption, ("convolution", "pair, ms", "as one, ms", "gain, ms"), rows)
 
 
 def times(profile: Profile) -> Table:

@@ -111,7 +111,8 @@ def test_lowerings_that_are_refused_are_left_out_unless_all_are(
     bundle, out = write_bundle(tmp_path / "x.rrr"), tmp_path / "out"
     out.mkdir()
     order = BuildRequest(bundle, TARGET, IMAGES, Limits(), silent)
-    found, measured, left_out = build_fastest(order, LOWERINGS, out)
+    built = build_fastest(order, LOWERINGS, out)
+    found, measured, left_out = built.lowering, built.ratios, built.left_out
     assert (found, [ratio.of for ratio in measured]) == (winner, ratios)
     assert left_out == tuple(
         f"The lowering {name} was left out: It does not answer like the network." for name in refused

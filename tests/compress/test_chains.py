@@ -5,20 +5,31 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save
-from small_bundle import copy_bundle
+from small_bundle import copy_bundle, link_bundle
 
 from rrr_edge import Bundle
+from rrr_edge.backends.graph.lowering import lower
+from rrr_edge.backends.graph.pairs import pairs_in
+from rrr_edge.backends.graph.rewrite import Graph
+from rrr_edge.backends.onnxruntime import run_model
 from rrr_edge.bundle.cost import cost
+from rrr_edge.bundle.engine import PairTime
 from rrr_edge.bundle.files import describe_file
 from rrr_edge.bundle.folder import MANIFEST, WEIGHTS
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import BasisScaling, BasisTraining, Channel, Element, NetTailor, Training
 from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.bundle.spec import ChannelSpec, FactoredSpec, PhaseWidths
+from rrr_edge.bundle.target import Lowering, Target
 from rrr_edge.compile import compile_bundle
+from rrr_edge.compile.pairs import time_pairs
+from rrr_edge.compile.request import BuildRequest
+from rrr_edge.compile.sense import require_sense
 from rrr_edge.compress import Run, compress, plan
 from rrr_edge.compress.basis import BASIS_SCALING
 from rrr_edge.compress.chain import inherit, lineage
@@ -86,6 +97,55 @@ def test_a_chain_of_three_rrr_basis_int8(shared_bundle: Bundle, scaled: Bundle) 
     assert ancestor.weights_sha256 == manifest.provenance.weights_sha256
     assert any("were held out" in note for note in manifest.provenance.notes) is False
     assert not any("other photos" in note for note in manifest.provenance.notes)
+
+
+@pytest.mark.parametrize("lowering", ["product", "mixed"])
+def test_pairs_written_as_one_answer_the_same(lowering: Lowering, scaled: Bundle, tmp_path: Path) -> None:
+    graph = Graph.load(scaled.model)
+    pairs = pairs_in(graph)
+    assert set(pairs) == set(scaled.manifest.spec.ranks)  # type: ignore[union-attr]
+    chosen = list(pairs)[::2]
+    assert any(graph.convolution(pairs[name][1]).groups > 1 for name in chosen)  # type: ignore[union-attr]
+    lower(scaled.model, lowering, tmp_path / "lowered.onnx", chosen)
+    found = pairs_in(Graph.load(tmp_path / "lowered.onnx"))
+    assert set(found) == (set() if lowering == "product" else set(pairs) - set(chosen))
+    images = scaled.reference.images
+    ours, theirs = (run_model(path, images) for path in (tmp_path / "lowered.onnx", scaled.model))
+    np.testing.assert_allclose(ours.branch_probabilities, theirs.branch_probabilities, atol=1e-5)
+
+
+def test_auto_clocks_each_pair_and_may_write_some_as_one(
+    scaled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = link_bundle(scaled, tmp_path)
+    first = next(iter(scaled.manifest.spec.ranks))  # type: ignore[union-attr]
+
+    def clocked(order: BuildRequest, pairs: Path, products: Path) -> tuple[PairTime, ...]:
+        times = time_pairs(order, pairs, products)
+        assert {time.name for time in times} == set(scaled.manifest.spec.ranks)  # type: ignore[union-attr]
+        assert all(time.pair_ms > 0 and time.product_ms > 0 for time in times)
+        return tuple(time.model_copy(update={"product_ms": 0.0 if time.name == first else 99.0}) for time in times)
+
+    monkeypatch.setattr("rrr_edge.compile.pairs.RUNS", 2)
+    monkeypatch.setattr("rrr_edge.compile.build.time_pairs", clocked)
+    monkeypatch.setattr("rrr_edge.compile.build.race", lambda folders, *_, **__: (list(folders)[-1], ()))
+    engine = compile_bundle(bundle, Target(name="mine", backend="openvino", lowering="auto"))
+    assert (engine.lowering, engine.products) == ("mixed", (first,))
+    assert engine.verification.passed
+    graph = (bundle.engine_folder(engine.name) / "model.xml").read_text()
+    assert f"/{first}/" in graph
+    assert f"/{first}.basis/" not in graph
+    others = [time.name for time in engine.pair_times if time.name != first]
+    assert all(f"/{name}.basis/" in graph for name in others)
+    with pytest.raises(UsageError, match="has no pairs of convolutions that could be written as one"):
+        require_sense(bundle_without_pairs(bundle), Target(name="mine", backend="openvino", lowering="product"))
+    with pytest.raises(ValidationError, match="found by lowering = auto"):
+        Target(name="mine", backend="openvino", lowering="mixed")
+
+
+def bundle_without_pairs(bundle: Bundle) -> Bundle:
+    base = bundle.manifest.spec.base  # type: ignore[union-attr]
+    return Bundle(bundle.path, bundle.manifest.model_copy(update={"spec": base}))
 
 
 def test_the_recipe_names_the_bundle_as_from_in_files_and_options(scaled: Bundle, tmp_path: Path) -> None:

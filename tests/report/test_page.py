@@ -14,6 +14,7 @@ from fake_bundle import rewrite, write_engine
 from made_up import HERE, TARGET, layers, make_bundle, profile, store, verification
 from made_up import rewrite as rewrite_manifest
 
+from rrr_edge.bundle.engine import PairTime
 from rrr_edge.bundle.folder import ENGINE
 from rrr_edge.bundle.manifest import Ancestor
 from rrr_edge.bundle.recipe import RRR, BasisScaling, Selection, Training
@@ -318,6 +319,17 @@ def test_the_page_has_the_whole_chain_of_recipes(tmp_path: Path) -> None:
     assert "branches = 5" in recipes
     assert 'from = "mugs.rrr"' in recipes
     assert any("90.0% of its test photos right" in text for text in texts["p"])
+
+
+def test_pairs_of_convolutions_are_listed_with_what_they_gain(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "mugs.rrr")
+    pairs = (
+        PairTime(name="conv1", pair_ms=0.1, product_ms=0.25),
+        PairTime(name="layer1.0.conv2", pair_ms=2, product_ms=1),
+    )
+    candidate = store(bundle, profile(bundle).model_copy(update={"pairs": pairs}))
+    (table,) = (table for table in Page(page_of([candidate])).tables if "gain, ms" in table[0])
+    assert table[1:] == [["conv1", "0.1000", "0.2500", "+0.1500"], ["layer1.0.conv2", "2.0000", "1.0000", "-1.0000"]]
 
 
 def test_a_caption_speaks_of_layers_only_where_they_were_profiled(full: Candidate) -> None:

@@ -1,28 +1,51 @@
-"""Other ways to write the branches' grouped convolutions: equal in result, of other speed from machine to machine.
+"""Other ways to write grouped convolutions and pairs: equal in result, of other speed from machine to machine.
 
 grouped   as exported: a group for each branch
 split     a convolution for each branch, side by side from the stump to the heads
 dense     small 1x1 convolutions as one matrix with the branches' blocks on its diagonal
+product   as exported, but each pair of convolutions of a factored network as one
+mixed     as exported, but some pairs as one
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rrr_edge.backends.graph.pairs import multiply_pairs, pairs_in
 from rrr_edge.backends.graph.rewrite import Convolution, Graph, Weights, make_node, node_like
+from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.target import Lowering
 
 # Weights of the largest matrix that is written out: its zeros are read and multiplied too.
 DENSE_LIMIT = 1 << 22
 
 
-def lower(model: Path, lowering: Lowering, out: Path) -> None:
-    """Write the graph in the file `model` to `out`. Raises MissingLibrary and CorruptArtifact (it is no graph)."""
+def lower(model: Path, lowering: Lowering, out: Path, products: Collection[str] = ()) -> None:
+    """Write the graph in the file `model` to `out`; the pairs `products` are what "mixed" writes as one.
+
+    Raises MissingLibrary and CorruptArtifact (it is no graph).
+    """
     graph = Graph.load(model)
-    _REWRITES[lowering](graph)
+    if lowering == "mixed":
+        multiply_pairs(graph, products)
+    else:
+        _REWRITES[lowering](graph)
     graph.save(out)
+
+
+@contextmanager
+def lowered(model: Path, lowering: Lowering, products: Collection[str] = ()) -> Iterator[Path]:
+    """The graph in the file `model` as `lower` writes it, in a file for the time being."""
+    if lowering == "grouped":
+        yield model
+        return
+    with scratch_folder() as scratch:
+        written = scratch / f"{lowering}.onnx"
+        lower(model, lowering, written, products)
+        yield written
 
 
 def _grouped(graph: Graph) -> None:
@@ -99,7 +122,16 @@ def _dense(graph: Graph) -> None:
         graph.nodes[i] = node_like(node, node.name, [data, f"{kernel}.dense", *bias], node.output[0], group=1)
 
 
-_REWRITES: dict[Lowering, Callable[[Graph], None]] = {"grouped": _grouped, "split": _split, "dense": _dense}
+def _product(graph: Graph) -> None:
+    multiply_pairs(graph, pairs_in(graph))
+
+
+_REWRITES: dict[Lowering, Callable[[Graph], None]] = {
+    "grouped": _grouped,
+    "split": _split,
+    "dense": _dense,
+    "product": _product,
+}
 
 
 def pad_groups(graph: Graph, multiple: int) -> None:
