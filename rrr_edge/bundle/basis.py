@@ -19,8 +19,8 @@ class BasisScaling(Chained):
 
     Only one factor a vector and the classifier learn. `importance` of a factor f is that of its Taylor term
     t = (dL/df) f over the batches: the mean of t^2 ("taylor2", Molchanov et al. 2019), or |mean t| ("taylor1", 2017).
-    "auto" `sparsity` prunes until the accuracy on photos that are held out is more than `max_drop` below the unpruned
-    network's, and takes the last before; a number is reached whatever it costs.
+    "auto" `sparsity` takes the last network whose accuracy on photos that are held out is at most `max_drop` below the
+    unpruned one's, and ends after more than `patience` in a row that lose more. A number is reached whatever it costs.
     """
 
     method: Literal["basis"] = "basis"
@@ -30,6 +30,9 @@ class BasisScaling(Chained):
         default="auto", description="Share of the parameters of what it begins with that goes, or auto: until max-drop"
     )
     max_drop: float = Field(default=0.01, ge=0, lt=1, description="Accuracy on held-out photos that pruning may lose")
+    patience: int = Field(
+        default=2, ge=0, description="Removals in a row that may lose more than max-drop before the pruning ends"
+    )
     epochs_per_prune: int = Field(default=1, ge=1, description="Epochs before each removal of basis vectors")
     prune_share: float = Field(default=0.1, gt=0, lt=1, description="Share of the basis vectors that a removal takes")
     importance: Importance = Field(default="taylor2", description="Mean square of the Taylor term, or its mean's size")

@@ -21,6 +21,7 @@ from tailored_tasks import draw_source, photos, shown
 
 from rrr_edge import Bundle, Classifier
 from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.measurements import Measurement, ratio
 from rrr_edge.bundle.recipe import RRR, FineTune, NetTailor, Recipe, TailorTraining, Training
@@ -95,7 +96,7 @@ def compare(bundles: dict[str, Bundle], target: Target, timing: TimingSettings) 
     found, runs = {}, {}
     with ExitStack() as until_end:
         for name, bundle in bundles.items():
-            engine = compile_bundle(bundle, target, precision=target.precision, max_drop=1.0)
+            engine = compile_bundle(bundle, target, precision=target.precision, limits=Limits(max_drop=1.0))
             folder = bundle.engine_folder(engine.name)
             found[name] = {
                 "mb": round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 2),

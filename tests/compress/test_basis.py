@@ -38,7 +38,9 @@ from rrr_edge.training.batches import normalise
 
 CLASSES = 3
 TRAINING = BasisTraining(epochs=2, batch_size=6, learning_rate=0.01, augment=False)
-RECIPE = BasisScaling(backbone="resnet18", weights="random", image_size=32, training=TRAINING, prune_share=0.5)
+RECIPE = BasisScaling(
+    backbone="resnet18", weights="random", image_size=32, training=TRAINING, prune_share=0.5, patience=0
+)
 NARROW = ChannelSpec(
     stem=8,
     phases=tuple(PhaseWidths(outputs=w, blocks=((w, w),)) for w in (8, 12, 16, 20)),
@@ -203,8 +205,22 @@ def test_the_last_network_that_loses_little_enough_is_taken(inputs: Inputs, monk
     assert found.later_s == found.rows[3].seconds
     said = " ".join(notes_of(recipe, found.rows, found.rows[2], 10))
     assert "4 networks judged by 10 photos" in said
-    assert "the next has 60.0%" in said
+    assert "the last has 60.0%" in said
     assert table_of(found.rows).splitlines()[0] == "removals,bases,params,macs,sparsity,accuracy,least,within,seconds"
+
+
+def test_a_loss_that_passes_does_not_end_it(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = stages_of(inputs, tmp_path)
+    Judged(stages, monkeypatch, [8, 7, 6, 7, 6, 6, 6])
+    recipe = RECIPE.model_copy(update={"max_drop": 0.1, "prune_share": 0.1, "patience": 2})
+    found = Removals(recipe, tiny(), stages).run()
+    assert [row.within for row in found.rows] == [True, True, False, True, False, False, False]
+    assert found.taken == 3
+    kept = {path.parent.name for path in tmp_path.glob("*/weights.safetensors")}
+    assert kept == {f"removal-{number:03}" for number in (3, 4, 5, 6)}
+    again = Removals(recipe, tiny(), stages_of(inputs, tmp_path)).run()
+    assert (again.taken, len(again.rows)) == (3, 7)
+    assert torch.equal(again.network.fc.weight, found.network.fc.weight)
 
 
 def test_pruning_ends_where_nothing_is_left_to_prune(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +260,7 @@ def test_a_run_that_stops_in_every_phase_ends_with_the_same_bits(inputs: Inputs,
     expected = straight.network.state_dict()
     for name, tensor in resumed.network.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
-    assert len(list(tmp_path.glob("*/weights.safetensors"))) == 3
+    assert len(list(tmp_path.glob("*/weights.safetensors"))) == 1
     # Finished, but not yet delivered: nothing is trained again.
     last = f"removal-{len(straight.rows) - 1:03}"
     again = Removals(recipe, tiny(), stages_of(inputs, tmp_path, crash_at(last, 1))).run()

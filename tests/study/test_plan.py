@@ -62,3 +62,10 @@ def test_cells_go_seed_by_seed_and_have_their_seeds_and_weights(tmp_path: Path) 
     assert found == {"own/cups-resnet152.pth", "own/mugs-resnet152.pth"}
     picking = plan.model_copy(update={"pick": True})
     assert [cell.purpose for cell in picking.cells].count("validation") == len(cells)
+
+
+def test_chains_begin_anywhere_and_go_on_with_methods_that_can() -> None:
+    (chain,) = read_methods(["rrr+basis"], {})
+    assert [recipe.method for recipe in chain.recipes] == ["rrr", "basis"]
+    with pytest.raises(UsageError, match="^rrr cannot go on from another method's bundle"):
+        read_methods(["basis+rrr"], {})

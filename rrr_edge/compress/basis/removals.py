@@ -22,8 +22,6 @@ from rrr_edge.training.checkpoint import EpochRow
 from rrr_edge.training.whole import CrossEntropy
 
 _TRANSFER, _STEPS = "transfer", "steps.json"
-# So many networks are kept on disk: the last ones, of which one may have lost too much.
-_KEPT = 3
 
 
 class _Step(Record):
@@ -60,21 +58,25 @@ class Removals:
         self._whole = cost(network.spec, recipe.image_size).params
         self._steps: list[_Step] = []
         self._finished: list[Stage] = []
+        self._forgotten: set[str] = set()
         self._ways: list[Callable[[Network], Network | None]] = [self._without_vectors]
         if recipe.then == "channel":
             self._ways.append(self._without_channels)
 
     def run(self) -> Found:
         network, way = self._begin()
-        good, taken = network, 0
+        good, taken, missed = network, 0, 0
         while True:
             self._learn(network, way)
-            smaller = None
+            network = network.cpu()
             if self.rows()[-1].within:
-                good, taken = network.cpu(), len(self._steps) - 1
-                smaller = self._ways[way](good)
+                good, taken, missed = network, len(self._steps) - 1, 0
+                self._forget_before(taken)
+            else:
+                missed += 1
+            smaller = self._ways[way](network) if missed <= self._recipe.patience else None
             while smaller is None:
-                way += 1
+                way, missed = way + 1, 0
                 if way == len(self._ways):
                     return self._found(good, taken)
                 smaller = self._ways[way](good)
@@ -117,11 +119,13 @@ class Removals:
         self._finished.append(stage)
         if self._note:
             write_file(self._note, _Steps(steps=tuple(self._steps)).to_json())
-        # From the last networks an interrupted run goes on: the last may have lost too much, and the one before it too.
-        if number >= _KEPT:
-            self._stages.forget(_name(number - _KEPT))
-        elif number == 0:
-            self._stages.forget(_TRANSFER)
+
+    def _forget_before(self, number: int) -> None:
+        """An interrupted run goes on from the last good network, of which those that followed it come again."""
+        for name in (_TRANSFER, *(_name(earlier) for earlier in range(number))):
+            if name not in self._forgotten:
+                self._stages.forget(name)
+                self._forgotten.add(name)
 
     def _without_vectors(self, network: Network) -> Network | None:
         """With fewer basis vectors; None where that is not wanted, or not possible."""

@@ -57,12 +57,11 @@ def notes_of(recipe: BasisScaling, rows: Sequence[BasisRow], taken: BasisRow, ph
     notes = [
         f"{counted(len(rows), 'network')} judged by {counted(photos, 'photo')} beside the test photos: the one taken "
         f"has {taken.accuracy:.1%} of them right, and at least {taken.least:.1%} were allowed"
-        + ("." if last.within else f"; the next has {last.accuracy:.1%}.")
+        + ("." if last is taken else f"; the last has {last.accuracy:.1%}.")
     ]
     if not last.within and 0 < recipe.max_drop * photos < 1 - _ROUNDING:
         notes.append(
-            f"Of {counted(photos, 'photo')} {recipe.max_drop:.2%} is less than one, so the pruning ended with the "
-            "first network that had fewer right, which may be chance. With more photos in a folder val, or a larger "
-            "max_drop, it may go further."
+            f"Of {counted(photos, 'photo')} {recipe.max_drop:.2%} is less than one, so no network that had fewer right "
+            "was taken, which may be chance. With more photos in a folder val, or a larger max_drop, it may go further."
         )
     return tuple(notes)
