@@ -31,6 +31,7 @@ from scipy import stats
 from tailored_tasks import SOURCE_PHOTOS, SOURCES, draw_source, photos, right, shown
 
 from rrr_edge.bundle.cost import cost
+from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.factored import delivered
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import RRR, BasisScaling, BasisTraining, Training
