@@ -217,10 +217,10 @@ def source_file(out: Path, domains: tuple[str, str], size: int, epochs: int) -> 
     path = out / f"{'-'.join(domains)}-{size}-{epochs}.safetensors"
     if path.is_file():
         return path
-    examples = draw_source(domains, SOURCE_PHOTOS, size)
+    examples = draw_source(domains, SOURCE_PHOTOS // 2, size)
     torch.manual_seed(0)
     network = build(ResNetSpec(depths=DEPTHS, num_classes=int(examples.labels.max()) + 1))
-    training = Training(epochs=epochs, batch_size=32, ema_fraction=0.0)
+    training = Training(epochs=epochs, batch_size=32, ema_fraction=0.0, augment=False)
     run = Run(device="cpu", on_progress=shown)
     trained = minimise(
         CrossEntropy(network), examples, training=training, preprocess=Preprocess(image_size=size), run=run
