@@ -1,13 +1,16 @@
 """What can be said of the ratio of two times where too few rounds were quiet: bounds, and whom the rounds flatter."""
 
+import math
 from typing import Self
 
 import numpy as np
+from pydantic import model_validator
 
 from rrr_edge.bundle.measurements import UNSTABLE_SPREAD, Measurement
 from rrr_edge.bundle.record import Record
 
-# Beside other programs caches are cold: a run's own time on the cores was seen to grow by up to 27 %.
+# Beside other programs caches are cold: a run's own time on the cores was seen to grow by up to 27 % where no core
+# computes for two programs at once.
 _WARM = 0.75
 # So much less of the cores than the other one had says that a candidate was held up more.
 _HELD_UP = 0.8
@@ -18,8 +21,10 @@ class Bound(Record):
 
     A run took at most what it took beside other programs, and at least its own time on the cores, shared out among its
     threads and less what cold caches cost. Where that time varies its threads spin while they wait, and it says
-    nothing. `disturbed` is the ratio of the medians of all rounds, which may be far off, and `by_cpu` that of their own
-    times on the cores. `favours` is the candidate that `disturbed` flatters, as the other one had less of the cores.
+    nothing; nor does it where cores are shared with what else runs on them (SMT), or where it would contradict what
+    runs took. `disturbed` is the ratio of the medians of all rounds, which may be far off, and `by_cpu` that of their
+    own times on the cores. `favours` is the candidate that `disturbed` flatters, as the other one had less of the
+    cores.
     """
 
     of: str
@@ -30,11 +35,19 @@ class Bound(Record):
     by_cpu: float | None
     favours: str
 
+    @model_validator(mode="after")
+    def _is_no_contradiction(self) -> Self:
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"{self.of!r} cannot take {self.at_least:g} times at least and {self.at_most:g} at most")
+        return self
+
     @classmethod
-    def between(cls, a: Measurement, b: Measurement) -> Self:
-        """Of two measurements whose rounds were interleaved."""
+    def between(cls, a: Measurement, b: Measurement, *, shared_cores: bool) -> Self:
+        """Of two measurements whose rounds were interleaved, on cores that are `shared_cores` by SMT or not."""
         longest_a, longest_b = (float(np.median(m.samples_ms)) for m in (a, b))
-        shortest_a, shortest_b = map(_shortest_ms, (a, b))
+        shortest_a, shortest_b = (None, None) if shared_cores else map(_shortest_ms, (a, b))
+        if shortest_a and shortest_b and shortest_a * shortest_b > longest_a * longest_b:
+            shortest_a = shortest_b = None
         return cls(
             of=a.name,
             to=b.name,
@@ -43,6 +56,14 @@ class Bound(Record):
             disturbed=longest_a / longest_b,
             by_cpu=float(np.median(a.cpu_ms) / np.median(b.cpu_ms)) if a.cpu_ms and any(b.cpu_ms) else None,
             favours=_flattered(a, b),
+        )
+
+    def agrees_with(self, other: Self) -> bool:
+        """Whether both say the same, but for rounding."""
+        names = ("at_least", "at_most", "disturbed", "by_cpu")
+        pairs = [(getattr(self, name), getattr(other, name)) for name in names]
+        return self.favours == other.favours and all(
+            a == b or (a and b and math.isclose(a, b, rel_tol=1e-6)) for a, b in pairs
         )
 
     @property

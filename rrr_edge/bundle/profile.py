@@ -153,8 +153,9 @@ class Profile(Sealed):
         return stored
 
     def _require_ratios(self, where: Path) -> None:
-        """Raise CorruptArtifact where a ratio is not that of the medians which it names."""
-        medians = {m.name: m.summary.median_ms for m in self.everything}
+        """Raise CorruptArtifact where a ratio or a bound is not that of the samples which it names."""
+        found_by = {m.name: m for m in self.everything}
+        medians = {name: m.summary.median_ms for name, m in found_by.items()}
         for found in (*self.ratios, *(alternative.ratio for alternative in self.alternatives)):
             if {found.of, found.to} <= medians.keys():
                 expected = medians[found.of] / medians[found.to]
@@ -162,6 +163,15 @@ class Profile(Sealed):
                     raise CorruptArtifact(
                         f"{where} says that {found.of!r} takes {found.value:g} times as long as {found.to!r}; "
                         f"the samples say {expected:g}.",
+                        advice=f"Run: {profiling(where.parent.parent.parent, self.target)}",
+                    )
+        for bound in self.bounds:
+            if {bound.of, bound.to} <= medians.keys():
+                a, b = found_by[bound.of], found_by[bound.to]
+                if not any(bound.agrees_with(Bound.between(a, b, shared_cores=shared)) for shared in (False, True)):
+                    raise CorruptArtifact(
+                        f"{where} bounds how many times as long {bound.of!r} takes as {bound.to!r} otherwise than the "
+                        "samples do.",
                         advice=f"Run: {profiling(where.parent.parent.parent, self.target)}",
                     )
 

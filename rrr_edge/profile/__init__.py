@@ -30,7 +30,7 @@ from rrr_edge.profile.run import ProfileRun
 from rrr_edge.report import files_of
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import TimingSettings
-from rrr_edge.timing.machine import threads_to_use
+from rrr_edge.timing.machine import shares_cores, threads_to_use
 from rrr_edge.timing.progress import OnProgress, silent
 
 
@@ -119,7 +119,9 @@ def _measure(run: ProfileRun, classifier: Classifier, baselines: Baselines, *, a
         return _Found(
             measurements=tuple(m for m in measurements if m.name not in (LAYERS, CEILING)),
             ratios=tuple(ratio(rival, engine) for rival in rivals if engine.is_quiet),
-            bounds=tuple(Bound.between(rival, engine) for rival in rivals if not engine.is_quiet),
+            bounds=tuple(
+                Bound.between(rival, engine, shared_cores=shares_cores()) for rival in rivals if not engine.is_quiet
+            ),
             precision_found=classifier.session.precision_found(),
             layers=layer_times.layers(engine.summary.median_ms) if layer_times else (),
             images_computed=layer_times.images_computed if layer_times else 1,

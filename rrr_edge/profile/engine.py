@@ -19,7 +19,7 @@ from rrr_edge.profile.timed import TimedSession
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import interleave
 from rrr_edge.timing.machine import cpu_quota, governor
-from rrr_edge.timing.quiet import QUIET_LOAD, is_quiet
+from rrr_edge.timing.quiet import is_quiet
 
 _PHOTOS = 16
 
@@ -129,7 +129,7 @@ def _doubts(measurements: tuple[Measurement, ...], unsettled: tuple[str, ...]) -
     engine = measurements[0]
     unstable = [f"{m.name} ({m.summary.spread:.0%})" for m in measurements if m.summary.spread > UNSTABLE_SPREAD]
     rounds, quiet = len(engine.loads), sum(map(is_quiet, engine.loads))
-    counted = f"{quiet} of {rounds} rounds were quiet (others took at most {QUIET_LOAD:.0%} of the cores' time)"
+    counted = f"{quiet} of {rounds} rounds were quiet (others took at most a tenth of a core)"
     doubts = []
     if engine.disturbed:
         doubts.append(f"Too busy a machine for ratios: {engine.disturbed}, and {counted}. Times are of all rounds.")

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,7 +31,7 @@ class BackgroundLoad:
         if busy is None or busy_now is None or now - began < TELLING_S:
             return None
         others = (busy_now - busy) - (own_now - own)
-        return max(0.0, others / ((now - began) * len(_allowed_cpus())))
+        return max(0.0, others / ((now - began) * allowed_cores()))
 
     @staticmethod
     def _read() -> tuple[float, float | None, float]:
@@ -51,6 +52,11 @@ def _busy_s() -> float | None:
 
 def _allowed_cpus() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def allowed_cores() -> int:
+    """The logical cores that this process may use, whatever its quota."""
+    return len(_allowed_cpus())
 
 
 def usable_cores() -> int:
@@ -106,7 +112,17 @@ def _cgroups(controller: str) -> Iterator[Path]:
     yield from map(Path, found)
 
 
+def shares_cores() -> bool:
+    """Whether a core computes for several CPUs at once (SMT): what runs on another one slows a run as it goes."""
+    return any(re.search("[,-]", siblings) for siblings in _siblings(_allowed_cpus()))
+
+
 def _physical_cores(allowed: set[int]) -> int:
+    return len(_siblings(allowed))
+
+
+def _siblings(allowed: set[int]) -> set[str]:
+    """The lists of the CPUs that share a core, such as "0,4" or "0-1", one for each core of the allowed ones."""
     siblings = set()
     for cpu in allowed:
         topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
@@ -114,7 +130,7 @@ def _physical_cores(allowed: set[int]) -> int:
             siblings.add(topology.read_text().strip())
         except OSError:
             siblings.add(str(cpu))
-    return len(siblings)
+    return siblings
 
 
 def memory_bytes() -> int:

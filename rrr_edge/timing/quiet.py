@@ -11,7 +11,7 @@ from rrr_edge.errors import UsageError
 from rrr_edge.timing import machine
 from rrr_edge.timing.progress import OnProgress, Step, silent
 
-# The share of the cores' time that other programs may take in a quiet round; an idle system was seen to take 0.02.
+# The load of a quiet round at most: a tenth of a core where there are two; an idle system was seen to take 0.02.
 QUIET_LOAD = 0.05
 # So few quiet rounds tell nothing, unless there are no others.
 ENOUGH_ROUNDS = 20
@@ -43,16 +43,16 @@ class Patience:
             began, load = self.clock(), machine.BackgroundLoad()
             self.sleep(machine.TELLING_S)
             share = load.share
-            self.left_s -= max(self.clock() - began, machine.TELLING_S)
-            if share is None or share <= QUIET_LOAD:
+            self.left_s = max(0.0, self.left_s - max(self.clock() - began, machine.TELLING_S))
+            if is_quiet(load_of(share)):
                 return True
-            done = min(total, total - round(self.left_s))
+            done = total - round(self.left_s)
             on_progress(Step("wait", done, total, f"others take {share:.0%} of the cores' time; seconds at most"))
         return False
 
 
 class RoundLoads:
-    """What other programs take of the cores' time in each round, told for all rounds of a second or more at once."""
+    """The load by other programs in each round, told for all rounds of a second or more at once."""
 
     def __init__(self) -> None:
         self._told: list[float] = []
@@ -66,7 +66,7 @@ class RoundLoads:
         if share is not None:
             self._told += [share] * self._pending
             self.skip()
-        return share
+        return load_of(share)
 
     def skip(self) -> None:
         """What happened since the last stretch belongs to no round."""
@@ -75,7 +75,7 @@ class RoundLoads:
 
     @property
     def share(self) -> float | None:
-        """The mean of all rounds that were told, if any were."""
+        """Of the cores' time: the mean of all rounds that were told, if any were."""
         return statistics.fmean(self._told) if self._told else None
 
     @property
@@ -86,8 +86,16 @@ class RoundLoads:
     @property
     def told(self) -> Loads:
         """Of all rounds; None: nothing is known. The last, of less than a second, have the load of those before."""
-        last: tuple[float | None, ...] = tuple(self._told[-1:]) or (None,)
-        return (*self._told, *(last * self._pending))
+        told = tuple(map(load_of, self._told))
+        return (*told, *((told[-1:] or (None,)) * self._pending))
+
+
+def load_of(share: float | None) -> float | None:
+    """Other programs' share of the cores' time, as one of two cores' where there are more.
+
+    A program that keeps a core busy is one that runs may have to wait for, however many others there are.
+    """
+    return None if share is None else share * max(1.0, machine.allowed_cores() / 2)
 
 
 def is_quiet(load: float | None) -> bool:

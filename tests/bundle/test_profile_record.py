@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_bundle import rewrite
 
+from rrr_edge.bundle.bounds import Bound
 from rrr_edge.bundle.measurements import Ratio
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.errors import BadInput, CorruptArtifact
@@ -65,6 +67,20 @@ def test_a_ratio_that_the_samples_do_not_give_is_refused(folder: Path) -> None:
 
     rewrite(folder / "profile.json", slower)
     with pytest.raises(CorruptArtifact, match="1000 times as long"):
+        Profile.read(folder)
+
+
+def test_a_bound_that_the_samples_do_not_give_is_refused(folder: Path, full: Candidate) -> None:
+    engine, rival = full.profile.engine, full.profile.baselines[0]
+    bound = Bound.between(rival, engine, shared_cores=True)
+
+    def bounded(data: dict[str, Any], **change: float) -> None:
+        data["bounds"] = [bound.model_dump() | change]
+
+    rewrite(folder / "profile.json", bounded)
+    assert Profile.read(folder).bounds == (bound,)
+    rewrite(folder / "profile.json", partial(bounded, at_least=1e3))
+    with pytest.raises(CorruptArtifact, match="otherwise than the samples do"):
         Profile.read(folder)
 
 

@@ -507,7 +507,7 @@ def test_beside_other_programs_there_is_no_ratio_but_a_bound(
     assert len(profile.engine.samples_ms) == 40
     assert profile.notes[0] == (
         "Too busy a machine for ratios: other programs took 62% of the cores' time, and 0 of 40 rounds were quiet "
-        "(others took at most 5% of the cores' time). Times are of all rounds."
+        "(others took at most a tenth of a core). Times are of all rounds."
     )
     assert "--patience 10" in profile.notes[-1]
     stored = Profile.read(bundle.profile_folder("test-int8"))
@@ -528,7 +528,7 @@ def test_of_a_machine_that_was_busy_for_a_while_only_the_quiet_rounds_count(
     assert profile.bounds == ()
     assert profile.engine.summary.runs == 30
     assert profile.notes == (
-        "30 of 50 rounds were quiet (others took at most 5% of the cores' time); all that is said is of these.",
+        "30 of 50 rounds were quiet (others took at most a tenth of a core); all that is said is of these.",
     )
     assert Profile.read(bundle.profile_folder("test-int8")).engine.loads == profile.engine.loads
 

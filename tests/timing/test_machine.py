@@ -83,6 +83,15 @@ def test_the_memory_of_a_parent_cgroup_is_a_limit(
     assert machine.memory_bytes() == 4096
 
 
+@pytest.mark.parametrize(("siblings", "shared"), [(("0", "1"), False), (("0-1", "0-1"), True), (("0,4", "1,5"), True)])
+def test_cores_are_shared_where_one_computes_for_several_cpus(
+    siblings: tuple[str, ...], shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_allowed_cpus", lambda: {0, 1})
+    monkeypatch.setattr(Path, "read_text", lambda path: siblings[int(path.parts[-3].removeprefix("cpu"))] + "\n")
+    assert machine.shares_cores() == shared
+
+
 def test_threads_are_those_asked_but_no_more_than_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "usable_cores", lambda: 4)
     assert [machine.threads_to_use(*asked) for asked in ((3,), (0, 2), (0, 0), (2000,))] == [3, 2, 4, 4]

@@ -7,7 +7,7 @@ import pytest
 
 from rrr_edge.bundle.bounds import Bound
 from rrr_edge.bundle.measurements import Measurement, Subject, ratio
-from rrr_edge.errors import UsageError
+from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.timing import machine
 from rrr_edge.timing.interleave import TimingSettings, interleave
 from rrr_edge.timing.quiet import ENOUGH_ROUNDS, HOPELESS_ROUNDS, Patience, RoundLoads, quiet_rounds
@@ -17,7 +17,8 @@ BUSY, QUIET = 0.6, 0.01
 
 @pytest.fixture
 def shares(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterator[float | None]], None]:
-    """What /proc/stat would say, each time that it is asked."""
+    """What /proc/stat would say of two cores, each time that it is asked."""
+    monkeypatch.setattr(machine, "_allowed_cpus", lambda: {0, 1})
 
     def say(told: Iterator[float | None]) -> None:
         monkeypatch.setattr(machine.BackgroundLoad, "share", property(lambda _: next(told)))
@@ -93,6 +94,30 @@ def test_patience_waits_until_it_is_quiet_and_no_longer_than_it_lasts(shares) ->
     assert bed.now_s == 6
 
 
+def test_where_patience_ends_the_rounds_end_too(shares) -> None:
+    """Its last second takes longer than what was left of it."""
+    shares(iter([BUSY] * 200))
+    timing = TimingSettings(
+        runs=60, settle_runs=0, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0, patience=Bed().patience(2.5)
+    )
+    assert len(interleave({"A": lambda _: None}, timing=timing).loads) == HOPELESS_ROUNDS
+    assert timing.patience.left_s == 0
+
+
+@pytest.mark.parametrize(("cores", "quiet"), [(1, 0), (2, 0), (20, 0), (20, 3)])
+def test_a_program_that_spins_disturbs_rounds_on_any_number_of_cores(
+    cores: int, quiet: int, shares, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = 0.05 if quiet else 1.0
+    shares(iter([taken / cores] * 3))
+    monkeypatch.setattr(machine, "_allowed_cpus", lambda: set(range(cores)))
+    loads = RoundLoads()
+    for _ in range(3):
+        loads.end_round()
+    assert loads.quiet == quiet
+    assert loads.share == pytest.approx(taken / cores)
+
+
 @pytest.mark.parametrize("minutes", [-1, float("inf"), float("nan")])
 def test_patience_is_a_number_of_minutes(minutes: float) -> None:
     assert Patience.of_minutes(0.5).left_s == 30
@@ -146,7 +171,7 @@ def test_where_all_rounds_are_disturbed_the_quiet_ratio_lies_within_the_bounds()
     assert not engine.is_quiet
     assert engine.summary.unstable
     assert engine.disturbed == "other programs took 60% of the cores' time"
-    bound = Bound.between(rival, engine)
+    bound = Bound.between(rival, engine, shared_cores=False)
     assert bound.disturbed > 25
     assert bound.at_least is not None
     assert bound.at_most is not None
@@ -161,11 +186,22 @@ def test_threads_that_spin_while_they_wait_tell_nothing_by_their_own_time() -> N
     """As PyTorch's do: beside one other process ResNet152 was seen to take 2 to 40 times its own quiet time."""
     engine, rival = disturbed(0, 1.0)
     spinning = rival.model_copy(update={"cpu_ms": tuple(2 * ms for ms in rival.samples_ms)})
-    bound = Bound.between(spinning, engine)
+    bound = Bound.between(spinning, engine, shared_cores=False)
     assert bound.at_least is None
     assert bound.at_most is not None
     assert bound.at_most > 20
     assert bound.words == f"at most {bound.at_most:.3g} times"
+
+
+def test_where_cores_are_shared_or_times_contradict_each_other_nothing_is_bounded() -> None:
+    """Beside a busy sibling a run's own time on the cores can be more than twice what it is on a quiet machine."""
+    engine, rival = disturbed(0, 1.0)
+    assert Bound.between(rival, engine, shared_cores=True).words == ""
+    spun = (m.model_copy(update={"cpu_ms": (4 * m.summary.median_ms,) * 200}) for m in (rival, engine))
+    bound = Bound.between(*spun, shared_cores=False)
+    assert (bound.at_least, bound.at_most, bound.words) == (None, None, "")
+    with pytest.raises(BadInput, match="cannot take 34 times at least and 29 at most"):
+        Bound.parse(bound.model_dump() | {"at_least": 34.0, "at_most": 29.0}, "x")
 
 
 def test_medians_are_those_of_the_quiet_rounds_and_all_samples_are_kept() -> None:
