@@ -36,17 +36,21 @@ def read_methods(words: Sequence[str], options: Mapping[str, Any]) -> list[Named
 
 
 def _read(word: str, options: Mapping[str, Any]) -> Named:
-    path = Path(word)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise UsageError(f"There is no recipe file {word}.")
-        return Named(path.stem, (_with_options(path, options),))
-    parts = [_read(part, options) for part in word.split(CHAIN)] if CHAIN in word else [_named(word, options)]
-    for part in parts[1:]:
-        if not isinstance(part.recipes[0], Chained):
+    parts = [_one(part, options) for part in word.split(CHAIN)]
+    for name, (recipe,) in parts[1:]:
+        if not isinstance(recipe, Chained):
             able = ", ".join(name for name, recipe in METHODS.items() if issubclass(recipe, Chained))
-            raise UsageError(f"{part.name} cannot go on from another method's bundle.", advice=f"These can: {able}.")
-    return Named(word, tuple(recipe for part in parts for recipe in part.recipes))
+            raise UsageError(f"{name} cannot go on from another method's bundle.", advice=f"These can: {able}.")
+    return Named(CHAIN.join(part.name for part in parts), tuple(recipe for part in parts for recipe in part.recipes))
+
+
+def _one(word: str, options: Mapping[str, Any]) -> Named:
+    path = Path(word)
+    if path.suffix != ".toml":
+        return _named(word, options)
+    if not path.is_file():
+        raise UsageError(f"There is no recipe file {word}.")
+    return Named(path.stem, (_with_options(path, options),))
 
 
 def _named(word: str, options: Mapping[str, Any]) -> Named:
