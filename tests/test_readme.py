@@ -152,6 +152,7 @@ def test_every_option_that_is_named_exists() -> None:
             "doctor",
             "verify",
             "watch",
+            "study",
         )
     )
     assert said

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from made_up_study import make_plan, write_data
 
-from rrr_edge.errors import CorruptArtifact, UsageError
+from rrr_edge.errors import CannotRunHere, CorruptArtifact, UsageError
 from rrr_edge.study import Run, run_study
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.runners import Processes, core_shares
@@ -51,16 +52,18 @@ def test_every_cell_is_done_once_and_a_second_run_has_nothing_to_do(tmp_path: Pa
 
 
 def test_a_worker_that_dies_is_replaced_and_a_cell_that_always_kills_is_given_up(tmp_path: Path, begun: Path) -> None:
-    plan = make_plan(write_data(tmp_path / "data", "broken", "deadly", "frail", "mugs"), "rrr")
+    plan = make_plan(write_data(tmp_path / "data", "bare", "broken", "deadly", "frail", "mugs"), "rrr")
     done = run_study(plan, tmp_path / "study", Run(runner()))
     lines = begun.read_text().splitlines()
     assert [lines.count(f"{name}, rrr, seed 0") for name in ("broken", "deadly", "frail", "mugs")] == [1, 3, 2, 1]
-    broken, deadly = sorted(done.failures, key=lambda failure: failure.work.words)
+    bare, broken, deadly = sorted(done.failures, key=lambda failure: failure.work.words)
+    assert (bare.exit_code, "compress" in bare.advice) == (6, True)
     assert (broken.error, broken.advice, broken.exit_code) == ("There is no picture in broken.", "Put some there.", 5)
     assert "SIGKILL" in deadly.error
     assert (deadly.exit_code, done.exit_code, done.finished, done.left) == (4, 5, 2, 0)
     # Failures are tried again by the next run, and only those.
     (tmp_path / "data" / "deadly").rename(tmp_path / "data" / "tame")
+    shutil.rmtree(tmp_path / "data" / "bare")
     mended = make_plan(tmp_path / "data", "rrr")
     assert run_study(mended, tmp_path / "study", Run(runner())).finished == 3
     assert [line for line in begun.read_text().splitlines()[len(lines) :] if "mugs" in line] == []
@@ -130,6 +133,20 @@ def test_killed_at_any_moment_it_ends_as_if_nobody_had(tmp_path: Path, monkeypat
     noted = (tmp_path / "begun.txt").read_text().splitlines()
     # Each kill costs one begun cell at most: twelve, twelve more of the whole one, and four.
     assert 24 <= len(noted) <= 28
+
+
+def test_a_full_disk_ends_it_and_what_is_finished_stays(small_disk: Path, tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", "mugs"), "rrr", seeds=tuple(range(4)))
+    out = small_disk / "study"
+    first = plan.model_copy(update={"seeds": (0,)})
+    assert run_study(first, out, Run(runner())).finished == 1
+    ballast = small_disk / "ballast"
+    with pytest.raises(OSError, match="space"):
+        ballast.write_bytes(bytes(9_000_000))
+    with pytest.raises(CannotRunHere, match="is full"):
+        run_study(plan, out, Run(runner()))
+    ballast.unlink()
+    assert run_study(plan, out, Run(runner())).finished == 4
 
 
 def test_cores_are_shared_out() -> None:
