@@ -143,7 +143,7 @@ def _methods(
 
 
 def _plan(data: list[Path], named: "Sequence[Named]", **settings: Any) -> "Plan":
-    from rrr_edge.study.plan import Method, Plan, find_data
+    from rrr_edge.study.plan import Method, Plan, find_data, with_weights
 
     if not data:
         raise UsageError("A study needs data sets.", advice="Give folders of photos: rrr-edge study PHOTOS -o STUDY")
@@ -152,7 +152,7 @@ def _plan(data: list[Path], named: "Sequence[Named]", **settings: Any) -> "Plan"
         if names.count(name) > 1:
             raise UsageError(f"The method {name} is there more than once.", advice="Leave one of them out.")
     methods = tuple(Method(name=each.name, recipes=each.recipes) for each in named)
-    return Plan(data=find_data(data), methods=methods, **settings)
+    return with_weights(Plan(data=find_data(data), methods=methods, **settings))
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -59,6 +59,9 @@ def run_study(plan: Plan, out: str | Path, run: Run = Run()) -> Outcome:
     study = StudyFolder(Path(out))
     with study.claimed() as lock, writing_to(study.path):
         todo = to_do(plan, study, force=run.force)
+        for cell in todo:
+            if (there := study.occupant(cell)) and not there.makes_same_network(cell):
+                study.clear(cell)
         study.write_plan(plan)
         study.forget_failures()
         runner = run.runner
@@ -77,21 +80,19 @@ def run_study(plan: Plan, out: str | Path, run: Run = Run()) -> Outcome:
 
 
 def to_do(plan: Plan, study: StudyFolder, *, force: bool = False) -> list[Cell]:
-    """The cells that are not finished. Raises UsageError where others are in their places, which `force` removes."""
+    """The cells that are not finished. Raises UsageError where others are in their places, unless `force` is given."""
     todo = []
     for cell in plan.cells:
         record = study.record(cell)
         if record is not None and record.finishes(cell):
             continue
         todo.append(cell)
-        if record is not None and not record.cell.makes_same_network(cell):
-            if not force:
-                raise UsageError(
-                    f"{study.place(record.cell)} was made from other "
-                    f"{'photos' if record.cell.recipes == cell.recipes else 'settings'}.",
-                    advice="Give the same again, choose another STUDY, or make such cells anew with --force.",
-                )
-            study.clear(cell)
+        there = study.occupant(cell)
+        if there and not force and (what := there.differs(cell)):
+            raise UsageError(
+                f"{study.place(cell)} was made from other {what}.",
+                advice="Give the same again, choose another STUDY, or make such cells anew with --force.",
+            )
     return todo
 
 

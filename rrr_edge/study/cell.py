@@ -82,7 +82,7 @@ def _compressed(cell: Cell, study: StudyFolder, data: Path, on_progress: OnProgr
     from rrr_edge.compress.chain import going_on
 
     run = Run(device=cell.device, max_bad=cell.max_bad, resume=True)
-    start, finished = study.finished_start(cell) or (None, 0)
+    start, finished = study.finished(cell) or study.begin(cell)
     for step, recipe in enumerate(cell.recipes[finished:], start=finished + 1):
         out = study.bundle(cell, step if step < len(cell.recipes) else None)
         whole = going_on(recipe, str(start)) if start and isinstance(recipe, Chained) else recipe

@@ -1,8 +1,8 @@
 """The folder of a study, which one process at a time may write.
 
 STUDY/  study.json   report.html
-        cells/DATA/METHOD/SEED/              cell.json  bundle.rrr/   (step-1.rrr/ of a chain)
-        cells/DATA/METHOD/SEED-validation/   cell.json
+        cells/DATA/METHOD/SEED/              begun.json  cell.json  bundle.rrr/   (step-1.rrr/ of a chain)
+        cells/DATA/METHOD/SEED-validation/   begun.json  cell.json
         timings/DATA/SEED.json
         failures/                            what went wrong in the last run
 """
@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from rrr_edge.bundle.files import try_lock, write_file, writing_to
+from rrr_edge.bundle.files import sha256, try_lock, write_file, writing_to
+from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.record import Sealed
 from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
 from rrr_edge.study.plan import Cell, Plan
-from rrr_edge.study.records import CellRecord, Failure, Timing, TimingGroup
+from rrr_edge.study.records import Begun, CellRecord, Failure, Timing, TimingGroup
 
 R = TypeVar("R", bound=Sealed)
 CELL = "cell.json"
+BEGUN = "begun.json"
 PLAN = "study.json"
 # The processes of a run that was killed end at once, but not in the same instant.
 _PATIENCE_S = 20.0
@@ -81,11 +83,48 @@ class StudyFolder:
         shutil.rmtree(self.path / "failures", ignore_errors=True)
 
     def clear(self, cell: Cell) -> None:
-        """Remove what another cell left in the place of `cell`, its record first."""
+        """Remove what is in the place of `cell`, its record first."""
         (self.place(cell) / CELL).unlink(missing_ok=True)
         shutil.rmtree(self.place(cell), ignore_errors=True)
 
-    def finished_start(self, cell: Cell) -> tuple[Path, int] | None:
+    def occupant(self, cell: Cell) -> Cell | None:
+        """The cell that is finished in the place of `cell`, or was begun there and has left something to go on with."""
+        if record := self.record(cell):
+            return record.cell
+        begun = _read(self.place(cell) / BEGUN, Begun)
+        return begun.cell if begun and any(file.name != BEGUN for file in self.place(cell).iterdir()) else None
+
+    def finished(self, cell: Cell) -> tuple[Path, int] | None:
+        """The bundle that `cell` has already, of all its steps."""
+        record, bundle = self.record(cell), self.bundle(cell)
+        there = record is not None and record.cell.makes_same_network(cell) and bundle.is_dir()
+        return (bundle, len(cell.recipes)) if there else None
+
+    def begin(self, cell: Cell) -> tuple[Path | None, int]:
+        """Note that `cell` is begun: the bundle to begin with, and how many steps that saves.
+
+        An interrupted cell begins with what it began with before, whatever has been finished meanwhile; where that has
+        changed, what the cell has learned from it goes.
+        """
+        note = self.place(cell) / BEGUN
+        begun = _read(note, Begun)
+        if begun is None or not begun.cell.makes_same_network(cell) or not self._has_start(begun):
+            self.clear(cell)
+            start, steps = self._finished_start(cell) or (None, 0)
+            begun = Begun(
+                cell=cell,
+                start=str(start.relative_to(self.path)) if start else "",
+                start_sha256=sha256(Bundle.open(start).weights) if start else "",
+                steps=steps,
+            )
+            write_file(note, begun.to_json())
+        return self.path / begun.start if begun.start else None, begun.steps
+
+    def _has_start(self, begun: Begun) -> bool:
+        start = self.path / begun.start
+        return not begun.start or (start.is_dir() and sha256(Bundle.open(start).weights) == begun.start_sha256)
+
+    def _finished_start(self, cell: Cell) -> tuple[Path, int] | None:
         """The bundle of another finished cell that begins as `cell` does, and how many of its steps that saves."""
         for steps in range(len(cell.recipes) - 1, 0, -1):
             beginning = cell.model_copy(update={"recipes": cell.recipes[:steps]})

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, field_validator
 
+from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.record import SCHEMA, Record, SchemaVersion, Sealed
 from rrr_edge.bundle.target import Target
@@ -23,7 +24,7 @@ Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class DataSet(Record):
-    """A folder of photos; `listing` is the SHA-256 of its files' names and sizes, "" where it cannot be listed.
+    """A folder of photos; `listing` is the SHA-256 of its files' names and contents, "" where it cannot be listed.
 
     `is_album` where it has the table of Meta-Album's data sets.
     """
@@ -42,15 +43,17 @@ class DataSet(Record):
 class Cell(Record):
     """A data set, a method and a seed: what one bundle is made of.
 
-    `recipes` have the cell's seed and weights; each but the first continues the network of the one before it. A cell
-    for "validation" learns from a part of the training photos and is judged by the rest of them. Without a `target`
-    nothing is compiled.
+    `recipes` have the cell's seed and weights; each but the first continues the network of the one before it.
+    `weights_sha256` is of the file of weights that the first begins with, "" where they have another source. A cell for
+    "validation" learns from a part of the training photos and is judged by the rest of them. Without a `target` nothing
+    is compiled.
     """
 
     kind: Literal["cell"] = "cell"
     data: DataSet
     method: str
     recipes: MethodRecipes
+    weights_sha256: str = ""
     seed: Seed
     purpose: Purpose = "test"
     device: Device = "auto"
@@ -63,12 +66,20 @@ class Cell(Record):
         return f"{self.data.name}, {self.method}, seed {self.seed}{', validation' * (self.purpose == 'validation')}"
 
     def makes_same_network(self, other: "Cell") -> bool:
-        """Whether `other` has the same photos, wherever they lie, and the same recipes."""
-        return self._decisive == other._decisive
+        """Whether `other` has the same photos, wherever they lie, the same recipes and the same weights."""
+        return not self.differs(other)
+
+    def differs(self, other: "Cell") -> str:
+        """In what, in a word; "" where both make the same network."""
+        if (self.data.name, self.data.listing) != (other.data.name, other.data.listing):
+            return "photos"
+        if self._settings != other._settings:
+            return "settings"
+        return "weights" if self.weights_sha256 != other.weights_sha256 else ""
 
     @property
-    def _decisive(self) -> tuple[object, ...]:
-        return self.data.name, self.data.listing, self.recipes, self.purpose, self.device, self.max_bad
+    def _settings(self) -> tuple[object, ...]:
+        return self.recipes, self.purpose, self.device, self.max_bad
 
 
 class Method(Record):
@@ -82,7 +93,7 @@ class Plan(Sealed):
     """A study as it was asked for; its cells are every data set x method x seed.
 
     With `pick` each cell has a twin for validation, by which a method is chosen for each data set. `runs` are the
-    timed runs of each engine.
+    timed runs of each engine. `weights` are the SHA-256 of the files of weights that cells begin with, by their names.
     """
 
     schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
@@ -96,6 +107,7 @@ class Plan(Sealed):
     limits: Limits = Limits()
     runs: int = Field(default=200, ge=20)
     pick: bool = False
+    weights: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("data", "methods")
     @classmethod
@@ -134,6 +146,7 @@ class Plan(Sealed):
             data=data,
             method=method.name,
             recipes=recipes,
+            weights_sha256=self.weights.get(recipes[0].weights, ""),
             seed=seed,
             purpose=purpose,
             device=self.device,
@@ -141,6 +154,12 @@ class Plan(Sealed):
             target=self.target if purpose == "test" else None,
             limits=self.limits,
         )
+
+
+def with_weights(plan: Plan) -> Plan:
+    """`plan` with the SHA-256 of each file of weights that its cells begin with."""
+    names = sorted({cell.recipes[0].weights for cell in plan.cells})
+    return plan.model_copy(update={"weights": {name: sha256(Path(name)) for name in names if Path(name).is_file()}})
 
 
 def find_data(paths: Sequence[Path]) -> tuple[DataSet, ...]:
@@ -194,8 +213,8 @@ def _listing(path: Path) -> str:
     try:
         tables = [table for name in ("labels.csv", "info.json") if (table := path / name).is_file()]
         for file in (*image_files(path), *tables):
-            size = os.stat(file).st_size if file.exists() else -1
-            lines.append(f"{file.relative_to(path)}\0{size}")
+            content = sha256(file) if os.access(file, os.R_OK) else ""
+            lines.append(f"{file.relative_to(path)}\0{content}")
     except (OSError, RRREdgeError):
         return ""
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

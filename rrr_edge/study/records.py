@@ -79,6 +79,20 @@ class CellRecord(Sealed):
         return same and (cell.target is None or (self.cell.target, self.cell.limits) == (cell.target, cell.limits))
 
 
+class Begun(Sealed):
+    """A cell that was begun: the bundle that its first `steps` steps were taken from, relative to the study's folder.
+
+    "" where the cell takes all its steps itself. `start_sha256` is of that bundle's weights.
+    """
+
+    schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
+    kind: Literal["rrr-edge study begun"] = "rrr-edge study begun"
+    cell: Cell
+    start: str = ""
+    start_sha256: str = ""
+    steps: int = 0
+
+
 class TimingGroup(Record):
     """Engines that are timed in turns: those of a data set and a seed, by their cells."""
 

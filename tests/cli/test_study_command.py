@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from made_up_study import make_record
 from small_bundle import write_shapes
 
 from rrr_edge.cli.app import app
+from rrr_edge.study.folder import StudyFolder
+from rrr_edge.study.plan import Plan
 
 typer_testing = pytest.importorskip("typer.testing")
 
@@ -26,6 +29,31 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path) ->
     assert document["to_do"] == 4
     assert [method["name"] for method in document["plan"]["methods"]] == ["rrr", "resnet18"]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_changes_no_file_whatever_else_is_said(tmp_path: Path) -> None:
+    data, out = write_shapes(tmp_path / "shapes", train=2, test=1), tmp_path / "out"
+    asked = (data, "-o", out, "--methods", "linear-probe", "--seeds", "0", "--dry-run", "--json")
+    plan = Plan.model_validate(json.loads(run(*asked)[1])["plan"])
+    StudyFolder(out).write_plan(plan)
+    StudyFolder(out).write_record(make_record(plan.cells[0], 0.2))
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    (data / "train" / "circle" / "0.png").unlink()
+    assert run(*asked)[0] == 2
+    code, said, _ = run(*asked, "--force")
+    assert (code, json.loads(said)["to_do"]) == (0, 1)
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+
+
+def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
+    data, weights = write_shapes(tmp_path / "shapes", train=1, test=1), tmp_path / "mine.pth"
+    plans = []
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        _, said, _ = run(data, "-o", tmp_path / "out", "--methods", "rrr", "--weights", weights, "--dry-run", "--json")
+        plans.append(Plan.model_validate(json.loads(said)["plan"]))
+    (one, *_), (two, *_) = (plan.cells for plan in plans)
+    assert one.differs(two) == "weights"
 
 
 @pytest.mark.parametrize(

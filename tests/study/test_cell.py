@@ -11,7 +11,7 @@ from rrr_edge.bundle.recipe import RRR, Training
 from rrr_edge.bundle.target import Target
 from rrr_edge.images.layouts import find_layout
 from rrr_edge.study.cell import run_cell
-from rrr_edge.study.folder import StudyFolder
+from rrr_edge.study.folder import BEGUN, StudyFolder
 from rrr_edge.study.plan import Method, Plan, find_data
 from rrr_edge.study.splits import write_nested_split
 from rrr_edge.study.timings import groups_to_time, time_group
@@ -56,6 +56,8 @@ def test_a_cell_leaves_a_bundle_and_a_record_of_it(made: tuple[Plan, StudyFolder
     assert held_out.images == {"train": 12, "test": 3}
     assert held_out.engine is None
     assert not study.bundle(validation).exists()
+    assert study.occupant(cell) == cell
+    assert (study.place(cell) / BEGUN).is_file()
 
 
 @pytest.mark.slow

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from made_up_study import make_plan, write_data
+from fake_bundle import write_bundle
+from made_up_study import make_plan, make_record, write_data
 
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, UsageError
-from rrr_edge.study import Run, run_study
+from rrr_edge.study import Run, run_study, to_do
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.runners import Processes, core_shares
 from rrr_edge.timing.progress import Step
@@ -78,7 +79,8 @@ def test_cells_of_other_photos_or_settings_are_not_mixed(tmp_path: Path, begun: 
     other = plan.model_copy(update={"methods": (method.model_copy(update={"recipes": (recipe,)}),)})
     with pytest.raises(UsageError, match="other settings"):
         run_study(other, out, Run(runner()))
-    (data / "mugs" / "train" / "cup" / "2.png").write_bytes(b"new")
+    photo = data / "mugs" / "train" / "cup" / "1.png"
+    photo.write_bytes(photo.read_bytes().swapcase())
     with pytest.raises(UsageError, match="other photos"):
         run_study(make_plan(data, "rrr"), out, Run(runner()))
     assert run_study(make_plan(data, "rrr"), out, Run(runner(), force=True)).finished == 1
@@ -88,6 +90,41 @@ def test_cells_of_other_photos_or_settings_are_not_mixed(tmp_path: Path, begun: 
     with pytest.raises(CorruptArtifact) as wrong:
         run_study(make_plan(data, "rrr"), out, Run(runner()))
     assert f"Remove {record}" in wrong.value.advice
+
+
+def test_what_was_begun_with_other_settings_is_told_and_made_anew_by_force(tmp_path: Path) -> None:
+    plan, study = make_plan(write_data(tmp_path / "data", "mugs"), "rrr"), StudyFolder(tmp_path / "study")
+    (cell,) = plan.cells
+    study.begin(cell)
+    assert to_do(plan.model_copy(update={"max_bad": 0.5}), study)  # nothing was learned in it
+    (study.place(cell) / ".bundle.rrr.work").mkdir()
+    other = plan.model_copy(update={"max_bad": 0.5})
+    with pytest.raises(UsageError, match="other settings"):
+        to_do(other, study)
+    assert to_do(other, study, force=True) == list(other.cells)
+    assert (study.place(cell) / ".bundle.rrr.work").is_dir()
+    study.write_plan(plan)
+    assert run_study(other, study.path, Run(runner(), force=True)).finished == 1
+    assert not (study.place(cell) / ".bundle.rrr.work").exists()
+
+
+def test_an_interrupted_chain_keeps_to_what_it_began_with(tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", "mugs"), "finetune,finetune+channel")
+    study = StudyFolder(tmp_path / "study")
+    first, chain = plan.cells
+    assert study.begin(chain) == (None, 0)
+    work = study.place(chain) / ".step-1.rrr.work"
+    work.mkdir()
+    study.write_record(make_record(first, 0.2))
+    made = write_bundle(study.bundle(first)).path
+    assert study.begin(chain) == (None, 0)
+    study.clear(chain)
+    assert study.begin(chain) == (made, 1)
+    work.mkdir()
+    assert study.begin(chain) == (made, 1)
+    shutil.rmtree(made)
+    assert study.begin(chain) == (None, 0)
+    assert not work.exists()
 
 
 def test_a_budget_begins_nothing_that_would_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
