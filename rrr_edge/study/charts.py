@@ -52,10 +52,10 @@ def legend_of(results: Results, methods: Sequence[str], *, lined: bool = False) 
 
 def draw_pareto(results: Results) -> Picture | None:
     """The engines' errors against their times with 95 % intervals both ways; without times, networks against MACs."""
-    shown = [m for m in (results.timed or results.methods) if results.engine_error(m) or not results.timed]
+    errors = {m: found for m in (results.timed or results.methods) if (found := results.overall(m))}
+    shown = list(errors)
     if len(shown) < 2:
         return None
-    errors = {m: (results.engine_error(m) if results.timed else None) or results.overall(m) for m in shown}
     places: dict[str, tuple[float, Interval | None]] = {}
     for m in shown:
         latency = results.latency_ms(m) if results.timed else None
@@ -115,7 +115,7 @@ def draw_data_sets(results: Results) -> Picture:
     easiest_first = sorted(
         results.data, key=lambda d: min(e.mean for m in results.methods if (e := results.error(m, d)))
     )
-    reach = [100.0 * record.error for record in results.tested]
+    reach = [100 * error for m in results.methods for d in results.data for error in results.seed_errors(m, d)]
     x = Axis.straight((0, *reach), _NAMES, WIDE - 20)
     height = _ROW * len(results.methods) + 10
     drawn, bottom = [], height * len(easiest_first) + 6
@@ -146,7 +146,7 @@ def _estimates(results: Results, method: str, data: str, x: Axis, y: float) -> l
     if found is None:
         return []
     look = look_of(results, method)
-    errors = [100 * record.error for record in results.cells(method, data)]
+    errors = [100 * error for error in results.seed_errors(method, data)]
     low, high = (x(edge) for edge in (_percents(found.interval) or (100 * found.mean, 100 * found.mean)))
     low, high = min(max(low, x.start), x.end), min(max(high, x.start), x.end)
     tip = f"{data}, {method}: {100 * found.mean:.1f} %, {found.n} seeds"

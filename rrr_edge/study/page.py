@@ -14,6 +14,7 @@ from rrr_edge.study import tables
 from rrr_edge.study.charts import WIDE, draw_boxes, draw_data_sets, draw_pareto
 from rrr_edge.study.comparisons import draw_criteria, draw_curves, draw_heat_map
 from rrr_edge.study.folder import StudyFolder
+from rrr_edge.study.plan import Method
 from rrr_edge.study.results import Results
 from rrr_edge.study.verdict import verdict
 
@@ -83,7 +84,8 @@ def _tiles(results: Results) -> Markup:
     """The numbers that one remembers."""
     done, asked = len(results.records), len(results.plan.cells)
     hours = sum(record.core_hours for record in results.records)
-    found = [(f"{100 * results.overall(results.best).mean:.1f} %", f"mean error of {results.best}, the least")]
+    best = results.best
+    found = [(f"{100 * results.mean_error(best):.1f} %", f"mean error of {best}, the least")] if best else []
     if results.timed:
         fastest = results.timed[0]
         found.append((f"{results.latency_ms(fastest).mean:.3g} ms", f"one image by {fastest}, the fastest"))
@@ -97,8 +99,14 @@ def _doubtful(results: Results) -> list[str]:
     found = []
     if (missing := len(results.plan.cells) - len(results.records)) > 0:
         found.append(f"{counted(missing, 'cell')} not finished: means are over the data sets that all methods have.")
-    if len(results.common) < len(results.data):
-        found.append(f"{len(results.data) - len(results.common)} data sets are not in the means: a method lacks them.")
+    tested = {record.cell.data.name for record in results.tested}
+    if left_out := len(tested) - len(results.common):
+        found.append(f"{counted(left_out, 'data set')} not in the means: a method lacks them.")
+    if refused := [m.name for m in results.plan.methods if m.name not in results.methods and _is_refused(results, m)]:
+        found.append(f"Without errors and times, as each of their engines was refused: {', '.join(refused)}.")
+    for m in results.timed:
+        if (timed := len(results.groups(m))) < len(results.timings):
+            found.append(f"{m} has times in {timed} of {len(results.timings)} groups: the others have no engine of it.")
     if len({timing.environment.machine_id for timing in results.timings}) > 1:
         found.append("The times come from different machines; what differs between data sets may be the machine.")
     disturbed = [timing for timing in results.timings if any(m.disturbed for m in timing.measurements.values())]
@@ -111,6 +119,10 @@ def _doubtful(results: Results) -> list[str]:
         least = 0.5 ** len(results.common)
         found.append(f"With {len(results.common)} data sets no test over them can have p below {least:.2g}.")
     return found
+
+
+def _is_refused(results: Results, method: Method) -> bool:
+    return any(record.refused for record in results.tested if record.cell.method == method.name)
 
 
 def _figures(*found: Picture | None) -> Markup:

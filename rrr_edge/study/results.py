@@ -41,7 +41,10 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """The finished cells of a plan, and the times of their engines. Errors and shares go from 0 to 1."""
+    """The finished cells of a plan, and the times of their engines. Errors and shares go from 0 to 1.
+
+    Where there are engines, a method is judged by their errors, as by their times; else by its networks'.
+    """
 
     plan: Plan
     records: tuple[CellRecord, ...]
@@ -57,7 +60,8 @@ class Results:
         if not any(record.cell.purpose == "test" for record in records):
             raise BadInput(f"No cell of {study.path} is finished.", advice="Run the study first, without --report.")
         cards = {record.engine.card_sha256 for record in records if record.engine}
-        timings = tuple(t for t in study.timings() if all(engine.card_sha256 in cards for engine in t.engines))
+        known = ((t, tuple(e for e in t.engines if e.card_sha256 in cards)) for t in study.timings())
+        timings = tuple(timing.model_copy(update={"engines": engines}) for timing, engines in known if engines)
         return cls(plan, records, timings, tuple(study.failures()))
 
     @cached_property
@@ -65,30 +69,42 @@ class Results:
         return tuple(record for record in self.records if record.cell.purpose == "test")
 
     @cached_property
-    def methods(self) -> tuple[str, ...]:
-        """Those with a finished cell, in the plan's order."""
-        there = {record.cell.method for record in self.tested}
-        return tuple(method.name for method in self.plan.methods if method.name in there)
+    def of_engines(self) -> bool:
+        """Whether errors are those of engines on the bundles' test photos, not of networks on all test photos."""
+        return any(record.engine for record in self.tested)
 
-    @cached_property
-    def data(self) -> tuple[str, ...]:
-        there = {record.cell.data.name for record in self.tested}
-        return tuple(data.name for data in self.plan.data if data.name in there)
+    def error_of(self, record: CellRecord) -> float:
+        return 1 - record.engine.accuracy if self.of_engines and record.engine else record.error
 
     @cached_property
     def _cells(self) -> dict[tuple[str, str], list[CellRecord]]:
         cells = defaultdict(list)
         for record in sorted(self.tested, key=lambda record: record.cell.seed):
-            cells[record.cell.method, record.cell.data.name].append(record)
+            if record.engine or not self.of_engines:
+                cells[record.cell.method, record.cell.data.name].append(record)
         return cells
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Those with a finished cell and, where there are engines, with one of its own, in the plan's order."""
+        there = {method for method, _ in self._cells}
+        return tuple(method.name for method in self.plan.methods if method.name in there)
+
+    @cached_property
+    def data(self) -> tuple[str, ...]:
+        there = {data for _, data in self._cells}
+        return tuple(data.name for data in self.plan.data if data.name in there)
 
     def cells(self, method: str, data: str | None = None) -> list[CellRecord]:
         """Of a data set or of all, by seed."""
         return [record for each in ([data] if data else self.data) for record in self._cells.get((method, each), [])]
 
+    def seed_errors(self, method: str, data: str) -> list[float]:
+        return [self.error_of(record) for record in self.cells(method, data)]
+
     def error(self, method: str, data: str) -> Estimate | None:
-        """The mean over seeds, of the networks on all test photos."""
-        found = [record.error for record in self.cells(method, data)]
+        """The mean over seeds."""
+        found = self.seed_errors(method, data)
         return estimate(found) if found else None
 
     @cached_property
@@ -96,17 +112,19 @@ class Results:
         """The data sets that every method has."""
         return tuple(d for d in self.data if all((m, d) in self._cells for m in self.methods))
 
-    def errors(self, method: str) -> Floats:
-        """Mean errors of the common data sets; of those that the method has where none is common."""
-        shown = self.common or tuple(d for d in self.data if (method, d) in self._cells)
-        return np.array([fmean(record.error for record in self.cells(method, d)) for d in shown])
+    def lacks(self, method: str) -> tuple[str, ...]:
+        """The data sets that another method has and this one lacks."""
+        return tuple(d for d in self.data if (method, d) not in self._cells)
 
-    def overall(self, method: str) -> Estimate:
-        """The mean error over data sets; of a single one over its seeds."""
-        errors = self.errors(method)
-        if len(errors) > 1:
-            return estimate(errors)
-        return estimate([record.error for record in self.cells(method, (self.common or (None,))[0])])
+    def errors(self, method: str) -> Floats:
+        """Mean errors of the common data sets."""
+        return np.array([fmean(self.seed_errors(method, d)) for d in self.common])
+
+    def overall(self, method: str) -> Estimate | None:
+        """The mean error over the common data sets; of a single one over its seeds; None where none is common."""
+        if len(self.common) == 1:
+            return self.error(method, self.common[0])
+        return estimate(self.errors(method)) if self.common else None
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
@@ -119,7 +137,7 @@ class Results:
             both = [d for d in self.data if {(better, d), (worse, d)} <= self._cells.keys()]
             if len(both) < 2:
                 continue
-            means = [[fmean(r.error for r in self.cells(m, d)) for d in both] for m in (better, worse)]
+            means = [[fmean(self.seed_errors(m, d)) for d in both] for m in (better, worse)]
             differences = np.round(np.array(means[0]) - np.array(means[1]), 9)
             wins, ties = int((differences < 0).sum()), int((differences == 0).sum())
             found.append(Pair(better, worse, estimate(differences), wins, ties, wilcoxon_less(differences), 1.0))
@@ -127,45 +145,38 @@ class Results:
         paired = [pair._replace(corrected=p) for pair, p in zip(found, corrected, strict=True)]
         return tuple(sorted(paired, key=lambda pair: pair.p))
 
-    def engine_error(self, method: str) -> Estimate | None:
-        """The mean over data sets (of a single one, over seeds) of the engines' errors on the bundles' test photos."""
-        known = [record for record in self.cells(method) if record.engine]
-        by_data = defaultdict(list)
-        for record in known:
-            assert record.engine
-            by_data[record.cell.data.name].append(1 - record.engine.accuracy)
-        if len(by_data) > 1:
-            return estimate([fmean(errors) for errors in by_data.values()])
-        return estimate(next(iter(by_data.values()))) if by_data else None
-
     @cached_property
     def timed(self) -> tuple[str, ...]:
-        """The methods that were timed in every group in which any was, fastest first."""
-        groups = [set(timing.measurements) for timing in self.timings]
-        there = [m for m in self.methods if groups and all(m in group for group in groups)]
+        """The methods that were timed, fastest first."""
+        there = [m for m in self.methods if self.groups(m)]
         return tuple(sorted(there, key=lambda method: self.latency_ms(method).mean))
 
+    def groups(self, *methods: str) -> list[Timing]:
+        """The groups in which all of `methods` were timed."""
+        return [timing for timing in self.timings if timing.measurements.keys() >= set(methods)]
+
     def latency_ms(self, method: str) -> Estimate:
-        """The geometric mean over the groups of the median of one image, with its t-interval.
+        """The geometric mean over the method's groups of the median of one image, with its t-interval.
 
         Of a single group it is that median, with its own interval by the bootstrap.
         """
-        if len(self.timings) == 1:
-            found = self.timings[0].measurements[method].summary
+        groups = self.groups(method)
+        if len(groups) == 1:
+            found = groups[0].measurements[method].summary
             return Estimate(found.median_ms, found.median_interval_ms, 1)
-        return _geometric([timing.median_ms(method) for timing in self.timings])
+        return _geometric([timing.median_ms(method) for timing in groups])
 
-    def times_faster(self, method: str, other: str) -> tuple[float, Interval | None]:
+    def times_faster(self, method: str, other: str) -> tuple[float, Interval | None] | None:
         """How many times as long `other` takes: over groups the geometric mean of their ratios, with its t-interval.
 
-        In one group both ran in turns, so what slowed both cancels; the single group's interval is the bootstrap's.
+        In one group both ran in turns, so what slowed both cancels; a single group's interval is the bootstrap's. Only
+        groups that have both count; None where there is none.
         """
-        if len(self.timings) == 1:
-            (timing,) = self.timings
-            found = ratio(timing.measurements[other], timing.measurements[method])
-            return found.value, found.interval
-        ratios = [timing.median_ms(other) / timing.median_ms(method) for timing in self.timings]
-        mean, interval, _ = _geometric(ratios)
+        shared = self.groups(method, other)
+        found = [ratio(timing.measurements[other], timing.measurements[method]) for timing in shared]
+        if len(found) < 2:
+            return (found[0].value, found[0].interval) if found else None
+        mean, interval, _ = _geometric([each.value for each in found])
         return mean, interval
 
     def cost(self, method: str, what: str) -> float:
@@ -180,27 +191,68 @@ class Results:
         """Whether the data are Meta-Album's."""
         return all(data.is_album for data in self.plan.data)
 
+    def mean_error(self, method: str) -> float:
+        """Over the common data sets, of which there must be one, without the last digits, for equal ones to be so."""
+        return round(float(self.errors(method).mean()), 9)
+
     @cached_property
-    def best(self) -> str:
-        """The method with the least mean error."""
-        return min(self.methods, key=lambda method: float(self.errors(method).mean()))
+    def best(self) -> str | None:
+        """The method with the least mean error, of equal ones the fastest; None where no data set is common."""
+        if not self.common:
+            return None
+        return min(self.methods, key=lambda m: (self.mean_error(m), m not in self.timed, self._slowness(m)))
 
     @cached_property
     def pareto(self) -> tuple[str, ...]:
-        """The methods that no other beats in error and speed (where nothing was timed: MACs), most accurate first."""
-        known = self.timed or self.methods
-        points = {m: (float(self.errors(m).mean()), self.slowness(m)) for m in known}
-        front = [m for m in known if not any(_beats(points[other], points[m]) for other in known)]
-        return tuple(sorted(front, key=points.__getitem__))
+        """The methods that no other beats in error and speed (where nothing was timed: MACs), most accurate first.
 
-    def slowness(self, method: str) -> float:
-        """Milliseconds where engines were timed, else MACs."""
-        return self.latency_ms(method).mean if self.timed else self.cost(method, "macs")
+        Of two that were never timed together neither beats the other.
+        """
+        known = (self.timed or self.methods) if self.common else ()
+        front = [m for m in known if not any(self._beats(other, m) for other in known)]
+        return tuple(sorted(front, key=lambda m: (self.mean_error(m), self._slowness(m))))
+
+    def _slowness(self, method: str) -> float:
+        """Milliseconds where the method was timed, else MACs."""
+        return self.latency_ms(method).mean if method in self.timed else self.cost(method, "macs")
+
+    def _beats(self, one: str, other: str) -> bool:
+        """Whether `one` is worse in neither error nor speed, and better in either."""
+        worse = self.mean_error(one) - self.mean_error(other)
+        if self.timed:
+            pairs = [(timing.median_ms(one), timing.median_ms(other)) for timing in self.groups(one, other)]
+            slower = _geometric([a / b for a, b in pairs]).mean - 1 if pairs else 1.0
+        else:
+            slower = self.cost(one, "macs") - self.cost(other, "macs")
+        return worse <= 0 and slower <= 0 and (worse < 0 or slower < 0)
 
     @cached_property
     def picks(self) -> tuple["Pick", ...]:
         """The method of each data set that errs least on the photos held out for validation."""
         return tuple(_picks(self))
+
+    @cached_property
+    def held_out(self) -> dict[str, dict[str, list[float]]]:
+        """By data set and method the errors on the photos held out for validation."""
+        found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for record in self.records:
+            if record.cell.purpose == "validation":
+                found[record.cell.data.name][record.cell.method].append(record.error)
+        return found
+
+    @cached_property
+    def single_pick(self) -> tuple[str, float] | None:
+        """The method that errs least on the validation photos of all data sets with a choice, and its test error."""
+        sets = [pick.data for pick in self.picks]
+        means = {
+            m: fmean(fmean(self.held_out[d][m]) for d in sets)
+            for m in self.methods
+            if sets and all(m in self.held_out[d] and (m, d) in self._cells for d in sets)
+        }
+        if not means:
+            return None
+        chosen = min(means, key=lambda m: (means[m], self.cost(m, "macs")))
+        return chosen, fmean(fmean(self.seed_errors(chosen, d)) for d in sets)
 
 
 class Pick(NamedTuple):
@@ -218,13 +270,9 @@ class Pick(NamedTuple):
 
 
 def _picks(results: Results) -> Iterator[Pick]:
-    held_out: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in results.records:
-        if record.cell.purpose == "validation":
-            held_out[record.cell.data.name][record.cell.method].append(record.error)
     for data in results.data:
         tested = {m: found.mean for m in results.methods if (found := results.error(m, data))}
-        errors = {m: fmean(e) for m, e in held_out[data].items() if m in tested}
+        errors = {m: fmean(e) for m, e in results.held_out[data].items() if m in tested}
         if errors:
             chosen = min(errors, key=lambda m: (errors[m], results.cost(m, "macs")))
             best = min(tested, key=tested.__getitem__)
@@ -234,7 +282,3 @@ def _picks(results: Results) -> Iterator[Pick]:
 def _geometric(values: Sequence[float]) -> Estimate:
     mean, interval, n = estimate([log(value) for value in values])
     return Estimate(exp(mean), (exp(interval[0]), exp(interval[1])) if interval else None, n)
-
-
-def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from statistics import fmean, median
 
+from rrr_edge.errors import counted
 from rrr_edge.report.tables import Table
 from rrr_edge.report.words import count, milliseconds
 from rrr_edge.study.presets import PAPER_MEANS
@@ -16,16 +17,18 @@ _PAIRS = 40
 def errors(results: Results) -> Table:
     """Each method over the data sets that all have, most accurate first; where it is known, what the paper found."""
     paper = results.is_paper and any(m in PAPER_MEANS for m in results.methods)
-    own = ("method", "mean error, %", "95 % interval", "median error, %", "best on", "cells")
+    networks = ("its networks', %",) if results.of_engines else ()
+    own = ("method", "mean error, %", "95 % interval", "median error, %", *networks, "best on", "cells")
     rows = []
     for m in _most_accurate_first(results):
         overall = results.overall(m)
         rows.append(
             (
                 m,
-                f"{100 * overall.mean:.1f}",
-                _span(overall),
-                f"{100 * median(results.errors(m)):.1f}",
+                f"{100 * overall.mean:.1f}" if overall else "",
+                _span(overall) if overall else "",
+                f"{100 * median(results.errors(m)):.1f}" if overall else "",
+                *((_networks(results, m),) if results.of_engines else ()),
                 f"{sum(_is_best(results, m, data) for data in results.common)}",
                 f"{len(results.cells(m))}",
                 *((PAPER_MEANS.get(m, ""),) if paper else ()),
@@ -34,7 +37,14 @@ def errors(results: Results) -> Table:
     number = len(results.common)
     over = f"Over the {number} data sets that all methods have" if number > 1 else "Over seeds"
     header = (*own, *(("paper's mean error, %",) if paper else ()))
-    return Table(f"{over}; errors of the networks on all test photos", header, rows)
+    whose = "engines on the bundles'" if results.of_engines else "networks on all"
+    return Table(f"{over}; errors of the {whose} test photos", header, rows)
+
+
+def _networks(results: Results, method: str) -> str:
+    """The mean error of the networks themselves, on all test photos."""
+    means = [fmean(record.error for record in results.cells(method, data)) for data in results.common]
+    return f"{100 * fmean(means):.1f}" if means else ""
 
 
 def costs(results: Results) -> Table:
@@ -65,11 +75,7 @@ def costs(results: Results) -> Table:
 
 def pairs(results: Results) -> Table:
     """One-tailed tests of "the first errs less", each pair in its surer direction, the surest first."""
-    surer = [
-        p
-        for p in results.pairs
-        if not any((q.better, q.worse) == (p.worse, p.better) and q.p < p.p for q in results.pairs)
-    ]
+    surer = list({frozenset((p.better, p.worse)): p for p in reversed(results.pairs)}.values())[::-1]
     rows = [
         (
             f"{p.better} < {p.worse}",
@@ -128,11 +134,12 @@ def choice_words(results: Results) -> str:
     """What choosing a method for each data set by its validation photos gives, and what the best by the test would."""
     found = results.picks
     chosen, best = (100 * fmean(values) for values in zip(*((p.test_error, p.best_error) for p in found), strict=True))
-    fixed = 100 * min(results.errors(m).mean() for m in results.methods)
+    single = results.single_pick
+    fixed = f" The one method for all, {single[0]}, chosen on them too, has {100 * single[1]:.1f} %." if single else ""
     return (
-        f"Choosing a method for each data set on validation photos gives a mean test error of {chosen:.1f} %. The best "
-        f"single method for all has {fixed:.1f} %, and the best for each by the test photos themselves {best:.1f} %, "
-        "which flatters, for these photos have chosen it."
+        f"Choosing a method for each of {counted(len(found), 'data set')} on validation photos gives a mean test error "
+        f"of {chosen:.1f} %.{fixed} The best for each by the test photos themselves has {best:.1f} %, which flatters, "
+        "for these photos have chosen it."
     )
 
 
@@ -168,7 +175,7 @@ def summary(results: Results) -> Table:
     rows = [
         (
             m,
-            f"{100 * results.overall(m).mean:.1f} %",
+            f"{100 * overall.mean:.1f} %" if (overall := results.overall(m)) else "",
             milliseconds(results.latency_ms(m).mean) if m in results.timed else "",
             count(results.cost(m, "macs")),
         )
@@ -178,7 +185,7 @@ def summary(results: Results) -> Table:
 
 
 def _most_accurate_first(results: Results) -> list[str]:
-    return sorted(results.methods, key=lambda m: float(results.errors(m).mean()))
+    return sorted(results.methods, key=lambda m: results.mean_error(m) if results.common else 0.0)
 
 
 def _is_best(results: Results, method: str, data: str) -> bool:

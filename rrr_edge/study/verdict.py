@@ -1,6 +1,7 @@
 """The verdict of a study: one sentence on which method errs least, what faster ones cost, and how sure that is."""
 
-from rrr_edge.errors import counted
+from collections.abc import Sequence
+
 from rrr_edge.study.results import Results
 from rrr_edge.timing.statistics import Interval
 
@@ -10,20 +11,26 @@ _NAMED = 3
 
 def verdict(results: Results) -> str:
     """Such as "On your 4 data sets finetune errs least, 12.3 %; basis: 1.4 points more, 9.0 times faster."."""
-    best, pareto = results.best, results.pareto
+    best = results.best
+    if best is None:
+        lacks = (f"{m} lacks {_some(results.lacks(m))}" for m in results.methods if results.lacks(m))
+        return f"No data set is common to all methods, so none is called the best: {'; '.join(lacks)}."
     error = results.overall(best)
-    where = f"On {results.common[0]}" if len(results.common) == 1 else f"On your {counted(_sets(results), 'data set')}"
+    assert error
+    where = f"On {results.common[0]}" if len(results.common) == 1 else f"On your {len(results.common)} data sets"
+    errs = f"{100 * error.mean:.1f} %{_span(error.interval)}"
     if len(results.methods) == 1:
-        return (
-            f"{where} {best} errs {100 * error.mean:.1f} %{_span(error.interval)}; there is nothing to compare it with."
-        )
-    others = [_beside(results, method, best) for method in pareto if method != best][:_NAMED]
-    costs = "; ".join(others) or f"no other method is {'faster' if results.timed else 'smaller'} without being worse"
-    return f"{where} {best} errs least, {100 * error.mean:.1f} %{_span(error.interval)}; {costs}.{_surely(results)}"
+        return f"{where} {best} errs {errs}; there is nothing to compare it with."
+    alike = [m for m in results.methods if m != best and results.mean_error(m) == results.mean_error(best)]
+    least = f"{_some([best, *alike])} err alike and least" if alike else f"{best} errs least"
+    others = [_beside(results, method, best) for method in results.pareto if method != best][:_NAMED]
+    costs = "; ".join(others) or f"no other method is {'faster' if results.timed else 'smaller'} than {best}"
+    return f"{where} {least}, {errs}; {costs}.{_surely(results, best, alike)}"
 
 
-def _sets(results: Results) -> int:
-    return len(results.common) or len(results.data)
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{rest}"
 
 
 def _span(interval: Interval | None) -> str:
@@ -35,22 +42,26 @@ def _span(interval: Interval | None) -> str:
 
 def _beside(results: Results, method: str, best: str) -> str:
     """What a faster method costs and gains beside the most accurate one."""
-    points = 100 * (results.overall(method).mean - results.overall(best).mean)
-    if best in results.timed and method in results.timed:
-        times, interval = results.times_faster(method, best)
-        span = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
-        return f"{method}: {points:.1f} points more, {times:.3g} times faster{span}"
-    times = results.cost(best, "macs") / results.cost(method, "macs")
-    return f"{method}: {points:.1f} points more, {times:.3g} times fewer MACs"
+    points = f"{method}: {100 * (results.mean_error(method) - results.mean_error(best)):.1f} points more"
+    if not results.timed:
+        times = results.cost(best, "macs") / results.cost(method, "macs")
+        return f"{points}, {times:.3g} times fewer MACs"
+    found = results.times_faster(method, best)
+    if found is None:
+        return f"{points}, and never timed beside {best}"
+    times, interval = found
+    span = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
+    both, every = len(results.groups(method, best)), len(results.timings)
+    where = f" in the {both} of {every} groups of engines that have both" if both < every else ""
+    return f"{points}, {times:.3g} times faster{span}{where}"
 
 
-def _surely(results: Results) -> str:
+def _surely(results: Results, best: str, alike: Sequence[str]) -> str:
     """Which methods the best one surely beats over data sets, and which it does not."""
-    of_best = [pair for pair in results.pairs if pair.better == results.best]
-    if not of_best:
-        return " One data set tells nothing of others." if len(results.data) == 1 else ""
+    if len(results.common) == 1:
+        return " One data set tells nothing of others."
+    of_best = [pair for pair in results.pairs if pair.better == best and pair.worse not in alike]
     unsure = [pair.worse for pair in of_best if pair.corrected >= 0.05]
-    if not unsure:
-        return " That it errs less than each of the others is significant (Wilcoxon, Holm)."
-    named = ", ".join(unsure[:_NAMED]) + (f" and {len(unsure) - _NAMED} more" if len(unsure) > _NAMED else "")
-    return f" Over so few data sets it is not surely better than {named} (Wilcoxon, Holm)."
+    if unsure:
+        return f" Over so few data sets it is not surely better than {_some(unsure)} (Wilcoxon, Holm)."
+    return " That it errs less than each of the others is significant (Wilcoxon, Holm)." if of_best else ""

@@ -16,6 +16,7 @@ from rrr_edge.study.charts import draw_boxes, draw_data_sets, draw_pareto
 from rrr_edge.study.comparisons import draw_criteria, draw_curves, draw_heat_map
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.page import page_of, write_study_report
+from rrr_edge.study.plan import Plan
 from rrr_edge.study.results import Results
 from rrr_edge.study.verdict import verdict
 
@@ -70,7 +71,7 @@ def test_marks_lie_where_the_axes_say(results: Results) -> None:
         method = tip.split()[1].removesuffix(":")
         if at[1] < 260:  # else of the legend
             assert at == pytest.approx(
-                [x(results.latency_ms(method).mean), y(100 * results.engine_error(method).mean)],  # type: ignore[union-attr]
+                [x(results.latency_ms(method).mean), y(100 * results.overall(method).mean)],  # type: ignore[union-attr]
                 abs=0.6,
             )
     root = parsed(draw_data_sets(results).alone())
@@ -145,6 +146,8 @@ def test_a_choice_sees_validation_photos_only(tmp_path: Path) -> None:
     assert (pick.validation_error, pick.test_error, pick.best_error) == pytest.approx((0.1, 0.3, 0.25))
     assert tables.picks(results).rows[0][-1] == "5.0"
     assert "One data set tells nothing of others" in verdict(results)
+    # One method for all is chosen in the same way, not by the test.
+    assert results.single_pick == ("rrr", pytest.approx(0.3))
     assert "MACs" in verdict(results)
 
 
@@ -161,7 +164,88 @@ def test_unfinished_and_disturbed_studies_say_so(tmp_path: Path) -> None:
     page = page_of(Results.read(study))
     for words in ("1 cell not finished", "a method lacks them", "Other programs ran", "It answers differently."):
         assert words in page
+    assert Results.read(study).common == ("cups",)
     # What was recorded for other photos is of another study.
     other = make_record(first.model_copy(update={"data": first.data.model_copy(update={"listing": "x"})}), 0.1)
     study.write_record(other)
     assert len(Results.read(study).records) == 2
+
+
+def recorded(
+    folder: Path, plan: Plan, errors: dict[tuple[str, str], float], **changes: dict[str, object]
+) -> StudyFolder:
+    """A study with networks' errors by data set and method; `changes` of the records by method."""
+    study = StudyFolder(folder)
+    study.write_plan(plan)
+    for cell in plan.cells:
+        if (error := errors.get((cell.data.name, cell.method))) is not None:
+            study.write_record(make_record(cell, error, **changes.get(cell.method, {})))
+    return study
+
+
+def test_methods_are_judged_by_their_engines_where_there_are_engines(tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", "mugs", "cups"), "rrr,finetune,linear-probe", target=TARGET)
+    errors = {(d, m): e for d in ("mugs", "cups") for m, e in (("rrr", 0.2), ("finetune", 0.1), ("linear-probe", 0.3))}
+    study = recorded(tmp_path / "study", plan, errors)
+    for cell in plan.cells:  # rounding costs finetune half of its answers
+        record = study.record(cell)
+        assert record
+        assert record.engine
+        if cell.method == "finetune":
+            lossy = record.engine.model_copy(update={"accuracy": 0.4})
+            study.write_record(record.model_copy(update={"engine": lossy}))
+        if (cell.method, cell.data.name) == ("linear-probe", "mugs"):
+            study.write_record(record.model_copy(update={"engine": None, "refused": "It answers differently."}))
+    ms = {"rrr": 2.0, "finetune": 1.0, "linear-probe": 3.0}
+    for data in ("mugs", "cups"):
+        timing = make_timing(plan, data, 0, ms)
+        engines = tuple(e for e in timing.engines if (e.method, data) != ("linear-probe", "mugs"))
+        study.write_timing(timing.model_copy(update={"engines": engines}))
+    results = Results.read(study)
+    assert (results.best, results.common) == ("rrr", ("cups",))
+    assert results.mean_error("finetune") == pytest.approx(0.6)
+    assert results.pareto == ("rrr", "finetune")
+    assert verdict(results).startswith("On cups rrr errs least, 20.0 %; finetune: 40.0 points more, 2")
+    row = dict(zip(tables.errors(results).header, tables.errors(results).rows[-1], strict=True))
+    assert (row["method"], row["mean error, %"], row["its networks', %"]) == ("finetune", "60.0", "10.0")
+    # A refused engine costs its method that group's time, and nobody else anything.
+    assert set(results.timed) == set(ms)
+    assert results.latency_ms("linear-probe").n == 1
+    assert "linear-probe has times in 1 of 2 groups" in page_of(results)
+
+
+def test_fewer_methods_keep_their_times_and_only_engines_of_others_go(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", "mugs")
+    plan = make_plan(data, "rrr,finetune,linear-probe", target=TARGET)
+    study = StudyFolder(tmp_path / "study")
+    write_study(study, plan, ERRORS, MS)
+    fewer = make_plan(data, "rrr,finetune", target=TARGET)
+    study.write_plan(fewer)
+    assert set(Results.read(study).timed) == {"rrr", "finetune"}
+    record = study.record(fewer.cells[0])
+    assert record
+    assert record.engine
+    study.write_record(record.model_copy(update={"engine": record.engine.model_copy(update={"card_sha256": "new"})}))
+    assert Results.read(study).timed == ("finetune",)
+
+
+def test_no_verdict_without_a_common_data_set(tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", "mugs", "cups"), "rrr,finetune")
+    results = Results.read(recorded(tmp_path / "study", plan, {("mugs", "rrr"): 0.1, ("cups", "finetune"): 0.3}))
+    assert (results.best, results.pareto) == (None, ())
+    said = verdict(results)
+    assert "rrr lacks cups; finetune lacks mugs" in said
+    assert "least" not in said
+    assert "No data set is common" in page_of(results)
+    assert tables.summary(results).rows[0][1] == ""
+
+
+def test_what_is_equal_is_called_so(tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", "mugs", "cups"), "rrr,finetune")
+    errors = {(d, m): 0.25 for d in ("mugs", "cups") for m in ("rrr", "finetune")}
+    results = Results.read(recorded(tmp_path / "study", plan, errors))
+    said = verdict(results)
+    assert "rrr, finetune err alike and least, 25.0 %" in said
+    assert "no other method is smaller than rrr." in said
+    assert "significant" not in said
+    assert len(tables.pairs(results).rows) == 1
