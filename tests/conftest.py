@@ -29,7 +29,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # What the tests write need not outlive a power cut; tests/bundle/test_files.py sees that it would.
 os.fsync = lambda descriptor: None
 
-TRAINING = Training(epochs=12, batch_size=12, augment=False)
+TRAINING = Training(epochs=12, batch_size=12, augment=False, validation_share=0)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

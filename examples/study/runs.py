@@ -316,7 +316,10 @@ def _together(parts: Sequence[Examples]) -> Examples:
 
 
 def _training(settings: Settings, *, shared_batches: bool = False) -> Training:
-    return Training(epochs=settings.epochs, shared_batches=shared_batches, feature_views=settings.feature_views)
+    """All training photos are learned from, as in the paper."""
+    return Training(
+        epochs=settings.epochs, shared_batches=shared_batches, feature_views=settings.feature_views, validation_share=0
+    )
 
 
 def _preprocess(size: int) -> Preprocess:

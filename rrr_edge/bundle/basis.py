@@ -55,6 +55,8 @@ class BasisScaling(Chained):
     def _goes_together(self) -> Self:
         if not self.training.shared_batches or self.training.feature_views:
             raise ValueError("all layers learn, so branches share their batches and no features are kept")
+        if self.training.keep == "best":
+            raise ValueError("weights are not fine-tuned, so keep = best has nothing to choose: leave it out")
         if self.fold_norm and self.adapt_statistics:
             raise ValueError("fold_norm makes batch statistics a part of the weights, so they cannot adapt")
         wanted = self.sparsity if isinstance(self.sparsity, float) and self.then == "channel" else None

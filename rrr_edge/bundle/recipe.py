@@ -107,6 +107,8 @@ class RRR(OfBottlenecks):
             raise ValueError(f"{self.ensemble} keeps the stump as it is, which is no use with random weights")
         if self.ensemble == "bagging" and self.training.shared_batches:
             raise ValueError("bagging gives each branch its own batches: they cannot be shared")
+        if self.ensemble != "bagging" and self.training.keep == "best":
+            raise ValueError(f"{self.ensemble} keeps the states at its lowest learning rates, not the best")
         if self.ensemble != "bagging" and self.training.schedule != Schedule():
             raise ValueError(f"{self.ensemble} has a schedule of its own")
         if self.ensemble != "bagging" and not self.training.epochs:

@@ -10,6 +10,7 @@ from rrr_edge.bundle.spec import ADDITIONS
 Shape = Literal["constant", "cosine", "triangular", "step"]
 OptimizerName = Literal["adamw", "sgd"]
 Order = Literal["algorithm", "cyclic"]
+Keep = Literal["average", "last", "best"]
 
 
 class Schedule(Record):
@@ -31,6 +32,12 @@ class Training(Record):
     augmentation, as in the paper. `augment` draws two of the twelve transforms for every image. `feature_views` > 0
     augments every image that many times, once for all, and keeps the frozen stump's features of these views.
     `momentum` is SGD's.
+
+    `validation_share` of the training photos of each class is held out where there is no val/: the paper trains on all.
+    They decide nothing unless `keep` is "best", or a method chooses depths or sizes by them. `keep` "best" takes the
+    weights of the epoch that is right most often on them, of several the one with the lowest cross-entropy, averaged
+    weights once there are some; and `patience_epochs` ends the training so many epochs after it. `balance` shows each
+    class equally often, as many images an epoch as before.
     """
 
     epochs: int = Field(default=300, ge=0, description="Passes over the training images")
@@ -45,10 +52,26 @@ class Training(Record):
     feature_views: int = Field(
         default=0, ge=0, description="Augment each image so often, once for all, and keep the stump's features"
     )
+    validation_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=0.5,
+        description="Share of the training photos that is held out for validation where there is no val/; unless given "
+        "0.1, or 0.2 where they decide",
+    )
+    keep: Keep = Field(
+        default="average", description="Weights to keep: average (of the last epochs), last, or best on validation"
+    )
+    patience_epochs: int | None = Field(
+        default=None, ge=1, description="With --keep best, end after so many epochs without a better one"
+    )
+    balance: bool = Field(default=False, description="Show each class equally often")
     schedule: Schedule = Schedule()
 
     @model_validator(mode="after")
-    def _views_differ(self) -> Self:
+    def _goes_together(self) -> Self:
+        if self.patience_epochs and self.keep != "best":
+            raise ValueError("patience_epochs ends a training by its best epoch, which needs keep = best")
         if self.feature_views > 1 and not self.augment:
             raise ValueError(f"{self.feature_views} feature_views of an image are all the same without augment")
         return self

@@ -61,6 +61,7 @@ def compress(
     settings = {**context.obj, "depths": read_depths(context.obj["depths"])}
     resolved = read_recipe(recipe, **settings)
     display.detail(f"recipe: {resolved.model_dump_json()}")
+    display.say("loading PyTorch")
     workshop = require_compress_extra()
     after_scan = functools.partial(_tell, display)
     run = workshop.Run(

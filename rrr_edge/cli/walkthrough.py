@@ -91,7 +91,8 @@ def _own_photos(bundle: Path) -> tuple[str, ...]:
 
 def _compress(photos: Path, path: Path, epochs: int, display: Display, on_progress: OnProgress) -> Bundle:
     """From ImageNet's weights where they can be had, else from random ones, which is said."""
-    recipe = RRR(image_size=IMAGE_SIZE, training=Training(epochs=epochs, shared_batches=True))
+    training = Training(epochs=epochs, shared_batches=True, validation_share=0)
+    recipe = RRR(image_size=IMAGE_SIZE, training=training)
     try:
         bundle = compress(photos, path, recipe=recipe, run=Run(force=True), on_progress=on_progress)
     except BadInput as error:

@@ -25,6 +25,7 @@ from rrr_edge.compress.prune import BLOCK, CHANNEL, ELEMENT
 from rrr_edge.compress.rrr import RECYCLE
 from rrr_edge.compress.rrr.selection import path_of
 from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
+from rrr_edge.compress.validation import as_held_out, going_on_from, held_out_of
 from rrr_edge.compress.weights import check_weights, require_source
 from rrr_edge.compress.workdir import Task, Workdir
 from rrr_edge.compress.write import image_counts, reference_rows, write_bundle
@@ -92,7 +93,8 @@ def compress(
     Until the bundle is whole, everything is in a hidden folder beside it, which an interruption leaves for `resume`.
     Where torchrun started several processes, the first one writes, and all train.
 
-    Photos in val/ are judged now and then while the training goes on; they decide nothing.
+    Photos in val/, or held out of the training photos, are judged now and then while the training goes on. They decide
+    nothing unless the recipe keeps the best weights or chooses depths or sizes by them.
 
     Raises UsageError (something is there already, settings that contradict each other), BadInput (photos, weights),
     MissingLibrary, CannotRunHere, GateFailed (the training diverged, or the exported graph answers differently),
@@ -207,14 +209,23 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
         found = check_weights(recipe.weights, recipe.backbone, depths=_blocks_read(recipe))
     else:
         found = words_of(start)
+        recipe = going_on_from(start, recipe)
     if found and run.after_weights:
         run.after_weights(found)
     preprocess = Preprocess.of(recipe)
-    dataset = scan(data, preprocess, seed=recipe.seed, max_bad=run.max_bad, on_progress=on_progress)
+    dataset = scan(
+        data,
+        preprocess,
+        seed=recipe.seed,
+        held_out=held_out_of(recipe),
+        max_bad=run.max_bad,
+        on_progress=on_progress,
+    )
     if run.after_scan:
         run.after_scan(dataset)
     if start is not None:
         require_reading(start, recipe, dataset.labels)
+    recipe = as_held_out(recipe, dataset)
     with torch.device("meta"):
         network = build(method.spec(recipe, len(dataset.labels)))
     method.freeze(recipe, network)

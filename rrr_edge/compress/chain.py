@@ -11,6 +11,7 @@ from rrr_edge.bundle.manifest import Ancestor, Preprocess
 from rrr_edge.bundle.recipe import Recipe
 from rrr_edge.bundle.reused import Chained
 from rrr_edge.bundle.sources import SOURCES
+from rrr_edge.compress.validation import may_have_seen
 from rrr_edge.compress.weights import WeightsInfo
 from rrr_edge.errors import UsageError
 from rrr_edge.images.dataset import Dataset
@@ -97,18 +98,18 @@ def words_of(bundle: Bundle) -> str:
     return f"{bundle.path} holds {methods}: {manifest.cost.params:,} parameters{right}."
 
 
-def doubts_of(bundle: Bundle, dataset: Dataset, *, holds_out: bool) -> tuple[str, ...]:
-    """What a user must know of the photos; photos are held out to decide where it `holds_out` any."""
+def doubts_of(bundle: Bundle, recipe: Recipe, dataset: Dataset) -> tuple[str, ...]:
+    """What a user must know of the photos."""
     name, doubts = bundle.path.name, []
     if bundle.manifest.provenance.data_sha256 != dataset.digest:
         doubts.append(
             f"{name} has learned from other photos, or another split of them. If photos that decide or test here are "
             "among them, the accuracies flatter."
         )
-    if holds_out and dataset.val is None:
+    if may_have_seen(bundle, recipe, dataset):
         doubts.append(
-            f"The photos that were held out to decide are among those that {name} has learned from: both accuracies "
-            "flatter, and their difference may be another on new photos. Photos in a folder val are new to both."
+            f"The photos that were held out are among those that {name} has learned from: accuracies on them flatter, "
+            "and a difference may be another on new photos. Photos in a folder val are new to both."
         )
     return tuple(doubts)
 

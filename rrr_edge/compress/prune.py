@@ -149,7 +149,7 @@ def _begin(recipe: Element | Channel, inputs: Inputs) -> tuple[Network, WeightsI
 def _notes(recipe: Element | Channel | Block, note: str, inputs: Inputs) -> tuple[str, ...]:
     bundle = start_of(recipe)
     if bundle is not None:
-        return (note, *doubts_of(bundle, inputs.dataset, holds_out=False))
+        return (note, *doubts_of(bundle, recipe, inputs.dataset))
     return (note, FROM_SCRATCH) if recipe.weights == RANDOM else (note,)
 
 

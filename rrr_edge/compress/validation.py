@@ -1,34 +1,93 @@
-"""The photos that decide between networks: never the test photos."""
+"""The photos that watch a training, and that decide between networks: never the test photos."""
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rrr_edge.errors import BadInput
+from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.recipe import RRR, BasisScaling, NetTailor, Recipe
+from rrr_edge.errors import BadInput, UsageError, counted
 from rrr_edge.images.dataset import Dataset
+from rrr_edge.images.layouts import HeldOut
 from rrr_edge.training import Examples
 
-HELD_OUT = 0.2
+# Unless the recipe says what share, so much of the training photos is held out where they watch, and where they decide.
+WATCHING, DECIDING = 0.1, 0.2
 
 
-def validation_split(dataset: Dataset, *, seed: int) -> tuple[Examples, Examples]:
-    """What a search learns from and what it judges by: the validation photos, or a fifth of the training's.
+def held_out_of(recipe: Recipe) -> HeldOut:
+    """What is held out of the training photos where there is no val/."""
+    share = recipe.training.validation_share
+    if decides(recipe):
+        return HeldOut(DECIDING if share is None else share, least=2)
+    return HeldOut(WATCHING if share is None else share)
 
-    The fifth is drawn class by class, at least one photo of every class that has two. Raises BadInput where there is
-    none.
+
+def decides(recipe: Recipe) -> bool:
+    """Whether the method chooses how large the network becomes by photos that it has not learned from."""
+    if isinstance(recipe, RRR):
+        return recipe.depths == "auto"
+    if isinstance(recipe, NetTailor):
+        return recipe.drop_blocks == "auto"
+    return isinstance(recipe, BasisScaling) and recipe.sparsity == "auto"
+
+
+def may_have_seen(bundle: Bundle, recipe: Recipe, dataset: Dataset) -> bool:
+    """Whether the bundle's network has perhaps learned from photos that are held out here.
+
+    Of the same photos and seed those of a smaller share are among those of a larger one.
     """
-    train = Examples(dataset.train.images, dataset.train.labels)
-    if dataset.val is not None:
-        return train, Examples(dataset.val.images, dataset.val.labels)
-    held = np.sort(np.concatenate([_fifth(train.labels, label, seed) for label in np.unique(train.labels)]))
-    if not len(held):
-        raise BadInput(
-            "No class has two training photos, so none can be held out to judge a selection by.",
-            advice="Add photos, or choose yourself: a number of blocks in the place of auto.",
+    if not dataset.held_out:
+        return False
+    theirs = bundle.manifest.recipe
+    same = bundle.manifest.provenance.data_sha256 == dataset.digest and theirs.seed == recipe.seed
+    return not same or (theirs.training.validation_share or 0.0) < held_out_of(recipe).share
+
+
+def going_on_from(bundle: Bundle, recipe: Recipe) -> Recipe:
+    """`recipe` with the bundle's share, where it says none: then the bundle's network has not seen what is held out."""
+    theirs = bundle.manifest.recipe.training.validation_share
+    if recipe.training.validation_share is not None or not theirs:
+        return recipe
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"validation_share": theirs})})
+
+
+def as_held_out(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """`recipe` with the share that was held out.
+
+    Raises UsageError and BadInput where photos are to decide or to choose the best weights, and there are none.
+    """
+    asked = recipe.training.validation_share
+    if asked and dataset.val and not dataset.held_out:
+        raise UsageError(
+            f"{dataset.path} has val/, so no training photos are held out.", advice="Leave --validation-share out."
         )
-    kept = np.setdiff1d(np.arange(len(train)), held)
-    return Examples(train.images[kept], train.labels[kept]), Examples(train.images[held], train.labels[held])
+    if dataset.val is None and decides(recipe):
+        validation_photos(dataset)
+    if dataset.val is None and recipe.training.keep == "best":
+        raise UsageError(
+            "There are no validation photos to tell the best weights by.",
+            advice="Let some be held out (--validation-share 0.1), give them in val/CLASS, or leave --keep best out.",
+        )
+    share = held_out_of(recipe).share if dataset.held_out else 0.0
+    training = recipe.training.model_copy(update={"validation_share": share})
+    return recipe.model_copy(update={"training": training})
 
 
-def _fifth(labels: NDArray[np.int64], label: int, seed: int) -> NDArray[np.int64]:
-    members = np.random.default_rng([seed, label]).permutation(np.flatnonzero(labels == label))
-    return members[: max(1, round(HELD_OUT * len(members)))] if len(members) > 1 else members[:0]
+def validation_photos(dataset: Dataset) -> Examples:
+    """The photos that decide. Raises BadInput where there are none."""
+    if dataset.val is None:
+        raise BadInput(
+            "No class has two training photos to hold one out, or none is to be, so nothing can decide how large the "
+            "network becomes.",
+            advice="Add photos, let some be held out (--validation-share 0.2), or choose yourself: a number in the "
+            "place of auto.",
+        )
+    return Examples(dataset.val.images, dataset.val.labels)
+
+
+def note_of(dataset: Dataset) -> str:
+    """A sentence on photos that are not learned from, where there are such."""
+    if not (dataset.held_out and dataset.val):
+        return ""
+    held, train = len(dataset.val.labels), len(dataset.train.labels)
+    return (
+        f"{counted(held, 'photo')} of {held + train} were held out of the training to validate it; "
+        "--validation-share 0 trains on all."
+    )

@@ -25,6 +25,7 @@ from rrr_edge.bundle.reference_network import ReferenceNetwork, images_sha256
 from rrr_edge.bundle.target import Precision
 from rrr_edge.bundle.verification import few_images_warning, guessing_warning
 from rrr_edge.compress.method import CompressedNetwork
+from rrr_edge.compress.validation import note_of
 from rrr_edge.compress.workdir import Workdir
 from rrr_edge.errors import counted
 from rrr_edge.images.dataset import Dataset, choose_balanced
@@ -33,6 +34,7 @@ from rrr_edge.networks.export import export_onnx, verify_onnx
 from rrr_edge.timing.machine import cpu_info
 from rrr_edge.timing.progress import OnProgress, Step
 from rrr_edge.training import predict
+from rrr_edge.training.overfitting import fitting_words
 
 _FILES = (WEIGHTS, MODEL, REFERENCE, CALIBRATION, TRAINING_LOG)
 REFERENCE_IMAGES = 500
@@ -88,7 +90,7 @@ def write_bundle(
             recipe=recipe,
             cost=made.cost(recipe.image_size),
             accuracy=judged,
-            provenance=_provenance(dataset, made, doubts),
+            provenance=_provenance(dataset, made, recipe, doubts),
             verification=verification,
             files=tuple(describe_file(stage / file) for file in (*_FILES, *made.files)),
             parent=made.chain[-1].name if made.chain else None,
@@ -108,8 +110,10 @@ def reference_rows(dataset: Dataset, recipe: Recipe) -> NDArray[np.int64]:
     return choose_balanced(dataset.test.labels, REFERENCE_IMAGES, seed=recipe.seed)
 
 
-def _provenance(dataset: Dataset, made: CompressedNetwork, doubts: Sequence[str]) -> Provenance:
-    notes = [*filter(None, [made.weights.found, *made.notes, *doubts, *dataset.remarks])]
+def _provenance(dataset: Dataset, made: CompressedNetwork, recipe: Recipe, doubts: Sequence[str]) -> Provenance:
+    photos = len(dataset.val.labels) if dataset.val else 0
+    fitting = fitting_words(made.trained.history, recipe.training, photos)
+    notes = [*filter(None, [made.weights.found, *made.notes, note_of(dataset), fitting, *doubts, *dataset.remarks])]
     if dataset.bad:
         named = "; ".join(f"{bad.path}: {bad.reason}" for bad in dataset.bad[:10])
         notes.append(f"{counted(len(dataset.bad), 'unreadable file')} skipped: {named}")

@@ -1,6 +1,6 @@
 """The reader of image folders as arrays. Three layouts are understood:
 
-train/CLASS/*  test/CLASS/*  (val/CLASS/*)   used as they are
+train/CLASS/*  test/CLASS/*  (val/CLASS/*)   used as they are; without val/ some of train/ may be held out
 CLASS/*                                      split 80 to 20, stratified and seeded
 images/*  labels.csv  (info.json)            Meta-Album's; split in halves, as in its papers
 
@@ -22,6 +22,7 @@ from rrr_edge.errors import BadInput, UsageError, require_local
 from rrr_edge.images.decode import Pixels
 from rrr_edge.images.layouts import (
     TEST_SHARE,
+    HeldOut,
     Layout,
     divide_for_test,
     find_layout,
@@ -41,6 +42,9 @@ _PACKAGED = next(
 )
 
 
+_NONE = HeldOut(0.0)
+
+
 @dataclass(frozen=True)
 class Split:
     """`images` uint8 [N, S, S, 3], `labels` int64 [N], `files` relative to the data folder, by class and name."""
@@ -57,7 +61,8 @@ class Dataset:
     `labels` are the class names in order, `bad` the files that were skipped, `duplicates` pairs of a training and a
     test file with the same bytes and class, `digest` the SHA-256 over all files' contents with their classes and
     splits, `remarks` sentences on what else a user should know: files that are passed over, the same bytes under two
-    classes, pictures that are nearly black.
+    classes, pictures that are nearly black. The photos of `val` may be `held_out` of train/, and are then digested as
+    photos of that.
     """
 
     path: Path
@@ -70,6 +75,7 @@ class Dataset:
     duplicates: tuple[tuple[str, str], ...]
     digest: str
     remarks: tuple[str, ...] = ()
+    held_out: bool = False
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -99,10 +105,17 @@ class Pictures(NamedTuple):
 
 
 def scan(
-    data: str | Path, preprocess: Preprocess, *, seed: int = 0, max_bad: float = 0.01, on_progress: OnProgress = silent
+    data: str | Path,
+    preprocess: Preprocess,
+    *,
+    seed: int = 0,
+    held_out: HeldOut = _NONE,
+    max_bad: float = 0.01,
+    on_progress: OnProgress = silent,
 ) -> Dataset:
     """Read the data set at `data` into arrays as `preprocess` says, independent of the order of the file system.
 
+    Where there is no val/, it is what is `held_out` of the training photos, drawn by `seed`.
     Images over 1 GB in all are kept in an unnamed temporary file instead of memory ($TMPDIR says where).
     Raises BadInput: no such layout, one class, classes without pictures or that differ between splits, too few
     pictures to split, pictures in folders inside a class, or a larger share than `max_bad` of unreadable files or of
@@ -115,7 +128,8 @@ def scan(
     require_classes(path, splits)
     if layout in TEST_SHARE:
         splits = divide_for_test(path, splits["all"], seed=seed, test_share=TEST_SHARE[layout])
-    labels = tuple(splits["train"])
+    labels, given = tuple(splits["train"]), set(splits)
+    splits = held_out.divide(splits, seed=seed)
     entries = [_Entry(s, label, file) for s, classes in splits.items() for label in labels for file in classes[label]]
 
     images, digests, bad, dark = read_pictures(path, [entry.file for entry in entries], preprocess, on_progress)
@@ -127,7 +141,8 @@ def scan(
         )
     good = [entry for entry, digest in zip(entries, digests, strict=True) if digest]
     digests = list(filter(None, digests))
-    lost = sorted({f"{e.split}/{e.label}" for e in entries} - {f"{e.split}/{e.label}" for e in good})
+    asked, read = ({f"{e.split}/{e.label}" for e in some if e.split in given} for some in (entries, good))
+    lost = sorted(asked - read)
     if lost:
         raise BadInput(f"No picture of these classes in {path} can be read: {first_few(lost)}.")
 
@@ -142,7 +157,7 @@ def scan(
     unknown = "" if layout == "meta-album" else passed_over(path)
     remarks = [unknown, f"{count} pictures are {said}" if count else "", dark]
 
-    parts = {split: _part(images, good, split, labels) for split in splits}
+    parts = {split: _part(images, good, split, labels) for split in dict.fromkeys(entry.split for entry in good)}
     return Dataset(
         path=path,
         layout=layout,
@@ -152,8 +167,11 @@ def scan(
         test=parts["test"],
         bad=bad,
         duplicates=_duplicates(good, digests),
-        digest=dataset_digest([(e.split, e.label, digest) for e, digest in zip(good, digests, strict=True)]),
+        digest=dataset_digest(
+            [(e.split if e.split in given else "train", e.label, d) for e, d in zip(good, digests, strict=True)]
+        ),
         remarks=tuple(filter(None, remarks)),
+        held_out="val" in parts and "val" not in given,
     )
 
 

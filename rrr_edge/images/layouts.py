@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -153,6 +153,28 @@ def divide_for_test(path: Path, classes: Classes, *, seed: int, test_share: floa
         splits["train"][label] = [files[i] for i in sorted(order[tests:])]
         splits["test"][label] = [files[i] for i in sorted(order[:tests])]
     return splits
+
+
+class HeldOut(NamedTuple):
+    """`share` of the training photos of each class is held out for validation where there is no val/.
+
+    That is one photo at least of every class that has `least`.
+    """
+
+    share: float
+    least: int = 5
+
+    def divide(self, splits: dict[str, Classes], *, seed: int) -> dict[str, Classes]:
+        """The splits with the photos that are held out, in the order of their names."""
+        if "val" in splits or not self.share:
+            return splits
+        train, val = {}, {}
+        for index, (label, files) in enumerate(splits["train"].items()):
+            order = np.random.default_rng([seed, index]).permutation(len(files))
+            count = max(round(self.share * len(files)), int(len(files) >= self.least))
+            train[label] = [files[i] for i in sorted(order[count:])]
+            val[label] = [files[i] for i in sorted(order[:count])]
+        return {**splits, "train": train, "val": val} if any(val.values()) else splits
 
 
 def require_folder(path: Path) -> None:

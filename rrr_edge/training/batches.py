@@ -99,7 +99,8 @@ class Batches:
     one image whose features are 1x1, so that image joins the batch before. Raises BadInput for fewer than 2 images.
 
     `views` [K, N, h, w, 512] of 16 bits, where there are any, are seen instead of augmented images: of each image one
-    of its K, drawn anew by every stream in every epoch.
+    of its K, drawn anew by every stream in every epoch. With `balance` an epoch has as many images of each class, and
+    as many in all as there are: those of small classes come again and again, of large ones only some.
     """
 
     examples: Examples
@@ -107,6 +108,7 @@ class Batches:
     batch_size: int
     streams: range = range(1)
     augment: bool = True
+    balance: bool = False
     views: Tensor | None = None
     role: Role = "train"
     workers: int = 1
@@ -144,10 +146,24 @@ class Batches:
 
     def _chosen(self, step: int, stream: int) -> NDArray[np.int64]:
         epoch, place = divmod(step, self.steps)
-        order = rng(self.seed, _ROLES[self.role][0], epoch, stream).permutation(len(self.examples))
+        order = self._order(rng(self.seed, _ROLES[self.role][0], epoch, stream), stream)
         end = len(order) if place == self.steps - 1 else (place + 1) * self.batch_size
         chosen = order[place * self.batch_size : end]
         return chosen if self.examples.samples is None else self.examples.samples[stream][chosen]
+
+    def _order(self, draw: np.random.Generator, stream: int) -> NDArray[np.int64]:
+        """What a stream sees in an epoch, as places among the images, or in its sample."""
+        count, samples = len(self.examples), self.examples.samples
+        if not self.balance:
+            return draw.permutation(count)
+        labels = self.examples.labels if samples is None else self.examples.labels[samples[stream]]
+        classes = [draw.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+        shares = np.array_split(np.arange(count), len(classes))
+        # Which classes have one more where they do not divide the images evenly is drawn too.
+        sizes = draw.permutation([len(share) for share in shares])
+        return draw.permutation(
+            np.concatenate([np.resize(own, size) for own, size in zip(classes, sizes, strict=True)])
+        )
 
     def _augmented(self, step: int, chosen: list[NDArray[np.int64]]) -> Tensor:
         inputs = []

@@ -61,7 +61,7 @@ class BranchCrossEntropy:
         if not training.feature_views:
             return batches
         numbered = Examples(batches.examples.images, np.arange(len(batches.examples)))
-        alone = replace(batches, examples=numbered, streams=range(1), role="views")
+        alone = replace(batches, examples=numbered, streams=range(1), balance=False, role="views")
         # Autocast's own type, or the half of float32 that keeps more digits.
         dtype = torch.bfloat16 if at.precision == "bf16-mixed" else torch.float16
 

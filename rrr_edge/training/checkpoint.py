@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from pydantic import ValidationError
@@ -34,7 +35,8 @@ class EpochRow(Record):
     """One line of the training log.
 
     `loss` and `train_accuracy` are means over branches and images, each branch on its own augmented batches and with
-    the weights of that moment. `validation_accuracy` is the ensemble's, with averaged weights once there are some.
+    the weights of that moment. `validation_accuracy` and `validation_loss`, the mean cross-entropy, are the ensemble's,
+    with averaged weights once there are some.
     """
 
     epoch: int
@@ -43,6 +45,21 @@ class EpochRow(Record):
     seconds: float
     images_per_second: float
     validation_accuracy: float | None = None
+    validation_loss: float | None = None
+
+
+class Judged(NamedTuple):
+    """What a network's answers to the validation photos are worth."""
+
+    accuracy: float
+    loss: float
+
+
+def best_epoch(history: Sequence[EpochRow]) -> int | None:
+    """The one that was right most often on the validation photos, of several that with the lowest loss; the first."""
+    judged = [row for row in history if row.validation_accuracy is not None]
+    rank = {row.epoch: (row.validation_accuracy or 0.0, -(row.validation_loss or 0.0)) for row in judged}
+    return max(rank, key=lambda epoch: (rank[epoch], -epoch), default=None)
 
 
 class TrainingProgress(Record):
@@ -62,6 +79,16 @@ class TrainingProgress(Record):
         return self.step // self.steps_per_epoch
 
     @property
+    def best_epoch(self) -> int | None:
+        return best_epoch(self.history)
+
+    @property
+    def has_ended_early(self) -> bool:
+        """Whether the best epoch is as long ago as the training's patience."""
+        patience, best = self.identity.training.patience_epochs, self.best_epoch
+        return patience is not None and best is not None and self.epochs_done - best >= patience
+
+    @property
     def between_epochs(self) -> bool:
         return self.step % self.steps_per_epoch == 0
 
@@ -77,7 +104,7 @@ class TrainingProgress(Record):
             }
         )
 
-    def after_epoch(self, validation_accuracy: float | None) -> Self:
+    def after_epoch(self, judged: Judged | None) -> Self:
         """The sums as a line of the log."""
         row = EpochRow(
             epoch=self.epochs_done,
@@ -85,7 +112,8 @@ class TrainingProgress(Record):
             train_accuracy=self.right_sum / self.images,
             seconds=self.seconds,
             images_per_second=self.images / self.seconds,
-            validation_accuracy=validation_accuracy,
+            validation_accuracy=judged.accuracy if judged else None,
+            validation_loss=judged.loss if judged else None,
         )
         fresh = {"images": 0, "loss_sum": 0.0, "right_sum": 0.0, "seconds": 0.0}
         return self.model_copy(update=fresh | {"history": (*self.history, row)})

@@ -7,12 +7,12 @@ import torch
 
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import Training
-from rrr_edge.errors import BadInput, Interrupted
+from rrr_edge.errors import BadInput, Interrupted, UsageError
 from rrr_edge.networks import Network, ResNet
 from rrr_edge.timing.progress import Step, silent
 from rrr_edge.training.batches import Batches, Examples, rng
 from rrr_edge.training.branches import BranchCrossEntropy, require_branches
-from rrr_edge.training.checkpoint import EpochRow, Identity, TrainingProgress, structure_sha256
+from rrr_edge.training.checkpoint import EpochRow, Identity, Judged, TrainingProgress, structure_sha256
 from rrr_edge.training.evaluate import predict
 from rrr_edge.training.objective import Computation, Objective
 from rrr_edge.training.run import Run, Trained, augmenting_threads, on_device, open_fabric, precision_of
@@ -59,8 +59,9 @@ def minimise(
     On a CPU the same seed gives the same bits. torch's deterministic mode is not needed for it, and not switched on:
     nothing here raises in it or changes by it, and it was measured to cost 4 to 6 % of the time.
 
-    Raises UsageError, BadInput (labels, too few images, another training's checkpoint), CorruptArtifact, CannotRunHere,
-    GateFailed (the loss is not finite) and, after SIGINT or SIGTERM and with the state kept, Interrupted.
+    Raises UsageError (also where the best weights are to be kept and nothing tells them), BadInput (labels, too few
+    images, another training's checkpoint), CorruptArtifact, CannotRunHere, GateFailed (the loss is not finite) and,
+    after SIGINT or SIGTERM and with the state kept, Interrupted.
     """
     network = objective.network
     _check_labels(network, examples)
@@ -72,6 +73,7 @@ def minimise(
         training.batch_size,
         streams=range(1) if training.shared_batches else share.branches,
         augment=training.augment,
+        balance=training.balance,
         workers=augmenting_threads(fabric),
     )
     identity = Identity(
@@ -87,14 +89,16 @@ def minimise(
         state = State(objective, share, at, training=training, progress=start)
         if run.resume and run.checkpoints:
             state.restore(run.checkpoints)
+        if training.keep == "best" and run.validation is None:
+            raise UsageError("Nothing tells the best weights without validation photos.")
         _take_steps(state, batches, run)
         state.finish()
     return Trained(state.progress.history, identity.precision, fabric.device.type)
 
 
 def _take_steps(state: State, batches: Batches, run: Run) -> None:
-    """All steps that are left, each reported, each epoch kept."""
-    if state.progress.step == state.total:
+    """All steps that are left, each reported, each epoch kept; none where the training has ended before."""
+    if state.progress.step == state.total or state.progress.has_ended_early:
         return
     share, epochs = state.share, state.training.epochs
     on_progress = run.on_progress if share.is_first else silent
@@ -108,13 +112,16 @@ def _take_steps(state: State, batches: Batches, run: Run) -> None:
                 run.after_step(state.progress.step, state.total)
             done = state.progress
             if done.between_epochs:
-                state.progress = done.after_epoch(_validation_accuracy(state, run))
+                state.end_epoch(_judge(state, run))
             on_progress(Step("train", done.step, state.total, _note(done, epochs, state.progress.history)))
             signal = share.most(stop.signal)
             if run.checkpoints and (state.progress.between_epochs or signal):
                 state.keep(run.checkpoints)
             if signal:
                 raise _interrupted(run, state.progress, signal)
+            if state.progress.between_epochs and state.progress.has_ended_early:
+                on_progress(Step("train", state.total, state.total, f"ended after epoch {state.progress.epochs_done}"))
+                return
             since = time.perf_counter()
 
 
@@ -125,12 +132,16 @@ def _check_labels(network: Network, examples: Examples) -> None:
         raise BadInput(f"Labels {wrong[:5]} do not lie between 0 and {classes - 1}.")
 
 
-def _validation_accuracy(state: State, run: Run) -> float | None:
-    epoch = state.progress.epochs_done
-    if run.validation is None or (epoch % run.validate_every and epoch != state.training.epochs):
+def _judge(state: State, run: Run) -> Judged | None:
+    """The validation photos' verdict, where it is their turn: after every epoch if it decides."""
+    epoch, every = state.progress.epochs_done, 1 if state.training.keep == "best" else run.validate_every
+    if run.validation is None or (epoch % every and epoch != state.training.epochs):
         return None
-    outputs = predict(state.judged(), run.validation.images, preprocess=state.at.preprocess)
-    return float(np.mean(outputs.probabilities.argmax(1) == run.validation.labels))
+    probabilities = predict(state.judged(), run.validation.images, preprocess=state.at.preprocess).probabilities
+    labels = run.validation.labels
+    own = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float32).tiny)
+    # What all processes agree on.
+    return Judged(*state.share.mean(float(np.mean(probabilities.argmax(1) == labels)), float(-np.log(own).mean())))
 
 
 def _note(progress: TrainingProgress, epochs: int, history: tuple[EpochRow, ...]) -> str:

@@ -14,7 +14,7 @@ from rrr_edge.bundle.recipe import Training
 from rrr_edge.errors import GateFailed
 from rrr_edge.networks import Network
 from rrr_edge.training.batches import Batch
-from rrr_edge.training.checkpoint import TrainingProgress, copy_into, read_checkpoint, write_checkpoint
+from rrr_edge.training.checkpoint import Judged, TrainingProgress, copy_into, read_checkpoint, write_checkpoint
 from rrr_edge.training.objective import Computation, Objective
 from rrr_edge.training.optimizer import Learner
 from rrr_edge.training.schedule import learning_rate
@@ -40,9 +40,10 @@ class State:
         self.training = training
         self.progress = progress
         self._learner = Learner(self.objective.groups(training), training)
-        epochs = ema_epochs(training)
+        epochs = 0 if training.keep == "last" else ema_epochs(training)
         self._ema_start = (training.epochs - epochs) * progress.steps_per_epoch
         self._average = AveragedModel(network, multi_avg_fn=_ema_update(epochs)) if epochs else None
+        self._best: dict[str, Tensor] | None = None
 
     @property
     def total(self) -> int:
@@ -75,9 +76,19 @@ class State:
         """The network to evaluate: averaged weights as soon as there are any, with the trained batch statistics."""
         return self.share.give(self._judged)
 
+    def end_epoch(self, judged: Judged | None) -> None:
+        """Log the epoch, and remember the network as it was judged where that is the best so far."""
+        self.progress = self.progress.after_epoch(judged)
+        if judged and self.training.keep == "best" and self.progress.best_epoch == self.progress.epochs_done:
+            self._best = {name: tensor.detach().clone() for name, tensor in self._judged.state_dict().items()}
+
     def finish(self) -> None:
-        """Give the network the weights to be judged by."""
+        """Give the network the weights to be kept."""
         with torch.no_grad():
+            if self._best is not None:
+                self.network.load_state_dict(self._best)
+                self.share.give(self.network)
+                return
             for mine, averaged in zip(self.network.parameters(), self._judged.parameters(), strict=True):
                 mine.copy_(averaged)
         self.share.give(self.network)
@@ -95,6 +106,8 @@ class State:
             return
         self.progress, tensors = kept
         self._learner.allocate(self.progress.step)
+        if self.training.keep == "best" and self.progress.best_epoch is not None:
+            self._best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         if self._average is not None and self._averaging:
             self._average.n_averaged.fill_(self.progress.step - self._ema_start + 1)
         mine = {key: self.share.rows(key.partition(".")[2], tensor) for key, tensor in tensors.items()}
@@ -118,6 +131,8 @@ class State:
             for name, parameter in self._judged.named_parameters():
                 if name in self._learner.parameters:
                     yield "average", name, parameter
+        for name, tensor in (self._best or {}).items():
+            yield "best", name, tensor
 
 
 def ema_epochs(training: Training) -> int:

@@ -114,7 +114,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     folder = options.work / "hard.rrr"
     if not folder.exists():
-        training = Training(epochs=options.epochs, batch_size=32)
+        training = Training(epochs=options.epochs, batch_size=32, validation_share=0)
         recipe = RRR(weights="random", image_size=options.image_size, branches=2, training=training)
         compress(write_photos(options.work / "photos"), folder, recipe=recipe, on_progress=_sparse)
     bundle = Bundle.open(folder)

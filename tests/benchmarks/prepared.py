@@ -41,7 +41,7 @@ def main() -> None:
 
 def make_bundle(work: Path) -> Bundle:
     write_digits(work / "digits", size=SIZE)
-    training = Training(epochs=8, shared_batches=True)
+    training = Training(epochs=8, shared_batches=True, validation_share=0)
     return compress(
         work / "digits", work / "digits.rrr", recipe=RRR(weights="random", image_size=SIZE, training=training)
     )

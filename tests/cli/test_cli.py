@@ -260,13 +260,13 @@ def test_a_file_of_weights_is_told_by_its_name(shapes: Path, tmp_path: Path) -> 
 
 def test_a_dry_run_writes_nothing(shapes: Path, compiled: Bundle, tmp_path: Path) -> None:
     planned = plan(shapes, tmp_path)
-    assert planned["photos"] == {"train": 36, "test": 24}
+    assert planned["photos"] == {"train": 33, "val": 3, "test": 24}
     assert planned["classes"] == 3
     compress = ("compress", shapes, "-o", tmp_path / "x.rrr", *SMALL[:-1])
     words = r"x.rrr would have [\d,]{7,} parameters and \d+ million MACs"
-    assert re.search(f"{words}; 300 epochs on 36 photos", run(*compress).stdout)
+    assert re.search(f"{words}; 300 epochs on 33 photos", run(*compress).stdout)
     selecting = run(*compress, "--depths", "auto", "--max-additions", "3", "--epochs-per-step", "9").stdout
-    assert re.search(f"{words} to begin with; 9 epochs for each of up to 4 steps on 36 photos", selecting)
+    assert re.search(f"{words} to begin with; 9 epochs for each of up to 4 steps on 30 photos", selecting)
     assert not list(tmp_path.iterdir())
     bundle = link_bundle(compiled, tmp_path)
     before = sorted(bundle.path.rglob("*"))
@@ -298,7 +298,7 @@ def test_what_the_scan_found_is_told_before_the_training(tmp_path: Path) -> None
     photos = write_shapes(tmp_path / "photos", train=4, test=2)
     (photos / "train" / "circle" / "half.png").write_bytes(b"")
     shutil.copy(photos / "train" / "cross" / "0.png", photos / "test" / "cross" / "same.png")
-    result = run("compress", photos, "-o", tmp_path / "x.rrr", *SMALL, "--max-bad", "0.1")
+    result = run("compress", photos, "-o", tmp_path / "x.rrr", *SMALL, "--max-bad", "0.1", "--validation-share", "0")
     assert result.code == 0
     assert "3 classes; photos: 12 train, 7 test; 4 to 4 of a class in train" in result.stderr
     assert "warning: train/circle/half.png is skipped: it is empty" in result.stderr

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,15 +37,17 @@ from rrr_edge.compress.basis import BASIS_SCALING
 from rrr_edge.compress.chain import inherit, lineage
 from rrr_edge.compress.method import Inputs, cost_of
 from rrr_edge.compress.prune import CHANNEL, ELEMENT
+from rrr_edge.compress.validation import going_on_from, held_out_of, may_have_seen
 from rrr_edge.compress.workdir import Task, Workdir
 from rrr_edge.errors import UsageError
 from rrr_edge.images.dataset import scan
+from rrr_edge.images.layouts import HeldOut
 from rrr_edge.networks import build
 from rrr_edge.report.reproduce import recipe_toml
 from rrr_edge.training import Examples
 from rrr_edge.training import Run as TrainingRun
 
-TRAINING = BasisTraining(epochs=1, batch_size=12, learning_rate=0.01, augment=False)
+TRAINING = BasisTraining(epochs=1, batch_size=12, learning_rate=0.01, augment=False, validation_share=0)
 NARROW = ChannelSpec(
     stem=8, phases=tuple(PhaseWidths(outputs=w, blocks=((w, w),)) for w in (8, 12, 16, 20)), num_classes=3
 )
@@ -160,7 +164,7 @@ def test_the_recipe_names_the_bundle_as_from_in_files_and_options(scaled: Bundle
 
 
 def inputs_of(photos: Path) -> Inputs:
-    dataset = scan(photos, Preprocess(image_size=32), seed=0)
+    dataset = scan(photos, Preprocess(image_size=32), seed=0, held_out=HeldOut(0.2))
     examples = Examples(dataset.train.images, dataset.train.labels)
     return Inputs(dataset, examples, Preprocess(image_size=32), TrainingRun(device="cpu"))
 
@@ -199,6 +203,24 @@ def test_a_chain_that_makes_no_sense_is_refused(scaled: Bundle, shared_bundle: B
         inherit(Element(start=str(other.path)))
 
 
+def test_a_chain_holds_out_what_its_beginning_has_not_seen(narrow: Bundle, shapes: Path) -> None:
+    """Of 12 photos of a class 0.25 are 3, 0.1 is 1."""
+    dataset = scan(shapes, Preprocess(image_size=32), seed=0, held_out=HeldOut(0.25))
+    manifest = narrow.manifest
+    watched = manifest.recipe.model_copy(update={"training": Training(validation_share=0.25)})
+    provenance = manifest.provenance.model_copy(update={"data_sha256": dataset.digest})
+    start = SimpleNamespace(manifest=manifest.model_copy(update={"recipe": watched, "provenance": provenance}))
+    recipe = going_on_from(start, BasisScaling())
+    assert held_out_of(recipe).share == 0.25
+    assert not may_have_seen(start, recipe, dataset)
+    other = BasisScaling(seed=1)
+    assert may_have_seen(start, going_on_from(start, other), dataset)
+    more = BasisScaling(training=BasisTraining(validation_share=0.5))
+    assert going_on_from(start, more) == more
+    assert may_have_seen(start, more, dataset)
+    assert not may_have_seen(start, other, replace(dataset, held_out=False))
+
+
 def test_photos_must_be_of_the_same_classes_and_others_are_said(narrow: Bundle, shapes: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(shapes, photos)
@@ -206,7 +228,7 @@ def test_photos_must_be_of_the_same_classes_and_others_are_said(narrow: Bundle, 
     recipe = inherit(BasisScaling(start=str(narrow.path), prune_share=0.9, training=TRAINING, max_drop=0.9))
     notes = " ".join(BASIS_SCALING.make(recipe, inputs_of(photos)).notes)
     assert "narrow.rrr has learned from other photos, or another split of them" in notes
-    assert "that were held out to decide are among those that narrow.rrr has learned from" in notes
+    assert "that were held out are among those that narrow.rrr has learned from" in notes
     for split in ("train", "test"):
         (photos / split / "cross").rename(photos / split / "disc")
     with pytest.raises(UsageError, match="other classes than the photos: they differ in cross, disc"):

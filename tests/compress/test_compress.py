@@ -35,7 +35,7 @@ from rrr_edge.timing.progress import Step
 from rrr_edge.training import Examples
 from rrr_edge.training import Run as TrainingRun
 
-UNTRAINED = RRR(weights="random", image_size=32, branches=1, training=Training(epochs=0))
+UNTRAINED = RRR(weights="random", image_size=32, branches=1, training=Training(epochs=0, validation_share=0))
 SMALL = ("--weights", "random", "--image-size", "32", "--branches", "2", "--json")
 
 
@@ -336,9 +336,12 @@ def in_two_processes(folder: Path, *arguments: str | Path) -> tuple[Command, Com
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_make_the_bundle_of_one(shapes: Path, original: Path, tmp_path: Path) -> None:
     asked = RRR(
-        weights=str(original), image_size=32, branches=2, training=Training(epochs=2, batch_size=12, learning_rate=1e-6)
+        weights=str(original),
+        image_size=32,
+        branches=2,
+        training=Training(epochs=2, batch_size=12, learning_rate=1e-6, validation_share=0),
     )
-    (tmp_path / "recipe.toml").write_text("[training]\nbatch_size = 12\nlearning_rate = 1e-6\n")
+    (tmp_path / "recipe.toml").write_text("[training]\nbatch_size = 12\nlearning_rate = 1e-6\nvalidation_share = 0\n")
     out, settings = tmp_path / "x.rrr", ("--recipe", tmp_path / "recipe.toml", "--weights", original, "--epochs", "2")
     arguments = (shapes, "-o", out, *settings, "--image-size", "32", "--branches", "2", "--device", "cpu", "--json")
     first, second = in_two_processes(tmp_path / "made", *arguments)
@@ -420,7 +423,7 @@ def test_what_the_scan_found_is_told_before_the_training(shapes: Path, tmp_path:
 
 
 def test_validation_photos_are_judged_and_decide_nothing(shapes: Path, tmp_path: Path) -> None:
-    recipe = UNTRAINED.model_copy(update={"training": Training(epochs=2, batch_size=12)})
+    recipe = UNTRAINED.model_copy(update={"training": Training(epochs=2, batch_size=12, validation_share=0)})
     shutil.copytree(shapes, tmp_path / "photos")
     shutil.copytree(shapes / "test", tmp_path / "photos" / "val")
     steps: list[Step] = []
@@ -433,6 +436,40 @@ def test_validation_photos_are_judged_and_decide_nothing(shapes: Path, tmp_path:
     last = [step for step in steps if step.stage == "train"][-1]
     assert last.note.endswith(f"validation right {accuracy.accuracy:.1%} after epoch 2")
     assert sha256(judged.weights) == sha256(compress(shapes, tmp_path / "x.rrr", recipe=recipe).weights)
+
+
+def test_a_share_of_the_training_photos_is_held_out_by_default_and_said(shapes: Path, tmp_path: Path) -> None:
+    """Of 12 photos a class a tenth is one. Its classifier guesses: all are alike on all photos."""
+    recipe = UNTRAINED.model_copy(update={"training": Training(epochs=1, batch_size=12, keep="best")})
+    bundle = compress(shapes, tmp_path / "x.rrr", recipe=recipe)
+    manifest = bundle.manifest
+    assert manifest.provenance.images == {"train": 33, "val": 3, "test": 24}
+    assert manifest.recipe.training.validation_share == 0.1
+    assert len(bundle.calibration) == 33
+    (row,) = csv.DictReader((bundle.path / "training.csv").open())
+    notes = manifest.provenance.notes
+    assert "3 photos of 36 were held out of the training to validate it; --validation-share 0 trains on all." in notes
+    said = f"after epoch 1 {float(row['train_accuracy']):.1%} of the augmented training photos were right"
+    assert any(said in note and "of 3 validation photos" in note for note in notes)
+    digest = manifest.provenance.data_sha256
+    assert digest == scan(shapes, manifest.preprocess, seed=0).digest
+
+
+def test_photos_that_decide_must_be_there(shapes: Path, tmp_path: Path) -> None:
+    def refused(photos: Path, training: Training, error: type[Exception], said: str, **more: object) -> None:
+        recipe = UNTRAINED.model_copy(update={"training": training, **more})
+        with pytest.raises(error, match=said):
+            plan(photos, tmp_path / "x.rrr", recipe=recipe)
+
+    refused(shapes, Training(keep="best", validation_share=0), UsageError, "no validation photos to tell the best")
+    refused(shapes, Training(validation_share=0), BadInput, "nothing can decide", depths="auto")
+    shutil.copytree(shapes, tmp_path / "photos")
+    shutil.copytree(shapes / "test", tmp_path / "photos" / "val")
+    refused(tmp_path / "photos", Training(validation_share=0.2), UsageError, "has val/, so no training photos")
+    given = plan(tmp_path / "photos", tmp_path / "x.rrr", recipe=UNTRAINED)
+    assert (given.photos["train"], given.recipe.training.validation_share) == (36, 0)
+    auto = UNTRAINED.model_copy(update={"training": Training(), "depths": "auto"})
+    assert plan(shapes, tmp_path / "x.rrr", recipe=auto).photos == {"train": 30, "val": 6, "test": 24}
 
 
 def test_the_same_photos_recipe_and_seed_give_the_same_bytes(shapes: Path, untrained: Bundle, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from rrr_edge.compress.transfer import FINE_TUNE
 from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.images.dataset import scan
+from rrr_edge.images.layouts import HeldOut
 from rrr_edge.networks import Tailored, build
 from rrr_edge.networks.tailored import is_universal
 from rrr_edge.timing.progress import Step
@@ -150,8 +151,8 @@ def tailored(tmp_path_factory: pytest.TempPathFactory, album: Path) -> Bundle:
     return compress(album, tmp_path_factory.mktemp("out") / "t.rrr", recipe=recipe, run=Run(device="cpu"))
 
 
-def inputs_of(album: Path, run: TrainingRun) -> Inputs:
-    dataset = scan(album, Preprocess(image_size=32), seed=0)
+def inputs_of(album: Path, run: TrainingRun, held_out: HeldOut = HeldOut(0)) -> Inputs:  # noqa: B008  (a constant)
+    dataset = scan(album, Preprocess(image_size=32), seed=0, held_out=held_out)
     examples = Examples(dataset.train.images, dataset.train.labels)
     return Inputs(dataset, examples, Preprocess(image_size=32), replace(run, device="cpu"))
 
@@ -282,11 +283,14 @@ def test_a_teacher_must_fit(tmp_path: Path, tailored: Bundle, album: Path) -> No
         ({"image_size": 64}, "32 pixels, not 64"),
         ({"fit": "pad"}, "by crop, not by pad"),
         ({"backbone": "resnet34"}, "is not a ResNet34 in one piece"),
-        ({"drop_blocks": "auto"}, "none can be held out"),
         ({"teacher": teacher("full", preprocess=full)}, "as here: decoding full instead of reduced"),
     ):
         with pytest.raises(UsageError, match=said):
             use(fitting, **changes)
+    own = RECIPE.model_copy(update={"teacher": fitting, "drop_blocks": "auto"})
+    held = own.model_copy(update={"training": TRAINING.model_copy(update={"validation_share": 0.5})})
+    with pytest.raises(UsageError, match="learned from photos that are held out here"):
+        NETTAILOR.make(_resolved(held), inputs_of(album, TrainingRun(), HeldOut(0.5)))
     with pytest.raises(UsageError, match="other classes than the photos: they differ in circle, disc"):
         use(teacher("others", labels=("cross", "disc", "square")))
     with pytest.raises(UsageError, match="has nothing to teach"):

@@ -22,7 +22,7 @@ from rrr_edge.images.dataset import calibration_folder, choose_balanced, read_fo
 from rrr_edge.images.decode import Decoded, Reduction
 from rrr_edge.images.digits import write_calibration_digits, write_digits
 from rrr_edge.images.fit import fit
-from rrr_edge.images.layouts import image_files
+from rrr_edge.images.layouts import HeldOut, image_files
 from rrr_edge.images.picture import load
 from rrr_edge.images.reading import BadFile
 
@@ -84,6 +84,35 @@ class TestLayouts:
         draw_classes(tmp_path / "train")
         draw_classes(tmp_path / "test", seed=100)
         assert scan(tmp_path, Preprocess(image_size=8)).val is None
+
+    def test_without_val_a_share_of_each_class_is_held_out_and_the_digest_stays(self, tmp_path):
+        draw_classes(tmp_path / "train", 15)
+        draw_classes(tmp_path / "test", seed=100)
+        whole, held, again, other = (
+            scan(tmp_path, Preprocess(image_size=8), seed=seed, held_out=HeldOut(share))
+            for share, seed in ((0, 3), (0.2, 3), (0.2, 3), (0.2, 4))
+        )
+        assert not whole.held_out
+        assert held.held_out
+        assert np.bincount(held.val.labels).tolist() == [3, 3]
+        assert sorted((*held.train.files, *held.val.files)) == sorted(whole.train.files)
+        assert held.digest == whole.digest
+        assert held.val.files == again.val.files != other.val.files
+        for file, image in zip(held.val.files, held.val.images, strict=True):
+            np.testing.assert_array_equal(image, fit(load(tmp_path / file), 8))
+
+    @pytest.mark.parametrize(
+        ("share", "least", "count", "held"), [(0.1, 5, 4, 0), (0.1, 5, 5, 1), (0.2, 2, 2, 1), (0.2, 2, 1, 0)]
+    )
+    def test_small_classes_keep_their_photos(self, share, least, count, held):
+        files = [f"{i}.png" for i in range(count)]
+        splits = HeldOut(share, least).divide({"train": {"cup": files}}, seed=0)
+        assert len(splits.get("val", {}).get("cup", ())) == held
+        assert len(splits["train"]["cup"]) == count - held
+
+    def test_photos_that_are_given_for_validation_are_taken(self, tmp_path):
+        data = scan(draw_splits(tmp_path), Preprocess(image_size=8), held_out=HeldOut(0.5))
+        assert (len(data.train.files), len(data.val.files), data.held_out) == (8, 4, False)
 
     @pytest.mark.parametrize("count", [2, 3, 5, 20, 33])
     def test_plain_classes_are_split_80_to_20(self, tmp_path, count):

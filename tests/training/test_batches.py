@@ -1,4 +1,5 @@
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,21 @@ def epochs_of(batches: Batches, epochs: int) -> list[np.ndarray]:
 def test_the_last_short_batch_is_kept_and_a_single_image_joins_the_one_before(count: int, sizes: list[int]) -> None:
     batches = Batches(numbered(count), seed=0, batch_size=32, augment=False)
     assert [len(batch.inputs) for batch in batches.run(0, batches.steps)] == sizes
+
+
+def test_balanced_epochs_show_each_class_equally_often() -> None:
+    """12, 6 and 2 images a class: of 20 places in an epoch each class has 6 or 7."""
+    images, classes = numbered(20), np.repeat([0, 1, 2], [12, 6, 2])
+    batches = Batches(images, seed=3, batch_size=8, streams=range(2), augment=False, balance=True)
+    own = replace(batches, examples=Examples(images.images, classes))
+    for epoch in epochs_of(own, 4):
+        for stream in epoch.T:
+            assert sorted(np.bincount(stream).tolist()) == [6, 7, 7]
+    seen = [batch.inputs[:, 0, 0, 0, 0].numpy() for batch in own.run(0, 8 * own.steps)]
+    counts = np.bincount(np.concatenate(seen), minlength=20)
+    assert counts.min() > 0
+    assert counts[18:].min() > 2 * counts[:12].max()
+    assert [b.labels.tolist() for b in own.run(4, 6)] == [b.labels.tolist() for b in list(own.run(0, 6))[4:]]
 
 
 def test_every_stream_sees_every_image_once_an_epoch_in_an_order_of_its_own() -> None:

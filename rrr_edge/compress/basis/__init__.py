@@ -28,7 +28,7 @@ from rrr_edge.compress.nettailor.teacher import begin as begin_tailored
 from rrr_edge.compress.rrr.slicing import reuse
 from rrr_edge.compress.slimming import require_sparsity
 from rrr_edge.compress.stages import Stages
-from rrr_edge.compress.validation import validation_split
+from rrr_edge.compress.validation import validation_photos
 from rrr_edge.compress.weights import WeightsInfo, load_weights
 from rrr_edge.errors import UsageError
 from rrr_edge.networks import Network, cost
@@ -88,7 +88,7 @@ def _make(recipe: BasisScaling, inputs: Inputs) -> CompressedNetwork:
     learned = sum(parameter.numel() for parameter in found.network.parameters() if parameter.requires_grad)
     photos = len(stages.judged_by) if stages.judged_by else 0
     start = start_of(recipe)
-    doubts = doubts_of(start, inputs.dataset, holds_out=recipe.sparsity == "auto") if start else ()
+    doubts = doubts_of(start, recipe, inputs.dataset) if start else ()
     random = recipe.weights == RANDOM and start is None
     notes = [
         _note(recipe, found, made, cost(base, recipe.image_size).params),
@@ -120,12 +120,11 @@ def _begin(recipe: BasisScaling, inputs: Inputs) -> tuple[Network, WeightsInfo]:
 
 
 def _stages(recipe: BasisScaling, inputs: Inputs) -> Stages:
-    """Where photos decide, these are judged after each training, and learned from by none."""
+    """Where there are photos that may decide, these are judged after each training."""
     val = inputs.dataset.val
     judged_by = Examples(val.images, val.labels) if val else None
     if recipe.sparsity == "auto":
-        examples, judged_by = validation_split(inputs.dataset, seed=recipe.seed)
-        inputs = replace(inputs, examples=examples)
+        judged_by = validation_photos(inputs.dataset)
     return Stages(replace(inputs, run=replace(inputs.run, validation=None)), recipe.seed, judged_by)
 
 

@@ -8,7 +8,6 @@ not accurate enough, where the paper tries several numbers.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -29,9 +28,10 @@ from rrr_edge.compress.nettailor.teacher import (
     load_teacher,
     require_same_teacher,
     require_teacher,
+    require_unseen_by,
 )
 from rrr_edge.compress.stages import Stage, Stages
-from rrr_edge.compress.validation import validation_split
+from rrr_edge.compress.validation import validation_photos
 from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import UsageError
 from rrr_edge.networks import Network
@@ -84,10 +84,8 @@ def _check(recipe: NetTailor, network: Network, images: int) -> None:
 
 
 def _make(recipe: NetTailor, inputs: Inputs) -> CompressedNetwork:
-    dataset, judged_by = inputs.dataset, None
-    if recipe.drop_blocks == "auto":
-        examples, judged_by = validation_split(dataset, seed=recipe.seed)
-        inputs = replace(inputs, examples=examples)
+    dataset = inputs.dataset
+    judged_by = validation_photos(dataset) if recipe.drop_blocks == "auto" else None
     stages = Stages(inputs, recipe.seed, judged_by)
     trunk, info = load_weights(
         recipe.weights, backbone=recipe.backbone, seed=recipe.seed, on_progress=inputs.run.on_progress
@@ -136,12 +134,8 @@ def _teacher(recipe: NetTailor, stages: Stages, trunk: Mapping[str, Tensor]) -> 
     dataset = stages.inputs.dataset
     if recipe.teacher:
         bundle = require_teacher(recipe.teacher, recipe)
-        if stages.judged_by is not None and dataset.val is None:
-            raise UsageError(
-                f"The teacher {bundle.path} has learned from all training photos, so none can be held out to decide "
-                "how many blocks are dropped.",
-                advice="Add a folder val with photos, set drop_blocks to a number, or leave --teacher out.",
-            )
+        if stages.judged_by is not None:
+            require_unseen_by(bundle, recipe, dataset)
         network = load_teacher(bundle, recipe, dataset.labels)
         run = stages.inputs.run
         require_same_teacher(bundle, run.checkpoints, resume=run.resume)

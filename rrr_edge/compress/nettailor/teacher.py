@@ -15,6 +15,7 @@ from rrr_edge.bundle.sources import SOURCES
 from rrr_edge.bundle.spec import NetworkSpec, source_spec
 from rrr_edge.bundle.tailored import TailoredSpec, whole_network
 from rrr_edge.bundle.verification import Accuracy, guessing_warning
+from rrr_edge.compress.validation import held_out_of, may_have_seen
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.images.dataset import Dataset
 from rrr_edge.networks.tailored import Tailored
@@ -83,6 +84,18 @@ def require_same_teacher(bundle: Bundle, checkpoints: Path | None, *, resume: bo
             f"The teacher {bundle.path} has changed since this run was interrupted.", advice="Start anew with --force."
         )
     write_file(note, digest)
+
+
+def require_unseen_by(bundle: Bundle, recipe: NetTailor, dataset: Dataset) -> None:
+    """Raise UsageError where the teacher may have learned from photos that are held out here."""
+    if may_have_seen(bundle, recipe, dataset):
+        share = held_out_of(recipe).share
+        raise UsageError(
+            f"The teacher {bundle.path} has learned from photos that are held out here to decide how many blocks are "
+            "dropped.",
+            advice=f"Train the teacher on the same photos with --seed {recipe.seed} --validation-share {share:g}, add "
+            "a folder val with photos, set drop_blocks to a number, or leave --teacher out.",
+        )
 
 
 def doubt_of(bundle: Bundle, dataset: Dataset) -> str:

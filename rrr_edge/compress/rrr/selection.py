@@ -20,7 +20,7 @@ from rrr_edge.bundle.sources import BACKBONE, SOURCES, Backbone
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS, Depths, ResNetSpec
 from rrr_edge.compress.method import Inputs, learn
 from rrr_edge.compress.rrr.slicing import reuse
-from rrr_edge.compress.validation import validation_split
+from rrr_edge.compress.validation import validation_photos
 from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import counted
 from rrr_edge.networks import ResNet, build
@@ -49,11 +49,11 @@ def select_depths(recipe: RRR, inputs: Inputs) -> Selected:
     Raises BadInput (too few photos to hold any out), CorruptArtifact, and what `train` raises.
     """
     selection = recipe.selection or Selection()
-    learned_from, judged_by = validation_split(inputs.dataset, seed=recipe.seed)
-    whose = "training photos held out" if inputs.dataset.val is None else "validation photos"
+    judged_by = validation_photos(inputs.dataset)
+    whose = "training photos held out" if inputs.dataset.held_out else "validation photos"
     epsilon = selection.epsilon or LEAST_RIGHT / len(judged_by)
     path = path_of(recipe)
-    trials = _Trials(recipe, replace(inputs, examples=learned_from), judged_by, deepest=path[-1].depths)
+    trials = _Trials(recipe, inputs, judged_by, deepest=path[-1].depths)
 
     rows: list[Row] = []
     chosen, old = SMALLEST_DEPTHS, 0.0
@@ -189,7 +189,8 @@ class _Trials:
     def _learn(self, network: ResNet, folder: Path | None, *, epochs: int, run: Run | None = None) -> Trained:
         assert isinstance(network.spec, ResNetSpec)
         depths = network.spec.depths
-        own = self._recipe.training.model_copy(update={"epochs": epochs, "ema_fraction": 0.0, "feature_views": 0})
+        plain = {"ema_fraction": 0.0, "feature_views": 0, "keep": "last", "patience_epochs": None}
+        own = self._recipe.training.model_copy(update={"epochs": epochs, **plain})
         recipe = self._recipe.model_copy(update={"training": own, "seed": self._recipe.seed + sum(depths)})
         run = run or self._inputs.run
         on_progress, stage = run.on_progress, f"select {folder.name if folder else _name(depths)}"
