@@ -3,6 +3,7 @@
 Not in conftest.py, because tests cannot import from that.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from rrr_edge.bundle.manifest import Preprocess
 DEPTHS = [1, 1, 1, 1]
 
 
-def make_own(images: np.ndarray, labels: np.ndarray, *, classes: int, noise: float = 0.0) -> ResNet:
+def make_own(
+    images: np.ndarray, labels: np.ndarray, *, classes: int, noise: float = 0.0, depths: Sequence[int] = DEPTHS
+) -> ResNet:
     """Random features, and the linear classifier of them that fits one-hot labels best; `noise` makes it err."""
     torch.manual_seed(0)
-    network = ResNet(BasicBlock, DEPTHS, num_classes=classes)
+    network = ResNet(BasicBlock, list(depths), num_classes=classes)
     fc, network.fc = network.fc, nn.Identity()
     with torch.no_grad():
         network.train()

@@ -69,6 +69,7 @@ def compress(
         max_bad=max_bad,
         resume=resume,
         force=force,
+        try_steps=dry_run,
         after_weights=display.say,
         after_scan=after_scan,
         labels=labels,

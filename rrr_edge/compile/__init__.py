@@ -16,7 +16,7 @@ from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.search import LayerLoss, SearchResult
 from rrr_edge.bundle.target import Lowering, Precision, Target
 from rrr_edge.bundle.verification import Verification, require_precision
-from rrr_edge.compile.build import build_fastest, lowerings_of
+from rrr_edge.compile.build import Built, build_fastest, lowerings_of
 from rrr_edge.compile.prepared import keep_prepared
 from rrr_edge.compile.refusal import require_answers
 from rrr_edge.compile.request import BuildRequest, read_calibration
@@ -24,7 +24,7 @@ from rrr_edge.compile.search import find_quantisation, wants_search
 from rrr_edge.compile.searched import build_found
 from rrr_edge.compile.sense import DEFAULT, require_sense
 from rrr_edge.compile.sensitivity import explain
-from rrr_edge.errors import CannotRunHere, RRREdgeError, UsageError
+from rrr_edge.errors import CannotRunHere, GateFailed, RRREdgeError, UsageError
 from rrr_edge.images.dataset import calibration_folder
 from rrr_edge.images.layouts import passed_over
 from rrr_edge.runtime.verify import answer
@@ -126,11 +126,32 @@ def _request(
     return BuildRequest(bundle, target, images, limits, on_progress, left_out)
 
 
-def _build_proven(order: BuildRequest, lowerings: tuple[Lowering, ...], folder: Path) -> Engine:
-    """Build into `folder`, verify, and write the card. Raises GateFailed."""
-    bundle, target = order.bundle, order.target
-    order.on_progress(Step("build", 0, 1, target.engine_name))
+def _build_proven(
+    order: BuildRequest, lowerings: tuple[Lowering, ...], folder: Path, refused: tuple[str, ...] = ()
+) -> Engine:
+    """Build into `folder`, verify, and write the card. Raises GateFailed.
+
+    Of several lowerings the fastest is taken that is not refused; `refused` says which were.
+    """
+    order.on_progress(Step("build", 0, 1, order.target.engine_name))
     built = build_fastest(order, lowerings, folder)
+    try:
+        return _proven(order, built._replace(left_out=(*refused, *built.left_out)), folder)
+    except GateFailed as refusal:
+        # Without products there is nothing to mix.
+        gone = {built.lowering, "product"} if built.lowering == "mixed" else {built.lowering}
+        others = tuple(lowering for lowering in lowerings if lowering not in gone)
+        if not others:
+            raise
+        said = f"The lowering {built.lowering} was left out: {refusal}"
+    for file in folder.iterdir():
+        file.unlink()
+    return _build_proven(order, others, folder, (*refused, said))
+
+
+def _proven(order: BuildRequest, built: Built, folder: Path) -> Engine:
+    """Verify what was built into `folder`, after a search where that is wanted, and write the card."""
+    bundle, target = order.bundle, order.target
     lowering, order = built.lowering, replace(order, products=built.products)
     found: SearchResult | None = None
     if takes_prepared(target):

@@ -17,6 +17,7 @@ from rrr_edge.bundle.sources import SOURCES, PhaseDepths
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS
 from rrr_edge.compress.basis import BASIS_SCALING
 from rrr_edge.compress.chain import lineage, require_reading, start_of, words_of
+from rrr_edge.compress.estimate import Estimate, estimate_of
 from rrr_edge.compress.method import Inputs, Method, cost_of
 from rrr_edge.compress.nettailor import NETTAILOR
 from rrr_edge.compress.own_network import open_own
@@ -37,7 +38,7 @@ from rrr_edge.networks import Network, build
 from rrr_edge.timing.progress import OnProgress, silent
 from rrr_edge.training import Device, Examples, open_fabric, require_device
 from rrr_edge.training import Run as TrainingRun
-from rrr_edge.training.share import first_does
+from rrr_edge.training.share import first_does, processes
 
 METHODS: dict[type[Recipe], Method[Any]] = {
     RRR: RECYCLE,
@@ -61,6 +62,8 @@ class Run:
     recipe and photos; `force` replaces an existing bundle or an interrupted run. Before anything is trained,
     `after_weights` is told in one sentence what a file of weights holds, and `after_scan` what was found in the photos.
 
+    A plan may `try_steps` of the training, to estimate what it takes.
+
     `labels` tells what the outputs of the user's own network mean, whose file the recipe's weights are (`open_own`). It
     is then measured on the test photos, at `own_size` pixels (None: the recipe's), before anything is trained;
     `after_own` is told what was found, and the bundle has it as its reference network.
@@ -70,6 +73,7 @@ class Run:
     max_bad: float = 0.01
     resume: bool = False
     force: bool = False
+    try_steps: bool = False
     after_weights: Callable[[str], None] | None = None
     after_scan: Callable[[Dataset], None] | None = None
     labels: str | None = None
@@ -171,6 +175,7 @@ def plan(
     workdir.require_task(_task(recipe, dataset, lineage(start_of(recipe))))
     if run.labels is not None:
         _open_own(recipe, dataset.labels, run)
+    estimated = _estimate(recipe, dataset, run) if run.try_steps and processes() == 1 else None
     return Plan(
         bundle=str(out),
         photos=image_counts(dataset),
@@ -182,7 +187,19 @@ def plan(
         network=network.spec,
         cost=cost_of(network, recipe.image_size),
         recipe=recipe,
+        estimate=estimated,
     )
+
+
+def _estimate(recipe: Recipe, dataset: Dataset, run: Run) -> Estimate | None:
+    """None where nothing is to be learned."""
+    method = METHODS[type(recipe)]
+    if not recipe.training.epochs:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        network = build(method.spec(recipe, len(dataset.labels)))
+    method.freeze(recipe, network)
+    return estimate_of(recipe, network, dataset, TrainingRun(device=run.device))
 
 
 class _Prepared(NamedTuple):

@@ -5,6 +5,7 @@ from rrr_edge.bundle.recipe import RRR, BasisScaling, NetTailor, Recipe
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.sources import SOURCES
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS, NetworkSpec
+from rrr_edge.compress.estimate import Estimate
 from rrr_edge.errors import counted
 
 
@@ -13,7 +14,7 @@ class Plan(Record):
 
     `photos` counts the readable ones of each split, `photos_per_class` those of each class in it; `unreadable` names
     files with the reason, `duplicates` pairs of a training photo and the same test photo. `weights` says what a user's
-    own file of weights holds.
+    own file of weights holds, `estimate` what it takes on this machine, where steps of it were tried.
     """
 
     bundle: str
@@ -26,6 +27,7 @@ class Plan(Record):
     network: NetworkSpec
     cost: Cost
     recipe: Recipe
+    estimate: Estimate | None = None
 
     @property
     def words(self) -> str:
@@ -53,7 +55,8 @@ class Plan(Record):
             begin = " to begin with"
             each = counted(recipe.epochs_per_prune, "epoch")
             epochs = f"{epochs}, then {each} before each removal of {recipe.prune_share:.0%} of the basis vectors,"
+        takes = f", in {self.estimate.words} here" if self.estimate else ""
         return (
             f"{self.bundle} would have {self.cost.params:,} parameters and {self.cost.macs / 1e6:,.0f} million "
-            f"MACs{begin}; {epochs} on {counted(self.photos['train'], 'photo')}. --json tells all of it"
+            f"MACs{begin}; {epochs} on {counted(self.photos['train'], 'photo')}{takes}. --json tells all of it"
         )

@@ -22,6 +22,7 @@ from rrr_edge.errors import BadInput, UsageError, require_local
 from rrr_edge.images.decode import Pixels
 from rrr_edge.images.layouts import (
     TEST_SHARE,
+    Classes,
     HeldOut,
     Layout,
     divide_for_test,
@@ -124,10 +125,7 @@ def scan(
     if not 0 <= max_bad <= 1:  # nor nan
         raise UsageError(f"The share of unreadable pictures to skip lies between 0 and 1, not at {max_bad}.")
     path = Path(data)
-    layout, splits = find_layout(path)
-    require_classes(path, splits)
-    if layout in TEST_SHARE:
-        splits = divide_for_test(path, splits["all"], seed=seed, test_share=TEST_SHARE[layout])
+    layout, splits = _divided(path, seed)
     labels, given = tuple(splits["train"]), set(splits)
     splits = held_out.divide(splits, seed=seed)
     entries = [_Entry(s, label, file) for s, classes in splits.items() for label in labels for file in classes[label]]
@@ -141,10 +139,7 @@ def scan(
         )
     good = [entry for entry, digest in zip(entries, digests, strict=True) if digest]
     digests = list(filter(None, digests))
-    asked, read = ({f"{e.split}/{e.label}" for e in some if e.split in given} for some in (entries, good))
-    lost = sorted(asked - read)
-    if lost:
-        raise BadInput(f"No picture of these classes in {path} can be read: {first_few(lost)}.")
+    _require_read(path, *([entry for entry in some if entry.split in given] for some in (entries, good)))
 
     contradictory = _contradictions(good, digests)
     count = sum(map(len, contradictory))
@@ -156,7 +151,6 @@ def scan(
         )
     unknown = "" if layout == "meta-album" else passed_over(path)
     remarks = [unknown, f"{count} pictures are {said}" if count else "", dark]
-
     parts = {split: _part(images, good, split, labels) for split in dict.fromkeys(entry.split for entry in good)}
     return Dataset(
         path=path,
@@ -167,9 +161,7 @@ def scan(
         test=parts["test"],
         bad=bad,
         duplicates=_duplicates(good, digests),
-        digest=dataset_digest(
-            [(e.split if e.split in given else "train", e.label, d) for e, d in zip(good, digests, strict=True)]
-        ),
+        digest=_digest_of(good, digests, given),
         remarks=tuple(filter(None, remarks)),
         held_out="val" in parts and "val" not in given,
     )
@@ -230,6 +222,22 @@ class _Entry(NamedTuple):
     file: str
 
 
+def _divided(path: Path, seed: int) -> tuple[Layout, dict[str, Classes]]:
+    """The layout, and the files of each class in train/, test/ and perhaps val/."""
+    layout, splits = find_layout(path)
+    require_classes(path, splits)
+    if layout in TEST_SHARE:
+        splits = divide_for_test(path, splits["all"], seed=seed, test_share=TEST_SHARE[layout])
+    return layout, splits
+
+
+def _require_read(path: Path, asked: Sequence[_Entry], read: Sequence[_Entry]) -> None:
+    """Raise BadInput where nothing was read of a class in a split."""
+    lost = sorted({f"{e.split}/{e.label}" for e in asked} - {f"{e.split}/{e.label}" for e in read})
+    if lost:
+        raise BadInput(f"No picture of these classes in {path} can be read: {first_few(lost)}.")
+
+
 def _advice(bad: Sequence[BadFile], layout: Layout) -> str:
     if layout == "meta-album" and all(file.reason == NO_FILE for file in bad):
         return "Correct the names in labels.csv: they are relative to images/. Or allow a larger share with --max-bad."
@@ -266,6 +274,12 @@ def _contradictions(good: Sequence[_Entry], digests: Sequence[str]) -> list[list
         for entries in found.values()
         if len({entry.label for entry in entries}) > 1
     ]
+
+
+def _digest_of(good: Sequence[_Entry], digests: Sequence[str], given: set[str]) -> str:
+    """Photos that are held out are in no split of those that were `given`, and so train's."""
+    content = [(e.split if e.split in given else "train", e.label, d) for e, d in zip(good, digests, strict=True)]
+    return dataset_digest(content)
 
 
 def dataset_digest(content: Sequence[tuple[str, str, str]]) -> str:

@@ -1,5 +1,6 @@
 """Layouts of data folders: splits, classes, Meta-Album."""
 
+import difflib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -179,9 +180,17 @@ class HeldOut(NamedTuple):
 
 def require_folder(path: Path) -> None:
     """Raise BadInput unless there is one."""
-    if not path.is_dir():
-        require_local(path)
-        raise BadInput(f"{path} is not a folder." if path.exists() else f"There is no folder {path}.")
+    if path.is_dir():
+        return
+    require_local(path)
+    if path.exists():
+        raise BadInput(f"{path} is not a folder.", advice="Give the folder that it is in.")
+    beside = _folders(path.parent) if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    raise BadInput(
+        f"There is no folder {path}.",
+        advice=f"Did you mean {path.with_name(near[0])}?" if near else f"Names are looked for from {Path.cwd()} on.",
+    )
 
 
 def _folders(path: Path) -> list[str]:

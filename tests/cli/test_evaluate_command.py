@@ -206,6 +206,7 @@ def test_training_photos_are_noticed(compiled: Bundle, shapes: Path, tmp_path: P
         (("--model", "netwrok"), 2, "Did you mean 'network'"),
         (("--model", "onnx", "--precision", "fp32"), 2, "about engines"),
         (("LOOSE",), 5, "no folder of a class"),
+        (("nowhere",), 5, "Names are looked for from"),
         (("OTHERS",), 5, "classes that the network does not know: ring"),
     ],
 )

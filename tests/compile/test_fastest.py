@@ -149,3 +149,24 @@ def test_int8_of_openvino_follows_the_lowering_that_is_asked(shared_bundle: Bund
     kinds = {op.get_type_name() for op in graph.get_ops()}
     assert "Concat" in kinds
     assert "GroupConvolution" not in kinds
+
+
+def test_a_fastest_that_fails_its_verification_leaves_the_next_one(
+    shared_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "TIMING", TimingSettings(runs=5, warm_up_ms=1, settle_runs=1))
+    judged: list[BuildRequest] = []
+
+    def require(order: BuildRequest, *_: object, **__: object) -> None:
+        judged.append(order)
+        if len(judged) == 1:
+            raise GateFailed("It answers differently.")
+
+    monkeypatch.setattr("rrr_edge.compile.require_answers", require)
+    bundle = link_bundle(shared_bundle, tmp_path)
+    engine = compile_bundle(bundle, Target(name="mine", backend="openvino", lowering="auto"))
+    (ratio,) = engine.lowering_ratios
+    (refused,) = set(LOWERINGS) - {ratio.of, ratio.to}
+    assert engine.lowering in (ratio.of, ratio.to)
+    assert engine.notes == (f"The lowering {refused} was left out: It answers differently.",)
+    assert bundle.engine(engine.target) == engine

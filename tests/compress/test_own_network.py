@@ -1,5 +1,6 @@
 """A user's own network beside a compressed one: torchvision's answers, and labels that do not fit."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,14 @@ import torch
 from own_network import make_own, save, torchvisions_answers
 from small_bundle import LABELS
 from torchvision.models.resnet import ResNet
+from typer.testing import CliRunner
 
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.bundle.reference_network import require_order
+from rrr_edge.bundle.reference_network import ReferenceNetwork, require_order
 from rrr_edge.bundle.sources import SOURCES
 from rrr_edge.bundle.spec import source_spec
+from rrr_edge.cli import app
 from rrr_edge.compress.own_network import _macs, open_own
 from rrr_edge.errors import BadInput
 from rrr_edge.networks import cost
@@ -49,6 +52,30 @@ def test_it_answers_as_torchvision_does_whatever_the_order_of_its_outputs(
     answers = open_own(file, turned, LABELS, preprocess=FIT).answer(images, silent).argmax(1)
     np.testing.assert_array_equal(answers, np.array([2, 0, 1])[expected])
     assert (found.about.name, found.about.params) == ("own.pth", sum(p.numel() for p in own.parameters()))
+
+
+def test_compress_measures_it_on_the_test_photos_and_keeps_it(
+    shared_bundle: Bundle, shapes: Path, tmp_path: Path
+) -> None:
+    """A ResNet18 of torchvision with a classifier of three classes; its trunk is fine-tuned meanwhile, in 0 epochs."""
+    reference = shared_bundle.reference
+    own = make_own(reference.images, reference.labels, classes=3, noise=2, depths=SOURCES["resnet18"].depths)
+    file, out = save(own, tmp_path / "own.pth"), tmp_path / "x.rrr"
+    words = ["compress", str(shapes), "-o", str(out), "--weights", str(file), "--labels", "folder-order", "--json"]
+    words += ["--method", "finetune", "--backbone", "resnet18", "--image-size", "32", "--epochs", "0"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    bundle = Bundle.open(out)
+    right = torchvisions_answers(own, bundle.reference.images) == bundle.reference.labels
+    kept = ReferenceNetwork.of(bundle)
+    assert kept is not None
+    assert kept.accuracy.accuracy == pytest.approx(right.mean())
+    assert 0 < right.mean() < 1
+    assert json.loads(done.stdout)["reference"]["name"] == "own.pth"
+    others = write_labels(tmp_path, "cup", *LABELS[1:])
+    refused = CliRunner().invoke(app, [*words[:3], f"{out}-2", *words[4:7], others, *words[8:]])
+    assert refused.exit_code == 5, refused.output
+    assert "cup" in json.loads(refused.stdout)["error"]
 
 
 def test_its_macs_are_those_of_the_same_network_by_our_formula() -> None:

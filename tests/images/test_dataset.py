@@ -255,6 +255,13 @@ class TestRefusals:
         assert self.refused(tmp_path / "none") == "There is no folder DATA."
         assert self.refused(draw(tmp_path / "x.png", 0)) == "DATA is not a folder."
 
+    def test_a_missing_folder_is_looked_for_beside(self, tmp_path):
+        (tmp_path / "photos").mkdir()
+        for name, advice in (("photo", f"Did you mean {tmp_path / 'photos'}?"), ("x/y", f"from {Path.cwd()} on")):
+            with pytest.raises(BadInput) as caught:
+                scan(tmp_path / name, Preprocess(image_size=8))
+            assert advice in caught.value.advice
+
     def test_no_layout(self, tmp_path):
         assert self.refused(tmp_path) == "DATA is no data set: it holds no picture and no folder."
         (tmp_path / "a" / "b" / "c").mkdir(parents=True)

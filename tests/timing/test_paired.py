@@ -18,6 +18,14 @@ def test_mcnemar_is_scipys_sign_test(first: int, second: int) -> None:
     assert mcnemar(first, second) == mcnemar(second, first)
 
 
+@pytest.mark.parametrize(("first", "second", "images"), COUNTS)
+def test_mcnemar_is_statsmodels(first: int, second: int, images: int) -> None:
+    tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+    both = images - first - second
+    expected = tables.mcnemar([[both, first], [second, 0]], exact=True).pvalue
+    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
+
+
 def _likeliest_share(first: int, second: int, images: int, difference: float) -> float:
     """By search: the share that only the first answers rightly, which makes the counts likeliest given a difference."""
     low, high = max(0.0, -difference), (1 - difference) / 2
