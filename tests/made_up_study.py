@@ -57,6 +57,7 @@ def make_record(cell: Cell, error: float, *, images: int = 400, **changes: objec
         ),
         "engine": None,
         "train_s": 90.0,
+        "own_s": 90.0,
         "threads": 2,
         "curve": tuple(CurvePoint(epoch=e, train=1 - 0.9 / e) for e in (1, 2, 4, 8)),
         "notes": (),

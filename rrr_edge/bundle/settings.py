@@ -72,9 +72,14 @@ def read_recipe(path: Path | None, **options: Any) -> Recipe:
         named_as_stored = {_alias(recipe, name): value for name, value in chosen.items()}
         return recipe.model_validate({**stored, **named_as_stored, "method": recipe.model_fields["method"].default})
     except ValidationError as error:
-        named = ((key.rpartition(".")[2].replace("_", "-"), why) for key, why in faults(error))
-        wrong = "; ".join(f"--{option}: {why}" if option else why for option, why in named)
-        raise UsageError(f"{wrong[0].upper()}{wrong[1:]}.") from error
+        raise wrong_options(error) from error
+
+
+def wrong_options(error: ValidationError) -> UsageError:
+    """What is wrong with settings that were given as options, in their words."""
+    named = ((key.rpartition(".")[2].replace("_", "-"), why) for key, why in faults(error))
+    wrong = "; ".join(f"--{option}: {why}" if option else why for option, why in named)
+    return UsageError(f"{wrong[0].upper()}{wrong[1:]}.")
 
 
 def _read(path: Path) -> dict[str, Any]:

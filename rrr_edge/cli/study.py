@@ -86,6 +86,8 @@ def study(
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     if report:
         require_alone(context, "--report", "--out")
+        if target or precision:
+            raise UsageError("--report writes what STUDY holds.", advice="Leave --target and --precision out.")
         if data:
             raise UsageError("--report reads STUDY alone.", advice="Leave the data sets out.")
         _report(StudyFolder(out), display, {"study": str(out)})
@@ -98,6 +100,8 @@ def study(
         "batch_size": batch_size,
         "branches": branches,
     }
+    limits = Limits(max_drop=max_drop)
+    limits.require_sense()
     named, default_seeds = _methods(methods, preset, options)
     plan = _plan(
         data or [],
@@ -106,11 +110,11 @@ def study(
         device=choose(device, _DEVICES, "device"),
         max_bad=max_bad,
         target=_target(target, precision, display),
-        limits=Limits(max_drop=max_drop),
+        limits=limits,
         runs=runs,
         pick=pick,
     )
-    _require_libraries()
+    _require_libraries(plan, here=ray is None)
     runner = _runner(workers, ray, display)
     missing = len(to_do(plan, StudyFolder(out), force=force))
     if dry_run:
@@ -157,8 +161,9 @@ def _plan(data: list[Path], named: "Sequence[Named]", **settings: Any) -> "Plan"
 
 def _seeds(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
-        raise UsageError(f"--seeds takes different whole numbers such as 0,1,2, not {text!r}.")
+    known = all(word.isdecimal() and len(word) < 19 for word in words)
+    if not known or len(set(map(int, words))) < len(words):
+        raise UsageError(f"--seeds takes different whole numbers of up to 18 digits such as 0,1,2, not {text[:80]!r}.")
     return tuple(map(int, words))
 
 
@@ -188,13 +193,21 @@ def _runner(workers: int, address: str | None, display: Display) -> "Runner":
     return Ray(address)
 
 
-def _require_libraries() -> None:
-    """Raise MissingLibrary where cells could not be made here, before anything is begun; PyTorch is not imported."""
+def _require_libraries(plan: "Plan", *, here: bool) -> None:
+    """Raise what would end every cell, or the report, before anything is begun; PyTorch is not imported.
+
+    That is MissingLibrary, and where cells are made `here` CannotRunHere of the target.
+    """
     from importlib.util import find_spec
 
-    for name in ("torch", "torchvision", "onnx"):
+    from rrr_edge.backends import backend_of
+
+    extras = {"torch": "compress", "torchvision": "compress", "onnx": "compress", "scipy": "study"}
+    for name, extra in extras.items():
         if find_spec(name) is None:
-            raise MissingLibrary(name, extra="compress", purpose="rrr-edge study")
+            raise MissingLibrary(name, extra=extra, purpose="rrr-edge study")
+    if plan.target and here:
+        backend_of(plan.target).check(plan.target)
 
 
 def _words(plan: "Plan", missing: int) -> str:
@@ -226,6 +239,7 @@ def _tell(found: "Outcome", study: "StudyFolder", display: Display) -> None:
 
 
 def _report(study: "StudyFolder", display: Display, document: dict[str, Any]) -> None:
+    from rrr_edge.study.document import results_document
     from rrr_edge.study.page import write_study_report
     from rrr_edge.study.tables import summary
     from rrr_edge.study.verdict import verdict
@@ -234,5 +248,5 @@ def _report(study: "StudyFolder", display: Display, document: dict[str, Any]) ->
     caption, header, rows = summary(results)
     display.table(caption, [dict(zip(header, row, strict=True)) for row in rows])
     said = verdict(results)
-    picks = {"picks": [pick._asdict() for pick in results.picks]} if results.picks else {}
-    display.result({**document, "verdict": said, **picks, "report": str(page)}, f"{said}\n{page}")
+    found = results_document(results)
+    display.result({**document, "verdict": said, "results": found, "report": str(page)}, f"{said}\n{page}")

@@ -67,12 +67,13 @@ def run_study(plan: Plan, out: str | Path, run: Run = Run()) -> Outcome:
         runner = run.runner
         if isinstance(runner, Processes):
             runner = replace(runner, inherited=lock, log=study.path / LOG)
-        progress = _Progress(study, run, todo)
+        progress = _Progress(study, run, [_disturbing_nothing(cell) for cell in todo])
         runner.run(progress.jobs(), progress.tell)
-        groups = groups_to_time(plan, study)
         alone = replace(runner, workers=1) if isinstance(runner, Processes) else runner
-        times = _Progress(study, replace(run, budget_hours=None), groups)
-        alone.run(times.jobs(), times.tell)
+        uncompiled = [cell for cell in todo if cell.needs_quiet and study.record(cell)]
+        for works in (lambda: uncompiled, lambda: groups_to_time(plan, study)):
+            times = _Progress(study, replace(run, budget_hours=None), works())
+            alone.run(times.jobs(), times.tell)
         records = [record for cell in plan.cells if (record := study.record(cell)) and record.finishes(cell)]
         failures = tuple(study.failures())
         failed = {failure.work.words for failure in failures if isinstance(failure.work, Cell)}
@@ -94,6 +95,11 @@ def to_do(plan: Plan, study: StudyFolder, *, force: bool = False) -> list[Cell]:
                 advice="Give the same again, choose another STUDY, or make such cells anew with --force.",
             )
     return todo
+
+
+def _disturbing_nothing(cell: Cell) -> Cell:
+    """The cell as it is made beside others: where compiling times engines, only its network is made."""
+    return cell.model_copy(update={"target": None}) if cell.needs_quiet else cell
 
 
 class _Progress:

@@ -12,6 +12,7 @@ from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.evaluation import sha256_of
 from rrr_edge.bundle.files import scratch_folder
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.reused import Chained
 from rrr_edge.errors import BadInput, GateFailed, MissingLibrary
 from rrr_edge.images.layouts import require_folder
@@ -38,7 +39,7 @@ def run_cell(cell: Cell, study: StudyFolder, on_progress: OnProgress = silent) -
             write_nested_split(Path(cell.data.path), data, seed=cell.seed)
         else:
             data = Path(cell.data.path)
-        bundle, train_s = _compressed(cell, study, data, on_progress)
+        bundle, train_s, own_s = _compressed(cell, study, data, on_progress)
     engine, refused = _compiled(cell, bundle, on_progress)
     manifest = bundle.manifest
     if manifest.accuracy is None:
@@ -54,6 +55,7 @@ def run_cell(cell: Cell, study: StudyFolder, on_progress: OnProgress = silent) -
         engine=engine,
         refused=refused,
         train_s=train_s,
+        own_s=own_s,
         threads=training_threads(),
         curve=_curve(bundle),
         notes=manifest.provenance.notes,
@@ -63,7 +65,8 @@ def run_cell(cell: Cell, study: StudyFolder, on_progress: OnProgress = silent) -
     )
     study.write_record(record)
     if cell.purpose == "validation":  # its accuracy is all that is asked
-        shutil.rmtree(bundle.path, ignore_errors=True)
+        for made in study.place(cell).glob("*.rrr"):
+            shutil.rmtree(made, ignore_errors=True)
     return record
 
 
@@ -73,8 +76,10 @@ def training_threads() -> int:
     return int(torch.get_num_threads())
 
 
-def _compressed(cell: Cell, study: StudyFolder, data: Path, on_progress: OnProgress) -> tuple[Bundle, float]:
-    """The bundle of the last recipe, and the seconds of all trainings; an interrupted one goes on."""
+def _compressed(cell: Cell, study: StudyFolder, data: Path, on_progress: OnProgress) -> tuple[Bundle, float, float]:
+    """The bundle of the last recipe, the seconds of all trainings and of the cell's own; an interrupted one goes on."""
+    if (record := study.record(cell)) and record.cell.makes_same_network(cell) and study.bundle(cell).is_dir():
+        return Bundle.open(study.bundle(cell)), record.train_s, record.own_s
     try:
         from rrr_edge.compress import Run, compress
     except ModuleNotFoundError as error:
@@ -82,15 +87,20 @@ def _compressed(cell: Cell, study: StudyFolder, data: Path, on_progress: OnProgr
     from rrr_edge.compress.chain import going_on
 
     run = Run(device=cell.device, max_bad=cell.max_bad, resume=True)
-    start, finished = study.finished(cell) or study.begin(cell)
+    start, finished = study.begin(cell)
     for step, recipe in enumerate(cell.recipes[finished:], start=finished + 1):
         out = study.bundle(cell, step if step < len(cell.recipes) else None)
         whole = going_on(recipe, str(start)) if start and isinstance(recipe, Chained) else recipe
         start = compress(data, out, recipe=whole, run=run, on_progress=on_progress).path
     assert start is not None
     bundle = Bundle.open(start)
-    earlier_s = sum(ancestor.duration_s for ancestor in bundle.manifest.chain)
-    return bundle, bundle.manifest.provenance.duration_s + earlier_s
+    return bundle, *_spent(bundle.manifest, len(cell.recipes) - finished)
+
+
+def _spent(manifest: Manifest, own_steps: int) -> tuple[float, float]:
+    """The seconds of all trainings, and those of the last `own_steps`."""
+    spent = [*(ancestor.duration_s for ancestor in manifest.chain), manifest.provenance.duration_s]
+    return sum(spent), sum(spent[len(spent) - own_steps :])
 
 
 def _compiled(cell: Cell, bundle: Bundle, on_progress: OnProgress) -> tuple[EngineResult | None, str]:

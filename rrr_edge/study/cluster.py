@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,13 @@ class _Tasks:
         self._running: dict[Any, Job] = {}
 
     def run(self, first: Job, others: Iterator[Job]) -> None:
-        job: Job | None = first
-        while job is not None or self._running:
-            while job is not None and len(self._running) < self._places(job):
+        waiting = chain([first], others)
+        while True:
+            # A job is fetched only when there is room for it: what it will take is then known best.
+            while len(self._running) < self._places(first) and (job := next(waiting, None)):
                 self._begin(job)
-                job = next(others, None)
+            if not self._running:
+                return
             done, _ = self._ray.wait([*self._running], timeout=_POLL_S)
             for reference in done:
                 ended = self._running.pop(reference)
@@ -127,7 +130,7 @@ class _Tasks:
 
     def _places(self, job: Job) -> int:
         """How many jobs of this kind may be under way: at least one, which waits until there is a node for it."""
-        if isinstance(job.work, TimingGroup):
+        if isinstance(job.work, TimingGroup) or job.work.needs_quiet:
             return 1
         return max(1, int(self._ray.cluster_resources().get("CPU", 0)) // self._settings.cpus)
 
@@ -140,18 +143,18 @@ class _Tasks:
         task = self._ray.remote(_do).options(
             name=job.work.words, max_retries=TRIES - 1, retry_exceptions=False, **needs
         )
-        cells = () if isinstance(job.work, Cell) else job.work.cells
-        packed = self._ray.put(_packed(self._study.path, [*map(self._study.place, cells)])) if cells else b""
+        folders = self._study.needed(job.work)
+        packed = self._ray.put(_packed(self._study.path, folders)) if folders else b""
         reference = task.remote(job.model_dump_json(by_alias=True), self._token, self._settings.module, packed)
         self._running[reference] = job
 
     def _needs(self, job: Job) -> tuple[dict[str, Any], CannotRunHere | None]:
         """The resources that Ray keeps for the job, or why it can never have them."""
         work = job.work
-        if isinstance(work, Cell):
+        if isinstance(work, Cell) and not work.needs_quiet:
             gpus = {"num_gpus": 1} if work.device == "cuda" else {}
             return {"num_cpus": self._settings.cpus, "memory": WORKER_BYTES, **gpus}, None
-        target = work.cells[0].target
+        target = work.target if isinstance(work, Cell) else work.cells[0].target
         assert target
         name = label(target.name)
         if not self._ray.cluster_resources().get(name):

@@ -103,7 +103,7 @@ def draw_criteria(results: Results) -> Picture | None:
         _Criterion("error", lambda m: float(results.errors(m).mean()), lambda value: f"{100 * value:.1f} %"),
         _Criterion("parameters", lambda m: results.cost(m, "params"), count),
         _Criterion("MACs", lambda m: results.cost(m, "macs"), count),
-        _Criterion("core hours", lambda m: results.core_hours(m) / len(results.cells(m)), three_digits),
+        _Criterion("core hours", results.core_hours, three_digits),
     ]
     if results.timed:
         criteria.insert(1, _Criterion("ms", lambda m: results.latency_ms(m).mean, three_digits))

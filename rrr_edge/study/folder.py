@@ -20,13 +20,12 @@ from rrr_edge.bundle.files import sha256, try_lock, write_file, writing_to
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.record import Sealed
 from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
-from rrr_edge.study.plan import Cell, Plan
+from rrr_edge.study.plan import PLAN, Cell, Plan
 from rrr_edge.study.records import Begun, CellRecord, Failure, Timing, TimingGroup
 
 R = TypeVar("R", bound=Sealed)
 CELL = "cell.json"
 BEGUN = "begun.json"
-PLAN = "study.json"
 # The processes of a run that was killed end at once, but not in the same instant.
 _PATIENCE_S = 20.0
 
@@ -94,12 +93,6 @@ class StudyFolder:
         begun = _read(self.place(cell) / BEGUN, Begun)
         return begun.cell if begun and any(file.name != BEGUN for file in self.place(cell).iterdir()) else None
 
-    def finished(self, cell: Cell) -> tuple[Path, int] | None:
-        """The bundle that `cell` has already, of all its steps."""
-        record, bundle = self.record(cell), self.bundle(cell)
-        there = record is not None and record.cell.makes_same_network(cell) and bundle.is_dir()
-        return (bundle, len(cell.recipes)) if there else None
-
     def begin(self, cell: Cell) -> tuple[Path | None, int]:
         """Note that `cell` is begun: the bundle to begin with, and how many steps that saves.
 
@@ -119,6 +112,15 @@ class StudyFolder:
             )
             write_file(note, begun.to_json())
         return self.path / begun.start if begun.start else None, begun.steps
+
+    def needed(self, work: Cell | TimingGroup) -> list[Path]:
+        """The folders that the work goes on from, for where this one is not at hand."""
+        if isinstance(work, TimingGroup):
+            return [self.place(cell) for cell in work.cells]
+        begun, start = _read(self.place(work) / BEGUN, Begun), self._finished_start(work)
+        starts = [*([self.path / begun.start] if begun and begun.start else []), *(start[:1] if start else ())]
+        folders = (self.place(work), *(bundle.parent for bundle in starts))
+        return [folder for folder in dict.fromkeys(folders) if folder.exists()]
 
     def _has_start(self, begun: Begun) -> bool:
         start = self.path / begun.start

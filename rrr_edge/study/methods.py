@@ -1,10 +1,14 @@
 """The methods of a study by their names, chains of names, or recipe files."""
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from rrr_edge.bundle.recipe import METHODS, RANDOM, RRR, Recipe
+from pydantic import ValidationError
+
+from rrr_edge.bundle.recipe import METHODS, RANDOM, RRR, BasisScaling, Channel, Element, Recipe
 from rrr_edge.bundle.reused import Chained
 from rrr_edge.bundle.settings import read_recipe, settings_of
 from rrr_edge.bundle.sources import CLASSIFIERS, SOURCES
@@ -12,6 +16,7 @@ from rrr_edge.errors import UsageError, choose
 
 MethodRecipes: TypeAlias = tuple[Recipe, ...]
 CHAIN = "+"
+NAME = r"^\w[\w.+-]*$"
 
 
 class Named(NamedTuple):
@@ -36,12 +41,29 @@ def read_methods(words: Sequence[str], options: Mapping[str, Any]) -> list[Named
 
 
 def _read(word: str, options: Mapping[str, Any]) -> Named:
-    parts = [_one(part, options) for part in word.split(CHAIN)]
-    for name, (recipe,) in parts[1:]:
-        if not isinstance(recipe, Chained):
-            able = ", ".join(name for name, recipe in METHODS.items() if issubclass(recipe, Chained))
-            raise UsageError(f"{name} cannot go on from another method's bundle.", advice=f"These can: {able}.")
+    parts = [_one(part, options) for part in ([word] if Path(word).is_file() else word.split(CHAIN))]
+    for before, after in pairwise(parts):
+        _require_going_on(before, after)
     return Named(CHAIN.join(part.name for part in parts), tuple(recipe for part in parts for recipe in part.recipes))
+
+
+def _require_going_on(before: Named, after: Named) -> None:
+    """Raise UsageError where the second part of a chain can never go on from the first one's bundle."""
+    (theirs,), (ours,) = before.recipes, after.recipes
+    if not isinstance(ours, Chained):
+        able = ", ".join(name for name, recipe in METHODS.items() if issubclass(recipe, Chained))
+        raise UsageError(f"{after.name} cannot go on from another method's bundle.", advice=f"These can: {able}.")
+    if isinstance(theirs, Element):
+        raise UsageError(
+            f"{after.name} cannot follow {before.name}, whose weights at zero would not stay zero.",
+            advice="Prune elements last.",
+        )
+    if isinstance(theirs, BasisScaling) and isinstance(ours, BasisScaling | Channel):
+        raise UsageError(f"{after.name} cannot go on from the pairs of convolutions that {before.name} leaves.")
+    try:
+        type(ours).model_validate(ours.model_dump() | {"backbone": theirs.backbone})
+    except ValidationError as error:
+        raise UsageError(f"{after.name} cannot go on from the network {theirs.backbone} of {before.name}.") from error
 
 
 def _one(word: str, options: Mapping[str, Any]) -> Named:
@@ -50,6 +72,11 @@ def _one(word: str, options: Mapping[str, Any]) -> Named:
         return _named(word, options)
     if not path.is_file():
         raise UsageError(f"There is no recipe file {word}.")
+    if not re.fullmatch(NAME, path.stem):
+        raise UsageError(
+            f"The name of {word} cannot name a method, which has letters, digits, dots and hyphens only.",
+            advice="Rename the file.",
+        )
     return Named(path.stem, (_with_options(path, options),))
 
 

@@ -83,7 +83,7 @@ def _main(results: Results) -> Iterable[Markup]:
 def _tiles(results: Results) -> Markup:
     """The numbers that one remembers."""
     done, asked = len(results.records), len(results.plan.cells)
-    hours = sum(record.core_hours for record in results.records)
+    hours = sum(record.own_core_hours for record in results.records)
     best = results.best
     found = [(f"{100 * results.mean_error(best):.1f} %", f"mean error of {best}, the least")] if best else []
     if results.timed:

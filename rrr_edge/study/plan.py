@@ -16,8 +16,10 @@ from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput, RRREdgeError, UsageError, reading, require_local, require_text
 from rrr_edge.images.layouts import image_files
 from rrr_edge.images.names import has_picture_name
-from rrr_edge.study.methods import MethodRecipes
+from rrr_edge.study.methods import NAME, MethodRecipes
 
+PLAN = "study.json"
+NAMED_WEIGHTS = ("imagenet", "imagenet-v2", "timm", "random")
 Purpose = Literal["test", "validation"]
 Device = Literal["auto", "cpu", "cuda"]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
@@ -26,7 +28,7 @@ Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 class DataSet(Record):
     """A folder of photos; `listing` is the SHA-256 of its files' names and contents, "" where it cannot be listed.
 
-    `is_album` where it has the table of Meta-Album's data sets.
+    `is_album` where it has all parts of Meta-Album's data sets.
     """
 
     name: str
@@ -36,7 +38,7 @@ class DataSet(Record):
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        album = (path / "labels.csv").is_file()
+        album = all((path / name).exists() for name in ("labels.csv", "info.json", "images"))
         return cls(name=path.resolve().name, path=str(path.absolute()), listing=_listing(path), is_album=album)
 
 
@@ -65,6 +67,11 @@ class Cell(Record):
     def words(self) -> str:
         return f"{self.data.name}, {self.method}, seed {self.seed}{', validation' * (self.purpose == 'validation')}"
 
+    @property
+    def needs_quiet(self) -> bool:
+        """Whether compiling it times engines, which nothing else of the study must disturb."""
+        return self.target is not None and self.target.lowering == "auto"
+
     def makes_same_network(self, other: "Cell") -> bool:
         """Whether `other` has the same photos, wherever they lie, the same recipes and the same weights."""
         return not self.differs(other)
@@ -85,7 +92,7 @@ class Cell(Record):
 class Method(Record):
     """A way to make a bundle: its name in the study, and the recipes that follow each other."""
 
-    name: str = Field(pattern=r"^\w[\w.+-]*$")
+    name: str = Field(pattern=NAME)
     recipes: MethodRecipes
 
 
@@ -157,15 +164,21 @@ class Plan(Sealed):
 
 
 def with_weights(plan: Plan) -> Plan:
-    """`plan` with the SHA-256 of each file of weights that its cells begin with."""
-    names = sorted({cell.recipes[0].weights for cell in plan.cells})
-    return plan.model_copy(update={"weights": {name: sha256(Path(name)) for name in names if Path(name).is_file()}})
+    """`plan` with the SHA-256 of each file of weights that its cells begin with. Raises UsageError where one is not."""
+    names = sorted({cell.recipes[0].weights for cell in plan.cells} - {*NAMED_WEIGHTS})
+    for name in names:
+        if not Path(name).is_file():
+            raise UsageError(
+                f"There is no file of weights {name}.", advice=f"Give one, or one of {', '.join(NAMED_WEIGHTS)}."
+            )
+    return plan.model_copy(update={"weights": {name: sha256(Path(name)) for name in names}})
 
 
 def find_data(paths: Sequence[Path]) -> tuple[DataSet, ...]:
-    """The data sets at `paths`; a folder that is none itself stands for those in it, broken ones among them.
+    """The data sets at `paths`; a folder that is none itself stands for those in it, but for studies.
 
-    Raises BadInput (no folder, nothing in it) and UsageError (two of one name, a name that is not UTF-8).
+    Broken ones are among them: their cells fail. Raises BadInput (no folder, nothing in it) and UsageError (two of one
+    name, a name that is not UTF-8).
     """
     found: list[DataSet] = []
     for path in paths:
@@ -173,7 +186,8 @@ def find_data(paths: Sequence[Path]) -> tuple[DataSet, ...]:
             require_local(path)
             raise BadInput(f"There is no folder {path}.")
         require_text(path)
-        folders = [path] if _is_data_set(path) else _visible_folders(path)
+        inside = [folder for folder in _visible_folders(path) if not (folder / PLAN).is_file()]
+        folders = [path] if _is_data_set(path) else inside
         if not folders:
             raise BadInput(f"{path} is no data set, and holds none.", advice="Give train/CLASS/* and test/CLASS/*.")
         found += map(DataSet.of, folders)

@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from rrr_edge.bundle.recipe import RRR, FineTune, LinearProbe, Recipe
+from rrr_edge.bundle.settings import wrong_options
 from rrr_edge.bundle.training import Selection, Training
 from rrr_edge.errors import UsageError, choose
 from rrr_edge.study.methods import Named
+from rrr_edge.study.plan import Method
 
 # Mean errors over the 40 data sets of Meta-Album micro (Sun et al. 2023, table of section 4).
 PAPER_MEANS: Mapping[str, str] = {"A": "35.8", "B": "36.0", "C": "40.3", "D": "39.9", "E": "35.5"}
@@ -16,18 +20,17 @@ _REUSED: Mapping[str, Any] = {"weights": "timm", "image_size": 128, "fit": "squa
 
 
 class Preset(NamedTuple):
-    """Methods and seeds, as published. `source` says where."""
+    """Methods and seeds, as published."""
 
     methods: tuple[Named, ...]
     seeds: tuple[int, ...]
-    source: str
 
 
 def _paper() -> Preset:
     """[A] only the classifier learns, [B] all, [C] the reduced network, [D] with dropout, [E] 8 branches as printed.
 
-    The dropout rate is the one that the paper reports, the best of seven on the data that it reports them on. The
-    seeds are those of the authors' commands.
+    These are figures 6 to 8. The dropout rate is the one that the paper reports, the best of seven on the data that it
+    reports them on. The seeds are those of the authors' commands.
     """
     recipes: dict[str, Recipe] = {
         "A": LinearProbe(training=_TRAINING, **_REUSED),
@@ -36,24 +39,24 @@ def _paper() -> Preset:
         "D": RRR(branches=1, split="paper", dropout=0.05, training=_TRAINING, **_REUSED),
         "E": RRR(branches=8, split="paper", training=_TRAINING, **_REUSED),
     }
-    return Preset(_named(recipes), (21, 31, 51), "Sun et al. 2023, figures 6 to 8")
+    return Preset(_named(recipes), (21, 31, 51))
 
 
 def _figure4() -> Preset:
-    """Block selection that never stops, and ResNet_1_1_1_1 trained for as many epochs."""
+    """Figure 4: block selection that never stops, and ResNet_1_1_1_1 trained for as many epochs."""
     selection = Selection(stop=False, control=True)
     training = Training(epochs=300, ema_fraction=0.0)
     recipe = RRR(depths="auto", branches=1, split="paper", selection=selection, training=training, **_REUSED)
-    return Preset(_named({"blocks": recipe}), (21, 31, 41, 51, 61), "Sun et al. 2023, figure 4")
+    return Preset(_named({"blocks": recipe}), (21, 31, 41, 51, 61))
 
 
 def _figure5() -> Preset:
-    """1, 2, 4, ... 128 branches."""
+    """Figure 5: 1, 2, 4, ... 128 branches."""
     recipes: dict[str, Recipe] = {
         f"rrr-{branches}": RRR(branches=branches, split="paper", training=_TRAINING, **_REUSED)
         for branches in (1, 2, 4, 8, 16, 32, 64, 128)
     }
-    return Preset(_named(recipes), (21, 31, 41, 51, 61), "Sun et al. 2023, figure 5")
+    return Preset(_named(recipes), (21, 31, 41, 51, 61))
 
 
 def _named(recipes: Mapping[str, Recipe]) -> tuple[Named, ...]:
@@ -67,7 +70,17 @@ def read_preset(name: str, options: Mapping[str, Any]) -> Preset:
     """The preset with every option that is not None in the place of the published setting. Raises UsageError."""
     preset = PRESETS[choose(name, PRESETS, "preset")]()
     changed = {key: value for key, value in options.items() if value is not None}
+    for key in changed:
+        if len({getattr(recipe, key, None) for _, recipes in preset.methods for recipe in recipes} - {None}) > 1:
+            option = f"--{key.replace('_', '-')}"
+            raise UsageError(f"{option} is what the preset {name} varies.", advice=f"Leave {option} or --preset out.")
     return preset._replace(methods=_with(preset.methods, changed))
+
+
+def paper_mean(method: Method) -> str:
+    """The paper's mean error of a method in %, where its recipe is the paper's; else ""."""
+    published = dict(_paper().methods).get(method.name)
+    return PAPER_MEANS[method.name] if published == method.recipes else ""
 
 
 def _with(methods: Sequence[Named], changed: Mapping[str, Any]) -> tuple[Named, ...]:
@@ -83,6 +96,9 @@ def _with(methods: Sequence[Named], changed: Mapping[str, Any]) -> tuple[Named, 
                     data[key] = value
                 else:
                     raise UsageError(f"The preset's {name} has no --{key.replace('_', '-')}.", advice="Leave it out.")
-            own.append(type(recipe).model_validate(data))
+            try:
+                own.append(type(recipe).model_validate(data))
+            except ValidationError as error:
+                raise wrong_options(error) from error
         found.append(Named(name, tuple(own)))
     return tuple(found)

@@ -42,8 +42,8 @@ class CellRecord(Sealed):
     on the photos that were held out).
 
     Without an `engine` none was asked, or it was `refused`, in these words. `train_s` are the seconds of all trainings
-    on `threads` threads, those of earlier steps of a chain among them. `curve` has the accuracy on the training photos
-    as they were augmented.
+    on `threads` threads, those of earlier steps of a chain among them; `own_s` are without the steps that were another
+    cell's already. `curve` has the accuracy on the training photos as they were augmented.
     """
 
     schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")
@@ -58,6 +58,7 @@ class CellRecord(Sealed):
     engine: EngineResult | None
     refused: str = ""
     train_s: float
+    own_s: float
     threads: int
     curve: tuple[CurvePoint, ...]
     notes: tuple[str, ...]
@@ -71,7 +72,13 @@ class CellRecord(Sealed):
 
     @property
     def core_hours(self) -> float:
+        """What a network like this takes."""
         return self.train_s * self.threads / 3600
+
+    @property
+    def own_core_hours(self) -> float:
+        """What the study has spent for this one."""
+        return self.own_s * self.threads / 3600
 
     def finishes(self, cell: Cell) -> bool:
         """Whether nothing of `cell` is left to do."""

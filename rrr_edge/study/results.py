@@ -184,7 +184,8 @@ class Results:
         return fmean(getattr(record.cost, what) for record in self.cells(method))
 
     def core_hours(self, method: str) -> float:
-        return sum(record.core_hours for record in self.records if record.cell.method == method)
+        """The mean over cells of what the training of a network takes."""
+        return fmean(record.core_hours for record in self.cells(method))
 
     @property
     def is_paper(self) -> bool:

@@ -26,7 +26,7 @@ def write_nested_split(data: Path, out: Path, *, seed: int) -> None:
         nested = _divided(data, splits["train"], seed)
     for split, classes in nested.items():
         for label, files in classes.items():
-            folder = out / split / label.replace("/", "_")
+            folder = out / split / label.replace("%", "%25").replace("/", "%2F")  # two labels never meet
             folder.mkdir(parents=True, exist_ok=True)
             for number, file in enumerate(files):
                 (folder / f"{number:06}{Path(file).suffix}").symlink_to(os.path.abspath(data / file))

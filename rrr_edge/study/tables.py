@@ -6,7 +6,7 @@ from statistics import fmean, median
 from rrr_edge.errors import counted
 from rrr_edge.report.tables import Table
 from rrr_edge.report.words import count, milliseconds
-from rrr_edge.study.presets import PAPER_MEANS
+from rrr_edge.study.presets import paper_mean
 from rrr_edge.study.results import Results
 from rrr_edge.study.statistics import Estimate
 
@@ -16,7 +16,8 @@ _PAIRS = 40
 
 def errors(results: Results) -> Table:
     """Each method over the data sets that all have, most accurate first; where it is known, what the paper found."""
-    paper = results.is_paper and any(m in PAPER_MEANS for m in results.methods)
+    published = {m.name: paper_mean(m) for m in results.plan.methods} if results.is_paper else {}
+    paper = any(published.get(m) for m in results.methods)
     networks = ("its networks', %",) if results.of_engines else ()
     own = ("method", "mean error, %", "95 % interval", "median error, %", *networks, "best on", "cells")
     rows = []
@@ -31,12 +32,12 @@ def errors(results: Results) -> Table:
                 *((_networks(results, m),) if results.of_engines else ()),
                 f"{sum(_is_best(results, m, data) for data in results.common)}",
                 f"{len(results.cells(m))}",
-                *((PAPER_MEANS.get(m, ""),) if paper else ()),
+                *((published[m],) if paper else ()),
             )
         )
     number = len(results.common)
     over = f"Over the {number} data sets that all methods have" if number > 1 else "Over seeds"
-    header = (*own, *(("paper's mean error, %",) if paper else ()))
+    header = (*own, *(("the paper's, its 40 data sets, %",) if paper else ()))
     whose = "engines on the bundles'" if results.of_engines else "networks on all"
     return Table(f"{over}; errors of the {whose} test photos", header, rows)
 
@@ -70,7 +71,7 @@ def costs(results: Results) -> Table:
               "core hours")  # fmt: skip
     target = results.plan.target
     engines_of = f"; engines are {target.engine_name}" if target else ""
-    return Table(f"Means over cells, core hours of training in all{engines_of}", header, rows)
+    return Table(f"Means over cells; core hours of training{engines_of}", header, rows)
 
 
 def pairs(results: Results) -> Table:

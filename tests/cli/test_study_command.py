@@ -69,6 +69,17 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
         (("--preset", "papers"), 2, "Did you mean 'paper'?"),
         (("--preset", "paper", "--methods", "rrr"), 2, "names its methods itself"),
         (("--report",), 2, "reads STUDY alone"),
+        (("--methods", "mobilenet_v2+basis"), 2, "cannot go on from the network mobilenet_v2"),
+        (("--methods", "element+basis"), 2, "would not stay zero"),
+        (("--methods", "basis+basis"), 2, "cannot go on from the pairs"),
+        (("--weights", "/nothing.pth"), 2, "There is no file of weights /nothing.pth"),
+        (("--target", "openvino", "--max-drop", "7"), 2, "between 0 and 1"),
+        (("--target", "onnxruntime", "--precision", "int8"), 4, "runs fp32"),
+        (("--seeds", "9" * 20), 2, "different whole numbers"),
+        (("--preset", "paper", "--fit", "foo"), 2, "--fit: "),
+        (("--preset", "paper", "--image-size", "7"), 2, "--image-size: "),
+        (("--preset", "figure4", "--epochs", "-1"), 2, "--epochs: "),
+        (("--preset", "figure5", "--branches", "4"), 2, "--branches is what the preset figure5 varies"),
     ],
 )
 def test_mistakes_are_sentences(options: tuple[str, ...], code: int, words: str, tmp_path: Path) -> None:
@@ -88,6 +99,7 @@ def test_the_report_alone_needs_a_study(tmp_path: Path) -> None:
     assert code == 5
     assert "is not a study" in said
     assert run("-o", tmp_path, "--report", "--seeds", "1")[0] == 2
+    assert run("-o", tmp_path, "--report", "-t", "openvino", "--precision", "fp8")[0] == 2
     assert run("-o", tmp_path / "out")[0] == 2
 
 

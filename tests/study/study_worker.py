@@ -28,7 +28,8 @@ def _node() -> str:
 
 def perform(job: Job, on_progress: OnProgress) -> None:
     work = job.work
-    assert isinstance(work, Cell)
+    if not isinstance(work, Cell):  # there are no engines to time
+        return
     with open(os.environ["STUDY_WORKER_LOG"], "a") as log:
         log.write(f"{work.words}{_node()}\n")
     study = StudyFolder(Path(job.study))

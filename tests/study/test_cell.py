@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import pytest
+from fake_bundle import write_bundle
 from small_bundle import write_shapes
 
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.limits import Limits
+from rrr_edge.bundle.manifest import Ancestor
 from rrr_edge.bundle.recipe import RRR, Training
 from rrr_edge.bundle.target import Target
 from rrr_edge.images.layouts import find_layout
-from rrr_edge.study.cell import run_cell
+from rrr_edge.study.cell import _spent, run_cell
 from rrr_edge.study.folder import BEGUN, StudyFolder
 from rrr_edge.study.plan import Method, Plan, find_data
 from rrr_edge.study.splits import write_nested_split
@@ -50,6 +52,7 @@ def test_a_cell_leaves_a_bundle_and_a_record_of_it(made: tuple[Plan, StudyFolder
     assert record.engine.accuracy == bundle.engine(Target.load("onnxruntime")).verification.accuracy
     assert [point.epoch for point in record.curve] == [1]
     assert record.finishes(cell)
+    assert record.own_s == record.train_s == bundle.manifest.provenance.duration_s
     assert not record.finishes(validation)
     held_out = study.record(validation)
     assert held_out
@@ -70,6 +73,27 @@ def test_engines_are_timed_once_for_as_many_rounds_as_are_asked(made: tuple[Plan
     assert timing.measurements["rrr"].summary.median_ms > 0
     assert groups_to_time(plan, study) == []
     assert len(groups_to_time(plan.model_copy(update={"runs": 30}), study)) == 1
+
+
+def test_the_steps_that_another_cell_made_are_not_counted_again(tmp_path: Path) -> None:
+    manifest = write_bundle(tmp_path / "made.rrr").manifest
+    last = manifest.provenance.model_copy(update={"duration_s": 4.0})
+    common = {"recipe": manifest.recipe, "weights_sha256": "", "data_sha256": "", "params": 1, "accuracy": None}
+    earlier = tuple(Ancestor.model_validate({"name": "a.rrr", "duration_s": s, **common}) for s in (1.0, 2.0))
+    chain = manifest.model_copy(update={"provenance": last, "chain": earlier})
+    assert [_spent(chain, own) for own in (1, 2, 3)] == [(7, 4), (7, 6), (7, 7)]
+
+
+def test_labels_with_slashes_stay_apart(tmp_path: Path) -> None:
+    data = tmp_path / "album"
+    (data / "images").mkdir(parents=True)
+    rows = [(f"{place}.png", ("a/b", "a_b")[place % 2]) for place in range(40)]
+    for name, _ in rows:
+        (data / "images" / name).touch()
+    (data / "labels.csv").write_text("FILE_NAME,CATEGORY\n" + "".join(f"{name},{label}\n" for name, label in rows))
+    write_nested_split(data, tmp_path / "nested", seed=0)
+    _, splits = find_layout(tmp_path / "nested")
+    assert [len(files) for files in splits["train"].values()] == [8, 8]
 
 
 def test_no_test_photo_is_among_those_that_a_choice_sees(tmp_path: Path) -> None:

@@ -3,14 +3,18 @@
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from made_up_study import make_plan, write_data
 
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.study import Run, run_study
-from rrr_edge.study.cluster import Ray, import_ray
+from rrr_edge.study.cluster import Ray, _Tasks, import_ray
+from rrr_edge.study.folder import StudyFolder
+from rrr_edge.study.records import Job
 
 HERE = Path(__file__).parent
 pytest.importorskip("ray", reason="ray is not installed (extra study)")
@@ -56,3 +60,34 @@ def test_an_address_without_a_cluster_is_a_sentence(tmp_path: Path) -> None:
     plan = make_plan(write_data(tmp_path / "data", "mugs"))
     with pytest.raises(CannotRunHere, match="no Ray cluster at"):
         run_study(plan, tmp_path / "study", Run(Ray("127.0.0.1:1")))
+
+
+class OneCore:
+    """A cluster that does one task at a time, at once."""
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1}
+
+    def remote(self, _: object) -> object:
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: object()))
+
+    def wait(self, references: list[object], **_: float) -> tuple[list[object], list[object]]:
+        return references[:1], references[1:]
+
+    def get(self, _: object) -> tuple[str, bytes]:
+        return "shared", b""
+
+
+def test_a_job_is_fetched_when_there_is_room_for_it(tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", "mugs"), "rrr", seeds=(0, 1, 2))
+    jobs = [Job(study=str(tmp_path), work=cell) for cell in plan.cells]
+    noted: list[str] = []
+
+    def fetched() -> Iterator[Job]:
+        for job in jobs[1:]:
+            noted.append("fetched")
+            yield job
+
+    tasks = _Tasks(OneCore(), Ray(), StudyFolder(tmp_path), "", lambda event: noted.append(event.kind))
+    tasks.run(jobs[0], fetched())
+    assert noted == ["begun", "ended", *("fetched", "begun", "ended") * 2]

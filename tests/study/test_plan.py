@@ -14,6 +14,8 @@ from rrr_edge.study.plan import find_data
 def test_a_folder_of_data_sets_stands_for_all_of_them_the_broken_ones_too(tmp_path: Path) -> None:
     write_data(tmp_path / "many", "mugs", "cups")
     (tmp_path / "many" / "empty").mkdir()
+    (tmp_path / "many" / "study").mkdir()
+    (tmp_path / "many" / "study" / "study.json").touch()
     album = tmp_path / "many" / "album"
     album.mkdir()
     (album / "labels.csv").write_text("FILE_NAME,CATEGORY\n")
@@ -31,6 +33,7 @@ def test_a_folder_of_data_sets_stands_for_all_of_them_the_broken_ones_too(tmp_pa
 
 def test_methods_are_names_networks_and_files_and_settings_hold_where_they_fit(tmp_path: Path) -> None:
     (tmp_path / "narrow.toml").write_text('method = "rrr"\nbranches = 4\n[training]\nepochs = 7\nbatch_size = 8\n')
+    (tmp_path / "narrower.toml").write_text('method = "channel"\n')
     options = {"epochs": 3, "weights": None, "branches": None}
     words = ["rrr", "linear-probe", "resnet18", str(tmp_path / "narrow.toml")]
     found = {named.name: named.recipes for named in read_methods(words, options)}
@@ -46,6 +49,12 @@ def test_methods_are_names_networks_and_files_and_settings_hold_where_they_fit(t
     assert isinstance(probe, LinearProbe)
     with pytest.raises(UsageError, match="None of these methods has --branches"):
         read_methods(["linear-probe"], {"branches": 2})
+    (tmp_path / "slim+x.toml").write_text('method = "channel"\n')
+    chains = read_methods([f"finetune+{tmp_path / 'narrower.toml'}", str(tmp_path / "slim+x.toml")], {})
+    assert [(named.name, len(named.recipes)) for named in chains] == [("finetune+narrower", 2), ("slim+x", 1)]
+    (tmp_path / "my recipe.toml").write_text('method = "rrr"\n')
+    with pytest.raises(UsageError, match="cannot name a method"):
+        read_methods([str(tmp_path / "my recipe.toml")], {})
     with pytest.raises(UsageError, match="Did you mean 'finetune'"):
         read_methods(["finetun"], {})
 

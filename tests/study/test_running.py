@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_bundle import write_bundle
-from made_up_study import make_plan, make_record, write_data
+from made_up_study import TARGET, make_plan, make_record, write_data
 
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, UsageError
 from rrr_edge.study import Run, run_study, to_do
@@ -122,9 +122,21 @@ def test_an_interrupted_chain_keeps_to_what_it_began_with(tmp_path: Path) -> Non
     assert study.begin(chain) == (made, 1)
     work.mkdir()
     assert study.begin(chain) == (made, 1)
+    # Where this storage is not at hand, both go along.
+    assert study.needed(chain) == [study.place(chain), study.place(first)]
     shutil.rmtree(made)
     assert study.begin(chain) == (None, 0)
     assert not work.exists()
+
+
+def test_engines_that_are_chosen_by_the_clock_are_compiled_after_all_trainings(tmp_path: Path, begun: Path) -> None:
+    target = TARGET.model_copy(update={"lowering": "auto"})
+    plan = make_plan(write_data(tmp_path / "data", "mugs"), target=target)
+    assert run_study(plan, tmp_path / "study", Run(runner())).finished == 2
+    lines = begun.read_text().splitlines()
+    assert [set(lines[:2]), set(lines[2:])] == [{cell.words for cell in plan.cells}] * 2
+    study = StudyFolder(tmp_path / "study")
+    assert all((record := study.record(cell)) and record.engine for cell in plan.cells)
 
 
 def test_a_budget_begins_nothing_that_would_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

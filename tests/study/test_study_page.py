@@ -1,6 +1,7 @@
 """The page against the records: figures' numbers, tables, the verdict, choices, and what is said of doubts."""
 
 import html
+import json
 import re
 from pathlib import Path
 from statistics import fmean
@@ -14,9 +15,11 @@ from rrr_edge.errors import BadInput
 from rrr_edge.study import tables
 from rrr_edge.study.charts import draw_boxes, draw_data_sets, draw_pareto
 from rrr_edge.study.comparisons import draw_criteria, draw_curves, draw_heat_map
+from rrr_edge.study.document import results_document
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.page import page_of, write_study_report
-from rrr_edge.study.plan import Plan
+from rrr_edge.study.plan import Method, Plan
+from rrr_edge.study.presets import paper_mean, read_preset
 from rrr_edge.study.results import Results
 from rrr_edge.study.verdict import verdict
 
@@ -105,7 +108,7 @@ def test_boxes_criteria_and_curves_say_their_numbers(results: Results) -> None:
     assert curves
     median = 100 * np.median(errors_of(results, "rrr"))
     assert f"rrr: median {median:.1f} %" in boxes.told
-    assert "core hours 0.1" in criteria.told  # 90 s on 2 threads for a cell, and as much for its choice
+    assert "core hours 0.050" in criteria.told  # 90 s on 2 threads for a cell
     # The records' curve is 1 - 0.9/epoch up to epoch 8.
     assert re.search(r"rrr: 90.0 % to 11.[23] %", curves.told)
     assert "100" in texts(parsed(curves.alone()))
@@ -227,6 +230,25 @@ def test_fewer_methods_keep_their_times_and_only_engines_of_others_go(tmp_path: 
     assert record.engine
     study.write_record(record.model_copy(update={"engine": record.engine.model_copy(update={"card_sha256": "new"})}))
     assert Results.read(study).timed == ("finetune",)
+
+
+def test_the_papers_means_stand_beside_its_own_recipes_alone(tmp_path: Path) -> None:
+    methods = tuple(Method(name=name, recipes=recipes) for name, recipes in read_preset("paper", {}).methods)
+    assert [paper_mean(method) for method in methods] == ["35.8", "36.0", "40.3", "39.9", "35.5"]
+    quick = (Method(name=name, recipes=recipes) for name, recipes in read_preset("paper", {"epochs": 3}).methods)
+    assert {paper_mean(method) for method in quick} == {""}
+    mine = make_plan(write_data(tmp_path / "data", "mugs"), "rrr").methods[0].model_copy(update={"name": "A"})
+    assert paper_mean(mine) == ""
+
+
+def test_programs_get_the_numbers(results: Results) -> None:
+    found = json.loads(json.dumps(results_document(results)))
+    assert (found["errors_of"], found["best"], found["pareto"]) == ("engines", "finetune", ["finetune", "rrr"])
+    rrr = next(method for method in found["methods"] if method["method"] == "rrr")
+    assert rrr["error"]["mean"] == pytest.approx(np.mean(errors_of(results, "rrr")))
+    assert rrr["ms"]["n"] == 3 * len(NAMES)
+    assert len(found["data_sets"]) == len(found["picks"]) == len(NAMES)
+    assert len(found["pairs"]) == len(results.pairs)
 
 
 def test_no_verdict_without_a_common_data_set(tmp_path: Path) -> None:
