@@ -12,6 +12,7 @@ from rrr_edge.cli.options import AsJson, DryRun, PrecisionName, Quiet, Verbose, 
 from rrr_edge.errors import MissingLibrary, UsageError, choose, counted
 
 if TYPE_CHECKING:
+    from rrr_edge.bundle.limits import Limits
     from rrr_edge.study import Outcome, Plan
     from rrr_edge.study.folder import StudyFolder
     from rrr_edge.study.methods import Named
@@ -79,17 +80,14 @@ def study(
     verbose: Verbose = False,
 ) -> None:
     """Find out which method is best for your photos on this machine: data sets x methods x seeds."""
-    from rrr_edge.bundle.limits import Limits
     from rrr_edge.study import Run, run_study, to_do
     from rrr_edge.study.folder import StudyFolder
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     if report:
         require_alone(context, "--report", "--out")
-        if target or precision:
-            raise UsageError("--report writes what STUDY holds.", advice="Leave --target and --precision out.")
-        if data:
-            raise UsageError("--report reads STUDY alone.", advice="Leave the data sets out.")
+        if data or target or precision:
+            raise UsageError("--report reads STUDY alone.", advice="Leave data sets, --target and --precision out.")
         _report(StudyFolder(out), display, {"study": str(out)})
         return
     options = {
@@ -100,8 +98,6 @@ def study(
         "batch_size": batch_size,
         "branches": branches,
     }
-    limits = Limits(max_drop=max_drop)
-    limits.require_sense()
     named, default_seeds = _methods(methods, preset, options)
     plan = _plan(
         data or [],
@@ -110,7 +106,7 @@ def study(
         device=choose(device, _DEVICES, "device"),
         max_bad=max_bad,
         target=_target(target, precision, display),
-        limits=limits,
+        limits=_limits(max_drop),
         runs=runs,
         pick=pick,
     )
@@ -165,6 +161,14 @@ def _seeds(text: str) -> tuple[int, ...]:
     if not known or len(set(map(int, words))) < len(words):
         raise UsageError(f"--seeds takes different whole numbers of up to 18 digits such as 0,1,2, not {text[:80]!r}.")
     return tuple(map(int, words))
+
+
+def _limits(max_drop: float | None) -> "Limits":
+    from rrr_edge.bundle.limits import Limits
+
+    limits = Limits(max_drop=max_drop)
+    limits.require_sense()
+    return limits
 
 
 def _target(name: str | None, precision: str | None, display: Display) -> Any:
