@@ -10,8 +10,11 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import Field, field_validator
 
 from rrr_edge.bundle.files import sha256
+from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.limits import Limits
+from rrr_edge.bundle.recipe import Recipe
 from rrr_edge.bundle.record import SCHEMA, Record, SchemaVersion, Sealed
+from rrr_edge.bundle.reused import Chained
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput, RRREdgeError, UsageError, reading, require_local, require_text
 from rrr_edge.images.layouts import image_files
@@ -46,9 +49,9 @@ class Cell(Record):
     """A data set, a method and a seed: what one bundle is made of.
 
     `recipes` have the cell's seed and weights; each but the first continues the network of the one before it.
-    `weights_sha256` is of the file of weights that the first begins with, "" where they have another source. A cell for
-    "validation" learns from a part of the training photos and is judged by the rest of them. Without a `target` nothing
-    is compiled.
+    `weights_sha256` is of the file of weights, or the bundle's, that the first begins with, "" where there is none. A
+    cell for "validation" learns from a part of the training photos and is judged by the rest of them. Without a
+    `target` nothing is compiled.
     """
 
     kind: Literal["cell"] = "cell"
@@ -153,7 +156,7 @@ class Plan(Sealed):
             data=data,
             method=method.name,
             recipes=recipes,
-            weights_sha256=self.weights.get(recipes[0].weights, ""),
+            weights_sha256=self.weights.get(_source(recipes[0]), ""),
             seed=seed,
             purpose=purpose,
             device=self.device,
@@ -164,14 +167,27 @@ class Plan(Sealed):
 
 
 def with_weights(plan: Plan) -> Plan:
-    """`plan` with the SHA-256 of each file of weights that its cells begin with. Raises UsageError where one is not."""
-    names = sorted({cell.recipes[0].weights for cell in plan.cells} - {*NAMED_WEIGHTS})
-    for name in names:
-        if not Path(name).is_file():
-            raise UsageError(
-                f"There is no file of weights {name}.", advice=f"Give one, or one of {', '.join(NAMED_WEIGHTS)}."
-            )
-    return plan.model_copy(update={"weights": {name: sha256(Path(name)) for name in names}})
+    """`plan` with the SHA-256 of each file of weights, or of a bundle's, that its cells begin with.
+
+    Raises UsageError where there is no such file, and what opening a bundle raises.
+    """
+    names = sorted({_source(cell.recipes[0]) for cell in plan.cells} - {*NAMED_WEIGHTS})
+    return plan.model_copy(update={"weights": {name: sha256(_weights_file(Path(name))) for name in names}})
+
+
+def _source(recipe: Recipe) -> str:
+    """What a first recipe begins with: a bundle, or weights by their name."""
+    return recipe.start if isinstance(recipe, Chained) and recipe.start else recipe.weights
+
+
+def _weights_file(path: Path) -> Path:
+    if path.is_dir():
+        return Bundle.open(path).weights
+    if not path.is_file():
+        raise UsageError(
+            f"There is no file of weights {path}.", advice=f"Give one, or one of {', '.join(NAMED_WEIGHTS)}."
+        )
+    return path
 
 
 def find_data(paths: Sequence[Path]) -> tuple[DataSet, ...]:

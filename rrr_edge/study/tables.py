@@ -37,6 +37,7 @@ def errors(results: Results) -> Table:
         )
     number = len(results.common)
     over = f"Over the {number} data sets that all methods have" if number > 1 else "Over seeds"
+    over = over if number else "No data set is common to all methods, so there are no means"
     header = (*own, *(("the paper's, its 40 data sets, %",) if paper else ()))
     whose = "engines on the bundles'" if results.of_engines else "networks on all"
     return Table(f"{over}; errors of the {whose} test photos", header, rows)
@@ -103,7 +104,8 @@ def data_sets(results: Results) -> Table:
     rows = []
     for data in results.data:
         found = [results.error(m, data) for m in results.methods]
-        images = next(record.accuracy.images for record in results.tested if record.cell.data.name == data)
+        judged = next(record for m in results.methods for record in results.cells(m, data))
+        images = judged.engine.images if results.of_engines and judged.engine else judged.accuracy.images
         rows.append((data, f"{images}", *(f"{100 * e.mean:.1f}" if e else "" for e in found)))
     return Table("Errors in %, means over seeds", ("data set", "test photos", *results.methods), rows)
 

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from fake_bundle import write_bundle
 from made_up_study import make_record
 from small_bundle import write_shapes
 
+from rrr_edge.bundle.files import sha256
 from rrr_edge.cli.app import app
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Plan
@@ -43,6 +45,13 @@ def test_a_dry_run_changes_no_file_whatever_else_is_said(tmp_path: Path) -> None
     code, said, _ = run(*asked, "--force")
     assert (code, json.loads(said)["to_do"]) == (0, 1)
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+
+
+def test_another_bundle_to_begin_with_is_noticed(tmp_path: Path) -> None:
+    data, made = write_shapes(tmp_path / "shapes", train=1, test=1), write_bundle(tmp_path / "made.rrr")
+    (tmp_path / "slim.toml").write_text(f'method = "channel"\nfrom = "{made.path}"\n')
+    _, said, _ = run(data, "-o", tmp_path / "out", "--methods", tmp_path / "slim.toml", "--dry-run", "--json")
+    assert Plan.model_validate(json.loads(said)["plan"]).cells[0].weights_sha256 == sha256(made.weights)
 
 
 def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
