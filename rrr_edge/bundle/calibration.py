@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rrr_edge.bundle.commands import command_line
+from rrr_edge.bundle.commands import asked, command_line
 from rrr_edge.bundle.doubt import Doubt, Measure
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.files import sha256
@@ -138,11 +138,11 @@ class Calibration(Sealed):
         path = bundle.engine_folder(engine.name) / CALIBRATED
         if not path.is_file():
             return None
-        advice = f"Run: {command_line('calibrate', bundle.path, 'PHOTOS')}, or remove the file."
+        advice = f"Run: {command_line('calibrate', bundle.path, 'PHOTOS', **asked(engine.target))}"
         try:
             found = cls.from_json_file(path)
         except BadInput as error:
-            raise CorruptArtifact(str(error), advice=error.advice or advice) from error
+            raise CorruptArtifact(str(error), advice=advice) from error
         if found.engine_sha256 != sha256(path.with_name(ENGINE)) or found.labels != bundle.manifest.labels:
             raise CorruptArtifact(f"{path} is the calibration of another engine.", advice=advice)
         return found

@@ -144,7 +144,7 @@ class Classifier:
         An engine that has not run on such a GPU yet is verified first, unless `verify` is false.
         `roi` (x, y, width, height) in shares of the frame is the part of each that is looked at.
         `channels` is the order in arrays: OpenCV's are "bgr".
-        With `unsure` false a calibrated engine gives every answer: `Prediction.answered` is always true.
+        With `unsure` false its calibration is left aside: `Prediction.answered` is always true.
         Raises UsageError (not compiled, no such region or order), CorruptArtifact, CannotRunHere, MissingLibrary,
         GateFailed (it answers differently here).
         """
@@ -155,8 +155,7 @@ class Classifier:
         if isinstance(target, str) and precision is None:
             chosen = bundle.available(chosen)
         engine = bundle.engine(chosen)
-        calibration = Calibration.of(bundle, engine)
-        doubt = calibration.doubt if calibration else UNCALIBRATED
+        calibration = Calibration.of(bundle, engine) if unsure else None
         # What an engine may do here is for the caller's target to say, not for the bundle's.
         asked = {"threads": threads or engine.target.threads, "portability": chosen.portability}
         stored = engine.target.model_copy(update=asked)
@@ -174,7 +173,7 @@ class Classifier:
             roi=region,
             channels=channels,
             engine_name=engine.name,
-            doubt=doubt if unsure else replace(doubt, threshold=UNCALIBRATED.threshold),
+            doubt=calibration.doubt if calibration else UNCALIBRATED,
         )
 
     def predict(self, frame: Any, *, channels: Channels | None = None) -> Prediction:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from rrr_edge.backends import backend_of
 from rrr_edge.backends.protocols import GPUBackend, GPUModel, require_files
+from rrr_edge.bundle.calibration import Calibration
 from rrr_edge.bundle.commands import command_line, compiling, compiling_named, verifying
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.target import NAME, PRECISIONS
@@ -70,6 +71,7 @@ def _engine(bundle: Bundle, name: str, gpu: GPUModel | None) -> Finding:
         return _finding(name, "refuse", error)
     repair = compiling(bundle.path, engine.target)
     try:
+        Calibration.of(bundle, engine)
         if isinstance(backend, GPUBackend) and described is not None:
             backend.require_gpu(engine, described, repair=repair)
             verified = engine.verified_by == "engine" or bundle.verified(engine) is not None

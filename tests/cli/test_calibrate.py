@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_bundle import write_bundle, write_engine
 from PIL import Image
-from small_bundle import copy_bundle, write_shapes
+from small_bundle import copy_bundle, flip_a_byte, write_shapes
 from test_cli import run
 
 from rrr_edge.backends.fake import Fake
@@ -213,7 +213,19 @@ def test_predict_watch_and_the_classifier_keep_silent_where_doubt_is_too_large(
     with Classifier.open(bundle.path, precision="fp32", unsure=False) as classifier:
         found = [classifier.predict(row["image"]) for row in rows]
     assert all(one.answered for one in found)
-    assert [round(one.confidence, 6) for one in found] == [row["confidence"] for row in rows]
+    assert all(one.confidence == pytest.approx(one.probability) for one in found)
+
+
+def test_a_damaged_calibration_is_refused_and_replaced(calibrated: tuple[Bundle, Path], tmp_path: Path) -> None:
+    bundle = copy_bundle(calibrated[0], tmp_path / "shapes.rrr")
+    flip_a_byte(bundle.engine_folder("openvino-fp32") / CALIBRATED)
+    told = run("predict", bundle.path, calibrated[1] / "test", *FAST)
+    assert told.code == 5
+    assert f"Run: rrr-edge calibrate {bundle.path} PHOTOS --target openvino --precision fp32" in told.stderr
+    (finding,) = (row for row in run("doctor", bundle.path, "--json").document if row["what"] == "openvino-fp32")
+    assert (finding["verdict"], finding["repair"].split()[:2]) == ("rebuild", ["rrr-edge", "calibrate"])
+    assert run("calibrate", bundle.path, "--test-photos", *FAST).code == 0
+    assert run("predict", bundle.path, calibrated[1] / "test", *FAST).code == 0
 
 
 def test_evaluate_says_what_was_promised_and_tells_foreign_pictures_apart(

@@ -33,7 +33,10 @@ from rrr_edge.runtime.streams import Frame, open_frames
 from rrr_edge.runtime.watch import StreamResult
 
 ARCHIVE = Path(__file__).parents[1] / "bundle" / "fixtures" / "bundle-0.1.0.tar.xz"
-KEYS = ["frame", "time_s", "age_ms", "label", "answered", "probability", "uncertainty", "confidence", "dropped"]
+KEYS = [
+    *("frame", "time_s", "age_ms", "label", "probability", "uncertainty"),
+    *("answered", "confidence", "doubt", "dropped"),
+]
 FRAMES = 12
 
 

@@ -103,8 +103,8 @@ def test_a_folder_is_watched_in_order(classifier: Classifier, tmp_path: Path) ->
     assert [(one.record()["frame"], one.label) for one in found] == list(
         enumerate(("dark", "middle", "bright", "dark"))
     )
-    said = {"frame", "time_s", "age_ms", "label", "answered", "probability", "uncertainty", "confidence", "dropped"}
-    assert set(found[0].record()) == said
+    own = {"label", "answered", "probability", "uncertainty", "confidence", "doubt"}
+    assert set(found[0].record()) == {"frame", "time_s", "age_ms", "dropped", *own}
     assert (told := re.match(r"4 frames answered in (\d+\.\d) s, ([\d.]+) a second", text))
     assert float(told[1]) < 0.3
     assert float(told[2]) > 4 / 0.3

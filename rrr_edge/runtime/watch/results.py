@@ -37,16 +37,16 @@ class StreamResult:
 
     def record(self) -> dict[str, Any]:
         """Its line of JSON."""
-        frame = self.answer.frame
+        frame, own = self.answer.frame, self.answer.prediction.record()
         return {
             "frame": frame.number,
             "time_s": round(frame.time_s, 3),
             "age_ms": round(self.answer.age_ms, 1),
             "label": self.label,
-            "answered": self.answered,
             "probability": round(self.probability, 6),
             "uncertainty": round(self.uncertainty, 6),
-            "confidence": round(self.answer.prediction.confidence, 6),
+            **own,
+            "answered": self.answered,
             "dropped": frame.dropped,
         }
 
