@@ -1,8 +1,12 @@
 """The mathematics of calibration, against scipy, numpy's quantiles and populations whose true risk is known."""
 
+from typing import Self
+
 import numpy as np
 import pytest
+from mapie.classification import SplitConformalClassifier
 from scipy import optimize, special, stats
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from rrr_edge.bundle.evaluation import calibration_error
 from rrr_edge.profile.calibration.selective import (
@@ -107,24 +111,54 @@ def test_measures_of_few_values_have_thresholds_between_them() -> None:
     assert find_threshold(*parts, Wanted(0.05)).threshold == (0.125 + 0.5) / 2
 
 
-def test_sets_have_the_coverage_of_split_conformal_prediction() -> None:
-    """Levels are numpy's quantiles; the coverage of photos is within its bounds, in each group, over many drawings."""
+def test_sets_hold_the_right_label_as_often_as_is_wanted() -> None:
+    """In the mean over calibrations, and by at most 1 / (n + 1) more; 19 photos give a class a level of its own."""
     rng, coverage, inside = np.random.default_rng(3), 0.9, []
     for _ in range(100):
-        probabilities, labels = drawn(130, rng)
-        many = labels != 3
-        labels[:100][~many[:100]] = 0
-        found = find_levels(probabilities[:100], labels[:100], coverage)
-        new = probabilities[100:][many[100:]]
-        inside += [row[label] >= found.levels[label] for row, label in zip(new, labels[100:][many[100:]], strict=True)]
-        assert found.own[3] is False
-    probabilities, labels = drawn(400, rng)
-    found = find_levels(probabilities, labels, coverage)
+        probabilities, labels = drawn(160, rng)
+        levels = np.array(find_levels(probabilities[:100], labels[:100], coverage).levels)
+        own = labels[100:]
+        inside.append((probabilities[100:][range(60), own] >= levels[own]).mean())
+    error = stats.sem(inside)
+    assert coverage - 3 * error < np.mean(inside) < coverage + 1 / 20 + 3 * error
+
+
+def test_a_level_of_its_own_is_a_quantile_of_the_classs_photos() -> None:
+    probabilities, labels = drawn(400, np.random.default_rng(3))
+    found = find_levels(probabilities, labels, 0.9)
+    assert all(found.own)
     for k in range(4):
         scores = 1 - probabilities[labels == k, k].astype(float)
-        rank = np.ceil((len(scores) + 1) * coverage) / len(scores)
+        rank = np.ceil((len(scores) + 1) * 0.9) / len(scores)
         assert 1 - found.levels[k] == pytest.approx(np.quantile(scores, rank, method="inverted_cdf"))
-    assert all(found.own)
+
+
+class Given(ClassifierMixin, BaseEstimator):
+    """A classifier whose pictures are its probabilities."""
+
+    def __init__(self) -> None:
+        self.classes_, self.is_fitted_ = np.arange(4), True
+
+    def fit(self, probabilities: np.ndarray, labels: np.ndarray) -> Self:
+        return self
+
+    def predict(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities.argmax(1)
+
+    def predict_proba(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities
+
+
+@pytest.mark.parametrize(("coverage", "few"), [(0.9, 40), (0.95, 60)])
+def test_sets_are_those_of_mapie(coverage: float, few: int) -> None:
+    """Its split conformal sets (LAC) have the same labels for all photos, where classes have a level in common."""
+    probabilities, labels = drawn(260, np.random.default_rng(5))
+    found = find_levels(probabilities[:few], labels[:few], coverage)
+    assert not any(found.own)
+    theirs = SplitConformalClassifier(Given(), confidence_level=coverage, conformity_score="lac", prefit=True)
+    theirs.conformalize(probabilities[:few].astype(float), labels[:few])
+    _, sets = theirs.predict_set(probabilities[60:].astype(float))
+    np.testing.assert_array_equal(probabilities[60:] >= np.array(found.levels), sets[:, :, 0])
 
 
 def test_classes_with_few_photos_share_a_level_and_very_few_photos_leave_every_label_in() -> None:
