@@ -149,12 +149,15 @@ void answer(rrr_edge::Classifier& classifier, const Picture& picture, const std:
                                              {"index", found.index},
                                              {"probability", found.probability},
                                              {"uncertainty", found.uncertainty},
+                                             {"answered", found.answered},
+                                             {"confidence", found.confidence},
+                                             {"candidates", found.candidates},
                                              {"probabilities", found.probabilities},
                                              {"branch_probabilities", found.branch_probabilities},
                                              {"ms", ms.count()}};
     std::cout << document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
   } else {
-    std::cout << found.label << "  " << std::fixed << std::setprecision(1) << 100 * found.probability
+    std::cout << (found.answered ? found.label : "unsure") << "  " << std::fixed << std::setprecision(1) << 100 * found.probability
               << "%  uncertainty " << std::setprecision(2) << found.uncertainty << "  " << name << std::endl;
   }
 }

@@ -18,7 +18,10 @@ from fake_bundle import rewrite
 from PIL import Image
 from small_bundle import COLOURS, flip_a_byte, link_bundle, write_target
 
+from rrr_edge.bundle.calibration import CALIBRATED, Calibration, LabelSets, Promise
+from rrr_edge.bundle.doubt import MEASURES, Measure
 from rrr_edge.bundle.engine import Engine
+from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import ENGINE, MANIFEST, Bundle
 from rrr_edge.bundle.manifest import Manifest, Preprocess
 from rrr_edge.bundle.recipe import Fit
@@ -82,7 +85,7 @@ def parts(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDL
     done([compiler, *flags, "-I", EXAMPLE / "include", Path(__file__).with_name("parts.cpp"), "-o", library])
     parts = ctypes.CDLL(str(library))
     parts.cpu_name.restype = ctypes.c_char_p
-    parts.cpu_quota.restype = ctypes.c_double
+    parts.cpu_quota.restype = parts.measure.restype = ctypes.c_double
     return parts
 
 
@@ -138,10 +141,12 @@ def test_quotas_are_read_as_python_reads_them(
 
 def test_the_header_knows_the_keys_of_every_record() -> None:
     """It refuses those that it does not know, so a new one is added there, with what it changes in the answers."""
-    header = (EXAMPLE / "include" / "rrr_edge" / "classifier.hpp").read_text()
+    headers = (EXAMPLE / "include" / "rrr_edge" / f"{name}.hpp" for name in ("classifier", "doubt"))
+    header = "".join(file.read_text() for file in headers)
     lists = re.findall(r"require_known\((\w+), \{(.*?)\}\)", header, re.DOTALL)
     known = {record: set(re.findall(r'"(\w+)"', keys)) for record, keys in lists}
     records = {"manifest": Manifest, "preprocess": Preprocess, "engine": Engine, "target": Target}
+    records |= {"calibration": Calibration, "promise": Promise, "sets": LabelSets}
     assert known == {
         name: {field.alias or key for key, field in record.model_fields.items()} for name, record in records.items()
     }
@@ -199,7 +204,9 @@ def answers(box: Path, bundle: Path, *words: str | Path, **options: Any) -> list
 
 def assert_alike(found: dict[str, Any], expected: Prediction) -> None:
     assert (found["label"], found["index"]) == (expected.label, expected.index)
-    for name in ("probability", "uncertainty", "probabilities", "branch_probabilities"):
+    assert found["answered"] == expected.answered
+    assert found["candidates"] == list(expected.candidates or ())
+    for name in ("probability", "uncertainty", "confidence", "probabilities", "branch_probabilities"):
         ours, theirs = np.array(found[name]), np.array(getattr(expected, name))
         assert ours.shape == theirs.shape
         assert np.abs(ours - theirs).max() <= TOLERANCE, name
@@ -259,6 +266,65 @@ def test_raw_frames_come_from_a_pipe(box: Path, compiled: Bundle) -> None:
     assert ended.returncode == 5
     assert len(ended.stdout.splitlines()) == 2
     assert b"- ends after 27643 of a frame's 27648 bytes." in ended.stderr
+
+
+def test_measures_of_doubt_are_python_s(parts: ctypes.CDLL) -> None:
+    for branches in (1, 3, 8):
+        rows = RNG.dirichlet([0.5] * 5, (20, branches)).astype(np.float32)
+        rows[0] = np.eye(5, dtype=np.float32)[2]
+        for row in rows:
+            mean = row.mean(0)
+            data = np.ascontiguousarray(np.concatenate((mean[None], row)))
+            for name, measure in MEASURES.items():
+                found = parts.measure(name.encode(), ctypes.c_void_p(data.ctypes.data), branches, 5)
+                assert found == pytest.approx(float(measure(mean, row)), abs=1e-9), name
+
+
+def test_a_calibration_is_followed_as_in_python(
+    box: Path, compiled: Bundle, frames: list[Path], tmp_path: Path
+) -> None:
+    """Half of the answers are given; a temperature, and a level for each label."""
+    measure: Measure = "mutual_information"
+    bundle = link_bundle(compiled, tmp_path)
+    shutil.copytree(compiled.engine_folder("openvino-int8"), bundle.engine_folder("openvino-int8"))
+    with Classifier.open(bundle.path, threads=1) as classifier:
+        doubts = sorted({answer.measures[measure] for answer in classifier.predict_many(frames)})
+    threshold = sum(doubts[len(doubts) // 2 - 1 : len(doubts) // 2 + 1]) / 2
+    calibrate(bundle, measure, threshold)
+    found = answers(box, bundle.path, *frames)
+    with Classifier.open(bundle.path, threads=1) as classifier:
+        for row, expected in zip(found, classifier.predict_many(frames), strict=True):
+            assert_alike(row, expected)
+    assert {row["answered"] for row in found} == {True, False}
+    flip_a_byte(bundle.engine_folder("openvino-int8") / CALIBRATED)
+    ended = run([box / "classify", bundle.path, frames[0]])
+    assert (ended.returncode, "calibrated.json cannot be used" in ended.stderr) == (5, True), ended.stderr
+
+
+def calibrate(bundle: Bundle, measure: Measure, threshold: float) -> None:
+    """As if `rrr-edge calibrate` had found this."""
+    folder, labels = bundle.engine_folder("openvino-int8"), bundle.manifest.labels
+    record = Calibration(
+        bundle="x",
+        engine="openvino-int8",
+        engine_sha256=sha256(folder / ENGINE),
+        photos="x",
+        photos_sha256="",
+        images=9,
+        correct=8,
+        labels=labels,
+        temperature=1.7,
+        error_before=0,
+        error_after=0,
+        measure=measure,
+        rankings=(),
+        promise=Promise(max_error=0.1, confidence=0.9, threshold=threshold, photos=6, answered=5, wrong=0, bound=0.1),
+        sets=LabelSets(coverage=0.9, levels=(0.2, 0.05, 0.01), own=(True,) * 3, mean_size=1),
+        by_class=(),
+        machine="",
+        created="",
+    )
+    (folder / CALIBRATED).write_text(record.to_json())
 
 
 def test_an_engine_of_a_batch_answers_single_frames(

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -21,6 +20,7 @@
 #include <vector>
 
 #include "bundle.hpp"
+#include "doubt.hpp"
 #include "errors.hpp"
 #include "fit.hpp"
 #include "machine.hpp"
@@ -31,10 +31,15 @@ namespace fs = std::filesystem;
 
 /// `uncertainty` is the entropy of `probabilities` [K] over its largest value log K: 0 is sure, 1 knows nothing.
 /// `branch_probabilities` [B][K] are the branches' own answers, of which `probabilities` is the mean.
+/// As `rrr-edge calibrate` found: `answered` is false where doubt is too large for the label to be the answer,
+/// `confidence` is the probability with the temperature, and one of `candidates` is right, if there are sets.
 struct Prediction {
   std::string label;
   std::size_t index;
   float probability, uncertainty;
+  bool answered;
+  double confidence;
+  std::vector<std::size_t> candidates;
   std::vector<float> probabilities;
   std::vector<std::vector<float>> branch_probabilities;
 };
@@ -66,6 +71,7 @@ class Classifier {
   int image_size_ = 0;
   Fit fit_ = Fit::crop;
   Region roi_;
+  detail::Doubt doubt_;
   ov::InferRequest request_;
   ov::Tensor images_, probabilities_, branch_probabilities_;  // [N, S, S, 3], [N, K], [N, B, K]
 };
@@ -126,7 +132,7 @@ inline Classifier::Classifier(const fs::path& bundle, const Options& options) : 
   detail::Json model;
   detail::read_record(bundle / "manifest.json", "rrr-edge bundle", anew, [&](const detail::Json& manifest) {
     detail::require_known(manifest, {"seal", "schema", "kind", "name", "spec", "labels", "preprocess", "recipe", "cost",
-                                     "accuracy", "provenance", "verification", "files", "parent"});
+                                     "accuracy", "provenance", "verification", "files", "parent", "chain"});
     const detail::Json& preprocess = manifest.at("preprocess");
     detail::require_known(preprocess, {"image_size", "mean", "std", "fit", "decoding"});
     const std::string fit = preprocess.at("fit");
@@ -144,7 +150,7 @@ inline Classifier::Classifier(const fs::path& bundle, const Options& options) : 
   detail::read_record(folder / "engine.json", "rrr-edge engine", repair, [&](const detail::Json& engine) {
     detail::require_known(engine, {"seal", "schema", "kind", "target", "model_sha256", "files", "versions", "created",
                                    "verification", "precision_found", "calibration", "lowering", "lowering_ratios",
-                                   "machine", "verified_by", "notes", "search"});
+                                   "machine", "verified_by", "notes", "search", "products", "pair_times"});
     const detail::Json& target = engine.at("target");
     detail::require_known(target, {"name", "backend", "device", "precision", "lowering", "threads", "batch", "notes",
                                    "max_batch", "cpu", "gpu", "portability", "optimization_level", "workspace_mb",
@@ -160,6 +166,7 @@ inline Classifier::Classifier(const fs::path& bundle, const Options& options) : 
     detail::require_fit(engine, core, repair);
     load(folder / "model.xml", target, options.threads, core);
   });
+  doubt_ = detail::read_doubt(folder, labels_.size());
 }
 
 inline void Classifier::load(const fs::path& graph, const nlohmann::json& target, int threads, ov::Core& core) {
@@ -213,10 +220,14 @@ inline Prediction Classifier::predict(const Frame& frame) {
   answer.index = static_cast<std::size_t>(best - answer.probabilities.begin());
   answer.label = labels_[answer.index];
   answer.probability = *best;
-  double entropy = 0;
-  for (const float p : answer.probabilities) entropy -= p * std::log(std::max(static_cast<double>(p), 1e-12));
-  const double share = entropy / std::log(static_cast<double>(labels_.size()));
-  answer.uncertainty = static_cast<float>(std::min(1.0, std::max(0.0, share)));
+  const auto& measures = detail::measures();
+  const auto doubt = [&](const std::string& name) {
+    return measures.at(name)(answer.probabilities, answer.branch_probabilities);
+  };
+  answer.uncertainty = static_cast<float>(doubt("entropy"));
+  answer.answered = doubt(doubt_.measure) <= doubt_.threshold;
+  answer.confidence = detail::tempered(answer.probabilities, answer.index, doubt_.temperature);
+  answer.candidates = detail::candidates(answer.probabilities, answer.index, doubt_.levels);
   return answer;
 }
 
