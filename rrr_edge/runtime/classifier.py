@@ -80,7 +80,7 @@ class Prediction:
     def record(self) -> dict[str, Any]:
         """What JSON says of the doubt about it."""
         measures = {name: round(value, 6) for name, value in self.measures.items()}
-        sets = {} if self.candidates is None else {"candidates": list(self.candidates)}
+        sets = {} if (found := self.candidates) is None else {"candidates": list(found)}
         return {"answered": self.answered, "confidence": round(self.confidence, 6), "doubt": measures, **sets}
 
 
