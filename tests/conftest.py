@@ -58,7 +58,7 @@ def _what_is_there_stays(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(autouse=True)
 def _profiles_are_quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine makes no profile of a test unstable, and photos are small; tests/timing tests the clock."""
-    if request.path.parent.name == "profile":
+    if request.path.parent.name in ("profile", "cli", "compile"):
         monkeypatch.setattr(BackgroundLoad, "share", 0.0)
     if request.path.parent.name in ("profile", "cli") and "full_size_photos" not in request.fixturenames:
         monkeypatch.setattr(frames, "FRAME_SIZE", (64, 36))

@@ -219,12 +219,15 @@ class Load(Record):
 class Ratio(Record):
     """How many times as long `of` takes as `to`: the ratio of the medians of the rounds that are judged, with its 95 %
     bootstrap interval.
+
+    Where it is not `quiet`, too few rounds were, and it is that of all of them, which may be far off.
     """
 
     of: str
     to: str
     value: float
     interval: Interval
+    quiet: bool = True
 
     @model_validator(mode="after")
     def _lies_in_its_interval(self) -> Self:
@@ -250,8 +253,15 @@ UNSTABLE_BACKGROUND_LOAD = 0.10
 SAMPLES_FOR_P99 = 1_000
 
 
+def quiet_ratio(a: Measurement, b: Measurement) -> Ratio | None:
+    """The ratio, where enough rounds were quiet for one: what is said of `a` beside `b`."""
+    return ratio(a, b) if a.is_quiet and b.is_quiet else None
+
+
 def ratio(a: Measurement, b: Measurement) -> Ratio:
-    """Whole rounds are drawn again, a stretch of them at a time, so what slowed both down in a round cancels.
+    """Of the quiet rounds, or of all where there are too few of these, which it says.
+
+    Whole rounds are drawn again, a stretch of them at a time, so what slowed both down in a round cancels.
 
     Raises ValueError unless `a` and `b` were interleaved, as far as their counts tell.
     """
@@ -265,4 +275,5 @@ def ratio(a: Measurement, b: Measurement) -> Ratio:
         return np.asarray(over / under)
 
     value, (low, high) = float(of_medians(rounds)), bootstrap_medians(rounds, of_medians)
-    return Ratio(of=a.name, to=b.name, value=value, interval=(min(low, value), max(high, value)))
+    interval = min(low, value), max(high, value)
+    return Ratio(of=a.name, to=b.name, value=value, interval=interval, quiet=a.is_quiet and b.is_quiet)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -27,6 +27,13 @@ class Record(BaseModel):
             if not all(map(_is_utf8, _strings(value))):
                 raise ValueError(f"{name} is not UTF-8 text")
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy without what properties have kept, which would be that of the fields before the update."""
+        copy = super().model_copy(update=update, deep=deep)
+        for kept in copy.__dict__.keys() - type(copy).model_fields.keys():
+            del copy.__dict__[kept]
+        return copy
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2, by_alias=True) + "\n"

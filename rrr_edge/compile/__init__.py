@@ -154,6 +154,7 @@ def _proven(order: BuildRequest, built: Built, folder: Path) -> Engine:
     bundle, target = order.bundle, order.target
     lowering, order = built.lowering, replace(order, products=built.products)
     found: SearchResult | None = None
+    doubts: tuple[str, ...] = ()
     if takes_prepared(target):
         card = Prepared.from_json_file(folder / PREPARED_CARD)
         target, found = target.model_copy(update={"quantisation": card.quantisation}), card.search
@@ -163,7 +164,7 @@ def _proven(order: BuildRequest, built: Built, folder: Path) -> Engine:
         with order.lowered(lowering) as model:
             found = find_quantisation(order, lowering, model)
         if found.found is not None:
-            way, ratio = build_found(order, found.found.quantisation, lowering, folder)
+            way, ratio, doubts = build_found(order, found.found.quantisation, lowering, folder)
             found, target = found.built(way, ratio), target.model_copy(update={"quantisation": way})
             order = replace(order, target=target)
             proof = _prove(order, folder)
@@ -190,7 +191,13 @@ def _proven(order: BuildRequest, built: Built, folder: Path) -> Engine:
         products=built.products,
         pair_times=built.pair_times,
         search=found,
-        notes=(*order.notes, *built.left_out, *(found.notes(proof.verification.images) if found else ())),
+        notes=(
+            *order.notes,
+            *built.left_out,
+            *built.doubts,
+            *doubts,
+            *(found.notes(proof.verification.images) if found else ()),
+        ),
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         machine=cpu_info()[0],
     )

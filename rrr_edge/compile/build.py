@@ -37,7 +37,7 @@ class Built(NamedTuple):
     """What was built: of several lowerings the fastest on this machine, with the times of others over the first's.
 
     A lowering whose graph is refused is among `left_out`, in words. Of pairs there are the times, and those that were
-    written as one.
+    written as one. `doubts` say why another may be faster.
     """
 
     lowering: Lowering
@@ -45,6 +45,7 @@ class Built(NamedTuple):
     left_out: tuple[str, ...] = ()
     products: tuple[str, ...] = ()
     pair_times: tuple[PairTime, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 def build_fastest(order: BuildRequest, lowerings: tuple[Lowering, ...], out: Path) -> Built:
@@ -77,11 +78,12 @@ def build_fastest(order: BuildRequest, lowerings: tuple[Lowering, ...], out: Pat
         order = replace(order, products=tuple(time.name for time in pair_times if time.gain_ms < 0))
         if 0 < len(order.products) < len(pair_times):
             attempt(order, "mixed")
-        fastest, ratios = race(folders, order.target, order.bundle.reference.images, on_progress=order.on_progress)
+        images = order.bundle.reference.images
+        fastest, ratios, doubts = race(folders, order.target, images, on_progress=order.on_progress)
         for file in folders[fastest].iterdir():
             file.rename(out / file.name)
     products = order.products if fastest == "mixed" else ()
-    return Built(fastest, ratios, tuple(left_out), products, pair_times)
+    return Built(fastest, ratios, tuple(left_out), products, pair_times, doubts)
 
 
 def build(order: BuildRequest, lowering: Lowering, out: Path) -> None:

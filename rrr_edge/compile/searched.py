@@ -4,10 +4,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rrr_edge.backends import backend_of
-from rrr_edge.bundle.measurements import Ratio, ratio
+from rrr_edge.bundle.measurements import Ratio, quiet_ratio
 from rrr_edge.bundle.quantisation import FloatPrecision, Quantisation
 from rrr_edge.bundle.target import Lowering, Target
-from rrr_edge.compile.fastest import measure_beside
+from rrr_edge.compile.fastest import measure_beside, surely_faster
 from rrr_edge.compile.request import BuildRequest
 from rrr_edge.compile.search import keeps_limits
 from rrr_edge.errors import RRREdgeError
@@ -19,11 +19,11 @@ _FLOATS: tuple[FloatPrecision, ...] = ("bf16", "fp16")
 
 def build_found(
     request: BuildRequest, found: Quantisation, lowering: Lowering, out: Path
-) -> tuple[Quantisation, Ratio | None]:
-    """Write the engine into `out`; how it is quantised, and its time over the engine's without float layers.
+) -> tuple[Quantisation, Ratio | None, tuple[str, ...]]:
+    """Write the engine into `out`; how it is quantised, its time over the engine's without float layers, and notes.
 
-    Without such layers there is nothing to compare. A type of 16 bits is taken where this machine has it, the answers
-    keep the limits with it, and it is surely faster than fp32.
+    Without such layers there is nothing to compare, and beside other programs there is no ratio. A type of 16 bits is
+    taken where this machine has it, the answers keep the limits with it, and it is surely faster than fp32.
     """
     quantiser = request.quantiser
     assert quantiser is not None
@@ -33,7 +33,7 @@ def build_found(
         quantised = quantiser.quantise(model, request.target, request.calibration, plain, request.on_progress)
         if not found.float_layers:
             quantised.write((), out)
-            return found, None
+            return found, None, ()
         whole = f"all {own.precision}"
         built = {
             whole: (Path(scratch) / "whole", request.target.model_copy(update={"quantisation": plain})),
@@ -48,13 +48,12 @@ def build_found(
             if _answers_with(request, target, folder):
                 built[precision] = (folder, target)
         times = measure_beside(built, request.bundle.reference.images, on_progress=request.on_progress)
-        surely = [name for name in built if name in _FLOATS and ratio(times[name], times["fp32"]).interval[1] < 1]
-        best = min(surely, key=lambda name: times[name].summary.median_ms, default="fp32")
+        best, notes = surely_faster(times, "fp32", [name for name in built if name in _FLOATS])
         for file in folder.iterdir():
             file.rename(out / file.name)
     way = built[best][1].quantisation
     assert way is not None
-    return way, ratio(times[best], times[whole])
+    return way, quiet_ratio(times[best], times[whole]), notes
 
 
 def _answers_with(request: BuildRequest, target: Target, folder: Path) -> bool:

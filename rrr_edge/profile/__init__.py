@@ -15,7 +15,7 @@ from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.files import sha256, staged_folder, write_file
 from rrr_edge.bundle.folder import MANIFEST, Bundle
-from rrr_edge.bundle.measurements import Ceiling, LayerTime, Measurement, Ratio, Subject, ratio
+from rrr_edge.bundle.measurements import Ceiling, LayerTime, Measurement, Ratio, Subject, quiet_ratio
 from rrr_edge.bundle.profile import ENGINE, Profile
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import CannotRunHere, MissingLibrary
@@ -118,14 +118,14 @@ def _measure(run: ProfileRun, classifier: Classifier, baselines: Baselines, *, a
         engine, rivals = found[ENGINE], [found[baseline.name] for baseline in beside]
         return _Found(
             measurements=tuple(m for m in measurements if m.name not in (LAYERS, CEILING)),
-            ratios=tuple(ratio(rival, engine) for rival in rivals if engine.is_quiet),
+            ratios=tuple(filter(None, (quiet_ratio(rival, engine) for rival in rivals))),
             bounds=tuple(
                 Bound.between(rival, engine, shared_cores=shares_cores()) for rival in rivals if not engine.is_quiet
             ),
             precision_found=classifier.session.precision_found(),
             layers=layer_times.layers(engine.summary.median_ms) if layer_times else (),
             images_computed=layer_times.images_computed if layer_times else 1,
-            profiling_overhead=ratio(found[LAYERS], engine) if layer_times else None,
+            profiling_overhead=quiet_ratio(found[LAYERS], engine) if layer_times else None,
             ceiling=layer_times.ceiling(found.get(CEILING)) if layer_times else None,
             notes=(*notes, *lacking, *(layer_times.notes if layer_times else ())),
         )

@@ -13,6 +13,7 @@ from rrr_edge.bundle.measurements import Load
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.profile.frames import JPEG_QUALITY, frames_of
 from rrr_edge.profile.run import ProfileRun
+from rrr_edge.timing.machine import BackgroundLoad
 from rrr_edge.timing.progress import Step
 
 _PROGRAM = ("-m", "rrr_edge.runtime.first_answer")
@@ -36,13 +37,15 @@ def cold_starts(run: ProfileRun, count: int) -> Iterator[Load]:
         next(frames_of(run.bundle.reference.images)).save(photo, quality=JPEG_QUALITY)
         filled = work / "filled"
         _first_answer_ms(run, photo, filled)
+        others = BackgroundLoad()
         for round_ in range(count):
             for name in sorted(notes, reverse=bool(round_ % 2)):
                 cache = work / f"empty-{round_}" if "empty" in name else filled
                 samples[name].append(_first_answer_ms(run, photo, cache))
             run.on_progress(Step("cold start", round_ + 1, count))
+        share = others.share
     for name, note in notes.items():
-        measurement = run.measurement(f"cold start{name}", samples[name], note)
+        measurement = run.measurement(f"cold start{name}", samples[name], note, share)
         rate = measurement.images_per_second
         yield Load(kind="cold start", setting=0, measurement=measurement, images_per_second=rate)
 

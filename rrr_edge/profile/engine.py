@@ -131,6 +131,8 @@ def _doubts(measurements: tuple[Measurement, ...], unsettled: tuple[str, ...]) -
     rounds, quiet = len(engine.loads), sum(map(is_quiet, engine.loads))
     counted = f"{quiet} of {rounds} rounds were quiet (others took at most a tenth of a core)"
     doubts = []
+    if any(load is None for load in engine.loads):
+        doubts.append("What other programs took meanwhile is not known: all rounds count as quiet.")
     if engine.disturbed:
         doubts.append(f"Too busy a machine for ratios: {engine.disturbed}, and {counted}. Times are of all rounds.")
     elif quiet < rounds:

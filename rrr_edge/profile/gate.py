@@ -27,6 +27,7 @@ from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import Run, TimingSettings, take_turns, turn, warm_up, without_garbage_collection
 from rrr_edge.timing.machine import threads_to_use
 from rrr_edge.timing.progress import OnProgress, Step, silent
+from rrr_edge.timing.quiet import RoundLoads, is_quiet
 from rrr_edge.timing.sequential import bounds, medians_of, stretch_of
 from rrr_edge.timing.statistics import Interval, wilson_interval
 
@@ -125,20 +126,25 @@ def self_test(side: Side, target: Target, limits: Limits, *, times: int, on_prog
 def race(
     baseline: Run, candidate: Run, limits: Limits, *, timing: TimingSettings = _TIMING, on_progress: OnProgress = silent
 ) -> Speed:
-    """Rounds of turns, each in an order of its own, until the ratio's interval lies on one side of the limit."""
+    """Rounds of turns, each in an order of its own, until the ratio's interval lies on one side of the limit.
+
+    Rounds that other programs disturb do not count, nor do those of which that is not known yet.
+    """
     begin = timing.clock()
-    times: dict[str, list[float]] = {"baseline": [], "candidate": []}
-    ratios: list[float] = []
+    rounds: list[dict[str, float]] = []
     engines = {"baseline": baseline, "candidate": candidate}
     verdict: GateVerdict = "undecided"
     spent_s, budget_s = 0.0, math.ceil(limits.budget_s)
     with without_garbage_collection():
         for run in engines.values():
             warm_up(run, timing)
+        others = RoundLoads()
         for turns in take_turns(engines, lambda run, round_: _turn_ms(run, round_, timing)):
-            for name, ms in turns.items():
-                times[name].append(ms)
-            ratios.append(turns["candidate"] / turns["baseline"])
+            rounds.append(turns)
+            others.end_round()
+            told = zip(rounds, others.told, strict=True)
+            quiet = [each for each, load in told if is_quiet(load) and (load is not None or not others.is_known)]
+            ratios = [each["candidate"] / each["baseline"] for each in quiet]
             stretch = stretch_of(ratios)
             stretches = medians_of(ratios, stretch or 1).tolist()
             interval = bounds(stretches) if stretch else None
@@ -149,19 +155,23 @@ def race(
                     "seconds",
                     min(int(spent_s), budget_s),
                     budget_s,
-                    f"{counted(len(ratios), 'round')}, may end earlier",
+                    f"{counted(len(ratios), 'quiet round')}, may end earlier",
                 )
             )
             if verdict != "undecided" or spent_s >= limits.budget_s:
                 break
+    first, second = ([each[name] for each in quiet or rounds] for name in engines)
+    every = [b / a for a, b in zip(first, second, strict=True)]
     return Speed(
-        ratio=statistics.median(ratios if interval is None else stretches),
+        ratio=statistics.median(every if interval is None else stretches),
         interval=interval,
-        rounds=len(ratios),
+        rounds=len(rounds),
+        quiet_rounds=len(quiet),
+        background_load=others.share,
         stretch=stretch,
         seconds=spent_s,
-        baseline_ms=statistics.median(times["baseline"]),
-        candidate_ms=statistics.median(times["candidate"]),
+        baseline_ms=statistics.median(first),
+        candidate_ms=statistics.median(second),
         verdict=verdict,
     )
 

@@ -24,12 +24,15 @@ class Speed(Record):
 
     `ratio` is the median over stretches of `stretch` rounds, so long that they count as independent (bounds.py).
     `interval` then holds it with 99 % whenever one stops to look. Both are None as long as nothing can be said, and
-    `ratio` is that of the rounds. Times are medians, in ms.
+    `ratio` is that of the rounds. Times are medians, in ms. Only the `quiet_rounds` count; where there are none, ratio
+    and times are of all rounds. `background_load` is the share of the cores' time that other programs took, if known.
     """
 
     ratio: float
     interval: Interval | None
     rounds: int
+    quiet_rounds: int | None = None
+    background_load: float | None = None
     stretch: int | None
     seconds: float
     baseline_ms: float
@@ -119,15 +122,18 @@ class Gate(Record):
             low, high = speed.interval
             bounds = f"99 %, if stretches of {speed.stretch} rounds are independent: {low:.3f} to {high:.3f}"
         about = _ABOUT[speed.verdict]
+        rounds, quiet = counted(speed.rounds, "round"), speed.quiet_rounds
+        if quiet is not None and quiet < speed.rounds:
+            rounds += f", of which {quiet} were quiet and count (other programs took {speed.background_load or 0:.0%})"
         reasons = [
             f"{speed.candidate_ms:.3f} ms against {speed.baseline_ms:.3f} ms in the median, and {speed.ratio:.3f} "
             f"times as long in the median round ({bounds}), {about} the limit of {limit:g}, after "
-            f"{counted(speed.rounds, 'round')} in {speed.seconds:.1f} s."
+            f"{rounds} in {speed.seconds:.1f} s."
         ]
         if speed.verdict == "undecided":
             reasons.append(
-                "The budget ended before the interval decided, which takes 40 rounds at least and more the more they "
-                "depend on those before: give more (--budget-s) or a quieter machine."
+                "The budget ended before the interval decided, which takes 40 quiet rounds at least and more the more "
+                "they depend on those before: give more (--budget-s) or a quieter machine."
             )
         if self.drop:
             reasons += self.drop.sentences(self.max_drop)

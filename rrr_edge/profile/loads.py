@@ -24,6 +24,7 @@ from rrr_edge.profile.frames import frames_of
 from rrr_edge.profile.run import ProfileRun
 from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import interleave
+from rrr_edge.timing.machine import BackgroundLoad
 from rrr_edge.timing.progress import Step
 
 _FRAMES = 16
@@ -62,13 +63,15 @@ def _paced(run: ProfileRun, fps: float) -> Iterator[Load]:
     with Classifier.open(run.bundle.path, target, precision=target.precision, threads=target.threads) as classifier:
         for frame in frames:
             classifier.predict(frame)
+        others = BackgroundLoad()
         answers, dropped = keep_pace(lambda index: classifier.predict(frames[index % len(frames)]), fps, run)
+        share = others.share
     late = sum(ms > 1000 / fps for ms in answers)
     note = "a ready 1280x720 frame to the answer, with the wait while an older frame is answered"
     yield Load(
         kind="paced",
         setting=fps,
-        measurement=run.measurement(f"paced, {fps:g} frames/s", answers, note),
+        measurement=run.measurement(f"paced, {fps:g} frames/s", answers, note, share),
         images_per_second=fps * len(answers) / (len(answers) + dropped),
         late=late,
         dropped=dropped,
@@ -160,18 +163,20 @@ def _streams(run: ProfileRun, counts: Sequence[int]) -> Iterator[Load]:
             for session in opened:
                 stack.callback(session.close)
             _all_at_once(opened, run, _WINDOW_S / 2)
+        others = BackgroundLoad()
         for window in range(_WINDOWS):
             for count in sorted(counts, reverse=bool(window % 2)):
                 ms, took_s = _all_at_once(sessions[count], run, _WINDOW_S)
                 samples[count] += ms
                 spent_s[count] += took_s
             run.on_progress(Step("streams", window + 1, _WINDOWS))
+        share = others.share
     for count in counts:
         note = f"{count} x a session of {counted(threads[count], 'thread')}, at once"
         yield Load(
             kind="streams",
             setting=count,
-            measurement=run.measurement(f"streams: {count}", samples[count], note),
+            measurement=run.measurement(f"streams: {count}", samples[count], note, share),
             images_per_second=len(samples[count]) / spent_s[count],
         )
 

@@ -34,13 +34,14 @@ class ProfileRun:
         return self.bundle.engine_folder(self.target.engine_name)
 
     def measurement(
-        self, name: str, samples_ms: Sequence[float], note: str, rounds: Interleaved | None = None
+        self, name: str, samples_ms: Sequence[float], note: str, meanwhile: Interleaved | float | None
     ) -> Measurement:
-        """Where the samples are of interleaved `rounds`, with what other programs took in these."""
+        """With what other programs took `meanwhile`: in each of interleaved rounds, or of the cores' time in all."""
+        rounds = meanwhile if isinstance(meanwhile, Interleaved) else None
         return Measurement(
             name=name,
             subject=self.subject.model_copy(update={"note": note}),
             samples_ms=tuple(samples_ms),
             loads=rounds.loads if rounds else (),
-            background_load=rounds.background_load if rounds else None,
+            background_load=rounds.background_load if rounds else meanwhile,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rrr_edge.bundle.manifest import Manifest
-from rrr_edge.bundle.measurements import ratio
+from rrr_edge.bundle.measurements import quiet_ratio
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.sources import SOURCES
 from rrr_edge.bundle.tailored import STEM, TailoredNode, TailoredSpec
@@ -56,11 +56,13 @@ def gain(manifest: Manifest, profile: Profile) -> str:
     whole = next((m for m in profile.baselines if m.name == f"{source}, {runtime}"), None)
     if whole is None or not whole.subject.macs:
         return ""
-    share = ratio(engine, whole)
+    macs = f"The tailored network has {manifest.cost.macs / whole.subject.macs:.0%} of {source}'s MACs"
+    share = quiet_ratio(engine, whole)
+    if share is None:
+        return f"{macs}; what that is in time cannot be said, as {engine.disturbed}."
     low, high = share.interval
     return (
-        f"The tailored network has {manifest.cost.macs / whole.subject.macs:.0%} of {source}'s MACs and takes "
-        f"{share.value:.1%} ({low:.1%} to {high:.1%}) of its time in {runtime}: "
+        f"{macs} and takes {share.value:.1%} ({low:.1%} to {high:.1%}) of its time in {runtime}: "
         f"{milliseconds(engine.summary.median_ms)} instead of {milliseconds(whole.summary.median_ms)}."
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from rrr_edge.bundle.measurements import Alternative, Measurement, Ratio, ratio
+from rrr_edge.bundle.measurements import Alternative, Measurement, Ratio, quiet_ratio
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.tradeoff import accuracy_interval
@@ -96,10 +96,10 @@ def _faster_pruned(alternatives: Sequence[Alternative]) -> list[Measurement]:
     faster = [
         a.measurement
         for a in alternatives
-        if a.measurement.is_quiet
-        and a.measurement.subject.granularity not in (None, "baseline")
+        if a.measurement.subject.granularity not in (None, "baseline")
         and a.ratio.to in engines
-        and ratio(a.measurement, engines[a.ratio.to]).interval[1] < 1
+        and (beside := quiet_ratio(a.measurement, engines[a.ratio.to]))
+        and beside.interval[1] < 1
     ]
     return sorted(faster, key=lambda m: m.summary.median_ms)
 

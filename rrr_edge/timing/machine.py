@@ -18,11 +18,17 @@ TELLING_S = 1.0
 class BackgroundLoad:
     """The CPU share that other programs, and a hypervisor's other guests, have used since construction.
 
+    Processes that this one has started are no others once they have ended.
     A program that keeps a core busy slows all runs alike, so their spread need not show it.
     """
 
     def __init__(self) -> None:
         self._begun = self._read()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether /proc/stat tells."""
+        return self._begun[1] is not None
 
     @property
     def share(self) -> float | None:
@@ -35,7 +41,8 @@ class BackgroundLoad:
 
     @staticmethod
     def _read() -> tuple[float, float | None, float]:
-        return time.perf_counter(), _busy_s(), time.process_time()
+        ended_children = sum(os.times()[2:4])
+        return time.perf_counter(), _busy_s(), time.process_time() + ended_children
 
 
 def _busy_s() -> float | None:

@@ -19,6 +19,7 @@ from rrr_edge.compile.build import build_fastest
 from rrr_edge.compile.request import BuildRequest
 from rrr_edge.errors import GateFailed
 from rrr_edge.timing.interleave import TimingSettings
+from rrr_edge.timing.machine import BackgroundLoad
 from rrr_edge.timing.progress import silent
 
 TARGET = Target(name="test", backend="race", batch=2)
@@ -82,12 +83,30 @@ def test_the_fastest_wins_and_a_tie_stays_grouped(
     monkeypatch.setitem(BACKENDS, "race", backend)  # type: ignore[arg-type]
     timing = TimingSettings(runs=40, warm_up_ms=20, settle_runs=1, clock=clock)
     engines = {name: Path(name) for name in LOWERINGS}
-    found, ratios = race.fastest(engines, TARGET, IMAGES, on_progress=silent, timing=timing)
-    assert found == winner
+    found, ratios, doubts = race.fastest(engines, TARGET, IMAGES, on_progress=silent, timing=timing)
+    assert (found, doubts) == (winner, ())
     assert [(r.of, r.to) for r in ratios] == [("split", "grouped"), ("dense", "grouped")]
     assert [r.value for r in ratios] == pytest.approx([ms[r.of] / ms["grouped"] for r in ratios])
     assert set(backend.seen) == {TARGET.batch}
     assert backend.open_now == set()
+
+
+def test_beside_other_programs_one_is_chosen_all_the_same_and_no_ratio_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BackgroundLoad, "share", 0.6)
+    clock = Clock()
+    monkeypatch.setitem(BACKENDS, "race", Racer(clock, {"grouped": 2.0, "split": 1.5, "dense": 3.0}))  # type: ignore[arg-type]
+    monkeypatch.setattr(race, "TIMING", TimingSettings(runs=60, warm_up_ms=20, settle_runs=1, clock=clock))
+    monkeypatch.setattr(
+        "rrr_edge.compile.build.build", lambda order, lowering, out: (out / "engine").write_text(lowering)
+    )
+    bundle, out = write_bundle(tmp_path / "x.rrr"), tmp_path / "out"
+    out.mkdir()
+    built = build_fastest(BuildRequest(bundle, TARGET, IMAGES, Limits(), silent), LOWERINGS, out)
+    assert (built.lowering, built.ratios) == ("split", ())
+    (doubt,) = built.doubts
+    assert "split was chosen by times that cannot be trusted, as other programs took 60% of the cores' time" in doubt
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from rrr_edge.profile.equal_coverage import compare_at_equal_coverage
 from rrr_edge.profile.gate import Limits, Side, compare, race, self_test
 from rrr_edge.profile.gate_result import Gate, SelfTest
 from rrr_edge.timing.interleave import TimingSettings
+from rrr_edge.timing.machine import BackgroundLoad
 
 TARGET = Target(name="test", backend="fake", precision="int8", threads=1)
 
@@ -82,6 +83,29 @@ def test_a_load_that_doubles_both_does_not_matter() -> None:
     speed = race(shared(1), shared(1.02), Limits(), timing=clock.timing)
     assert speed.verdict == "pass"
     assert speed.ratio == pytest.approx(1.02)
+
+
+@pytest.mark.parametrize(("busy_s", "verdict"), [(20, "pass"), (1000, "undecided")])
+def test_rounds_that_other_programs_disturb_decide_nothing(
+    busy_s: int, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside them the candidate takes three times as long, else as long as the baseline; a round tells its load."""
+    clock, noise = Clock(), np.random.default_rng(0)
+    quiet, slowed = clock.engine(100, noise), clock.engine(300, noise)
+
+    def is_busy() -> bool:
+        return clock.now_ns < busy_s * 1e9
+
+    monkeypatch.setattr(BackgroundLoad, "share", property(lambda _: 0.5 if is_busy() else 0.0))
+
+    def candidate(round_: int) -> None:
+        (slowed if is_busy() else quiet)(round_)
+
+    speed = race(quiet, candidate, Limits(max_slowdown=1.5, budget_s=90), timing=clock.timing)
+    assert speed.verdict == verdict
+    assert (speed.quiet_rounds < speed.rounds) == (speed.background_load > 0)
+    assert speed.ratio == pytest.approx(1 if verdict == "pass" else 3, rel=0.1)
+    assert (speed.quiet_rounds == 0) == (verdict == "undecided")
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,17 @@ def test_batches_are_compiled_only_where_the_engine_has_another(
     assert four.closed
 
 
+def test_paced_frames_and_streams_know_of_other_programs_too(
+    bundle: Bundle, backend: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BackgroundLoad, "share", 0.7)
+    monkeypatch.setattr("rrr_edge.profile.loads._WINDOW_S", 0.02)
+    for load in measure_loads(load_run(bundle, runs=3), Loads(fps=200, streams=(1,))):
+        assert load.measurement.background_load == 0.7
+        assert load.measurement.disturbed == "other programs took 70% of the cores' time"
+        assert load.measurement.summary.unstable
+
+
 def test_streams_share_the_threads_and_run_at_once(
     bundle: Bundle, backend: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

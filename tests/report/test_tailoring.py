@@ -74,6 +74,9 @@ def test_the_page_draws_it_once_a_bundle_and_says_what_it_gained_in_time_too(tai
     assert f"has {macs:.0%} of ResNet18's MACs and takes {time:.1%} (" in sentence
     assert "of its time in openvino int8" in sentence
     assert gain(tailored.manifest, profile(tailored, baselines={})) == ""
+    busy = [m.model_copy(update={"loads": (0.6,) * len(m.samples_ms)}) for m in found.measurements]
+    said = gain(tailored.manifest, found.model_copy(update={"measurements": tuple(busy)}))
+    assert f"has {macs:.0%} of ResNet18's MACs; what that is in time cannot be said" in said
     assert gain(full.bundle.manifest, full.profile) == ""
     assert "The tailored network" not in page_of([full])
     learned = tailored.manifest.model_copy(update={"recipe": FineTune(backbone="resnet18")})
