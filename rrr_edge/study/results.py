@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rrr_edge.bundle.measurements import ratio
+from rrr_edge.bundle.measurements import Ratio, quiet_ratio
 from rrr_edge.errors import BadInput
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Plan
@@ -170,14 +170,22 @@ class Results:
         """How many times as long `other` takes: over groups the geometric mean of their ratios, with its t-interval.
 
         In one group both ran in turns, so what slowed both cancels; a single group's interval is the bootstrap's. Only
-        groups that have both count; None where there is none.
+        groups that have both and enough quiet rounds count; None where there is none.
         """
-        shared = self.groups(method, other)
-        found = [ratio(timing.measurements[other], timing.measurements[method]) for timing in shared]
+        found = self._quiet_ratios(method, other)
         if len(found) < 2:
             return (found[0].value, found[0].interval) if found else None
         mean, interval, _ = _geometric([each.value for each in found])
         return mean, interval
+
+    def quiet_groups(self, method: str, other: str) -> int:
+        """How many groups `times_faster` counts."""
+        return len(self._quiet_ratios(method, other))
+
+    def _quiet_ratios(self, method: str, other: str) -> list[Ratio]:
+        shared = self.groups(method, other)
+        found = (quiet_ratio(timing.measurements[other], timing.measurements[method]) for timing in shared)
+        return [each for each in found if each]
 
     def cost(self, method: str, what: str) -> float:
         """The mean over cells of a cost's `params`, `macs` or `weights_bytes`."""

@@ -47,12 +47,15 @@ def _beside(results: Results, method: str, best: str) -> str:
         times = results.cost(best, "macs") / results.cost(method, "macs")
         return f"{points}, {times:.3g} times fewer MACs"
     found = results.times_faster(method, best)
+    if found is None and results.groups(method, best):
+        return f"{points}, and timed only while other programs ran: how much faster cannot be said"
     if found is None:
         return f"{points}, and never timed beside {best}"
     times, interval = found
     span = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
-    both, every = len(results.groups(method, best)), len(results.timings)
-    where = f" in the {both} of {every} groups of engines that have both" if both < every else ""
+    quiet, both, every = results.quiet_groups(method, best), len(results.groups(method, best)), len(results.timings)
+    undisturbed = " and were not disturbed" if quiet < both else ""
+    where = f" in the {quiet} of {every} groups of engines that have both{undisturbed}" if quiet < every else ""
     return f"{points}, {times:.3g} times faster{span}{where}"
 
 

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -130,6 +131,18 @@ def test_the_page_is_whole_safe_and_small(study: StudyFolder, results: Results) 
     assert f"rrr: {points:.1f} points more" in said
     times, _ = results.times_faster("rrr", "finetune")
     assert f"{times:.3g} times faster" in said
+
+
+def test_disturbed_groups_say_nothing_of_speed(results: Results) -> None:
+    busy = [timing.model_copy(update={"loads": (0.6,) * 200}) for timing in results.timings]
+    never = replace(results, timings=tuple(busy))
+    assert never.times_faster("rrr", "finetune") is None
+    assert "times faster" not in verdict(never)
+    assert "how much faster cannot be said" in verdict(never)
+    once = replace(results, timings=(busy[0], results.timings[1], *busy[2:]))
+    alone = replace(results, timings=results.timings[1:2])
+    assert once.times_faster("rrr", "finetune") == alone.times_faster("rrr", "finetune")
+    assert f"in the 1 of {len(busy)} groups of engines that have both and were not disturbed" in verdict(once)
 
 
 def test_a_choice_sees_validation_photos_only(tmp_path: Path) -> None:
