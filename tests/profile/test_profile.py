@@ -533,6 +533,17 @@ def test_of_a_machine_that_was_busy_for_a_while_only_the_quiet_rounds_count(
     assert Profile.read(bundle.profile_folder("test-int8")).engine.loads == profile.engine.loads
 
 
+def test_that_nothing_is_known_of_other_programs_is_said(
+    bundle: Bundle, backend: FakeBackend, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BackgroundLoad, "share", None)
+    profile = profile_bundle(
+        bundle, TARGET, baselines=Baselines((), (rival(clock),)), timing=TimingSettings(runs=60, clock=clock)
+    )
+    assert profile.notes == ("What other programs took meanwhile is not known: all rounds count as quiet.",)
+    assert [ratio.of for ratio in profile.ratios] == ["a rival"]
+
+
 def test_doubts_are_said_with_what_helps(bundle: Bundle, backend: FakeBackend, clock: Clock) -> None:
     waits = iter(np.resize([1.0, 1.0, 3.0, 3.0], 1000))
     answer = clock.engine(0).answer

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,13 @@ def test_the_share_of_others_is_what_the_cores_did_without_this_process(monkeypa
     monkeypatch.setattr(machine, "_allowed_cpus", lambda: {0, 1})
     # 7 s of work in 4 s on two cores, 5 of them this process's own.
     assert machine.BackgroundLoad().share == pytest.approx(2 / 8)
+
+
+def test_processes_that_this_one_has_started_are_no_others() -> None:
+    began = machine.BackgroundLoad._read()[2]
+    spin = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", spin], check=True)
+    assert machine.BackgroundLoad._read()[2] - began >= 0.25
 
 
 def test_too_short_a_time_and_a_machine_that_does_not_tell_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
