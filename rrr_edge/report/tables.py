@@ -201,7 +201,7 @@ def _load_row(load: Load) -> tuple[str, ...]:
     ms = (summary.median_ms, summary.p95_ms, max(load.measurement.samples_ms))
     unmet = (str(load.late), str(load.dropped)) if load.kind == "paced" else ("", "")
     words = (*(f"{each:.3f}" for each in ms), f"{load.images_per_second:,.1f}", *unmet)
-    return (load.measurement.name, *words, load.measurement.subject.note)
+    return (load.measurement.name, f"{_doubt(load.measurement)}{words[0]}", *words[1:], load.measurement.subject.note)
 
 
 def _cell(alternative: Alternative) -> str:
