@@ -17,8 +17,8 @@ _TESTED = (
 )
 
 _CHOSEN = (
-    "held-out photos chose the blocks of this network: if they are among these photos, its answers to them flatter a "
-    "little, and so does the promise"
+    "validation photos chose the blocks or the epoch of this network: if they are among these photos, its answers to "
+    "them flatter a little, and so does the promise"
 )
 
 
@@ -53,7 +53,7 @@ def calibrate(
     verbose: Verbose = False,
 ) -> None:
     """Teach an engine when not to answer, by labelled photos. The exit code is 3 where they cannot promise it."""
-    from rrr_edge.bundle.folder import SELECTION, TAILORING, Bundle
+    from rrr_edge.bundle.folder import BASIS, SELECTION, TAILORING, Bundle
     from rrr_edge.images.labelled import photos_of, read_labelled, require_unseen
     from rrr_edge.profile.calibration import Asked, calibrate_engine
     from rrr_edge.profile.calibration.selective import Wanted
@@ -80,7 +80,8 @@ def calibrate(
         else:
             found = read_labelled(photos, opened, split="val", on_progress=on_progress)
             require_unseen(found, opened)
-            if any(entry.name in (SELECTION, TAILORING) for entry in opened.manifest.files):
+            names, recipe = {entry.name for entry in opened.manifest.files}, opened.manifest.recipe
+            if names & {SELECTION, TAILORING, BASIS} or recipe.training.keep == "best":
                 display.warn(_CHOSEN)
         with Classifier.open(bundle, chosen, unsure=False, on_progress=on_progress) as classifier:
             record = calibrate_engine(opened, engine, classifier.session, found, asked=asked, on_progress=on_progress)
