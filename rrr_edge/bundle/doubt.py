@@ -21,7 +21,7 @@ _LEAST = 1e-12
 
 def max_probability(probabilities: Floats, branches: Floats) -> Doubts:
     """1 - the probability of the answer (Hendrycks and Gimpel 2017)."""
-    return np.asarray(1 - probabilities.max(-1).astype(np.float64))
+    return np.asarray(np.clip(1 - probabilities.max(-1).astype(np.float64), 0.0, 1.0))
 
 
 def entropy(probabilities: Floats, branches: Floats) -> Doubts:
@@ -32,7 +32,7 @@ def entropy(probabilities: Floats, branches: Floats) -> Doubts:
 def margin(probabilities: Floats, branches: Floats) -> Doubts:
     """1 - the difference between the two largest probabilities."""
     two = np.partition(probabilities, -2, axis=-1)[..., -2:].astype(np.float64)
-    return np.asarray(1 - (two[..., 1] - two[..., 0]))
+    return np.asarray(np.clip(1 - (two[..., 1] - two[..., 0]), 0.0, 1.0))
 
 
 def mutual_information(probabilities: Floats, branches: Floats) -> Doubts:

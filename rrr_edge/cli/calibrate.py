@@ -1,24 +1,33 @@
 """`rrr-edge calibrate`."""
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rrr_edge.cli.app import command
 from rrr_edge.cli.display import Display
 from rrr_edge.cli.options import AsJson, BundleFolder, PrecisionName, Quiet, TargetName, Verbose, chosen_engine
-from rrr_edge.errors import UsageError
+from rrr_edge.errors import CorruptArtifact, GateFailed, UsageError
+
+if TYPE_CHECKING:
+    from rrr_edge.bundle.engine import Engine
+    from rrr_edge.bundle.folder import Bundle
 
 _CONFIDENCE = 0.95
 _TESTED = (
-    "these are the bundle's test photos: accuracies that are measured on them have no photos left that took no part in "
-    "the calibration"
+    "These are the bundle's test photos: accuracies that are measured on them have no photos left that took no part in "
+    "the calibration."
 )
 
 _CHOSEN = (
-    "validation photos chose the blocks or the epoch of this network: if they are among these photos, its answers to "
-    "them flatter a little, and so does the promise"
+    "Validation photos chose the blocks or the epoch of this network: if they are among these photos, its answers to "
+    "them flatter a little, and so does the promise."
+)
+_PARTLY = (
+    "That none of these photos was trained on was seen for {} of the {} training photos: the bundle holds no more."
 )
 
 
@@ -54,7 +63,7 @@ def calibrate(
 ) -> None:
     """Teach an engine when not to answer, by labelled photos. The exit code is 3 where they cannot promise it."""
     from rrr_edge.bundle.folder import BASIS, SELECTION, TAILORING, Bundle
-    from rrr_edge.images.labelled import photos_of, read_labelled, require_unseen
+    from rrr_edge.images.labelled import photos_of, read_labelled, require_unseen, without_copies
     from rrr_edge.profile.calibration import Asked, calibrate_engine
     from rrr_edge.profile.calibration.selective import Wanted
     from rrr_edge.report.doubt import calibration_tables
@@ -73,20 +82,43 @@ def calibrate(
     opened = Bundle.open(bundle)
     chosen = chosen_engine(opened, target, precision, display)
     engine = opened.engine(chosen)
+    before = _promised_before(opened, engine)
     with display.progress() as on_progress:
         if photos is None:
-            display.say(f"note: {_TESTED}")
             found = photos_of(opened)
+            notes = [_TESTED]
         else:
             found = read_labelled(photos, opened, split="val", on_progress=on_progress)
             require_unseen(found, opened)
             names, recipe = {entry.name for entry in opened.manifest.files}, opened.manifest.recipe
-            if names & {SELECTION, TAILORING, BASIS} or recipe.training.keep == "best":
-                display.warn(_CHOSEN)
+            chose = names & {SELECTION, TAILORING, BASIS} or recipe.training.keep == "best"
+            held, learned = len(opened.calibration), opened.manifest.provenance.images["train"]
+            notes = [_CHOSEN] if chose else []
+            notes += [_PARTLY.format(held, learned)] if held < learned else []
+        found = without_copies(replace(found, notes=(*found.notes, *notes)))
         with Classifier.open(bundle, chosen, unsure=False, on_progress=on_progress) as classifier:
-            record = calibrate_engine(opened, engine, classifier.session, found, asked=asked, on_progress=on_progress)
+            try:
+                record = calibrate_engine(
+                    opened, engine, classifier.session, found, asked=asked, on_progress=on_progress
+                )
+            except GateFailed as error:
+                raise GateFailed(
+                    f"{error}{before and f' What was promised before stays: {before}.'}", advice=error.advice
+                ) from error
+    if before:
+        display.say(f"note: this replaces what was promised before: {before}")
     for caption, header, rows in calibration_tables(record):
         display.table(caption, [dict(zip(header, row, strict=True)) for row in rows])
     for note in record.notes:
         display.say(f"note: {note}")
     display.result(record.document(), record.words)
+
+
+def _promised_before(bundle: "Bundle", engine: "Engine") -> str:
+    """What a calibration that is there promises, or ""."""
+    from rrr_edge.bundle.calibration import Calibration
+
+    with suppress(CorruptArtifact):
+        found = Calibration.of(bundle, engine)
+        return found.promise.words if found and found.promise else ""
+    return ""

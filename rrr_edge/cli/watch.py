@@ -113,7 +113,7 @@ def watch(
             for result in watched(classifier.stream(frames), classifier.labels, smooth=smooth):
                 for sink in sinks:
                     sink(result)
-    if not summary.answered:
+    if not summary.frames:
         raise BadInput(f"No frame of {origin.shown} could be read.")
 
 

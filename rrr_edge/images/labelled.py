@@ -166,6 +166,22 @@ def trained_on(bundle: Bundle, images: Pixels) -> str:
     )
 
 
+def without_copies(photos: LabelledPhotos) -> LabelledPhotos:
+    """Each picture once, which a note says: copies are no evidence of their own."""
+    first = {hashlib.sha256(image.tobytes()).digest(): row for row, image in reversed(list(enumerate(photos.images)))}
+    rows = sorted(first.values())
+    if len(rows) == len(photos.images):
+        return photos
+    note = f"{counted(len(photos.images) - len(rows), 'photo')} that are copies of others count for nothing."
+    return replace(
+        photos,
+        images=photos.images[rows],
+        labels=photos.labels[rows],
+        names=tuple(photos.names[row] for row in rows),
+        notes=(*photos.notes, note),
+    )
+
+
 def require_unseen(photos: LabelledPhotos, bundle: Bundle) -> None:
     """Raise BadInput where some of `photos` were trained on, or are the test photos of `bundle`, as far as it knows."""
     if trained := _count_among(photos.images, bundle.calibration):

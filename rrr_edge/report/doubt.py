@@ -21,9 +21,12 @@ NAMES: dict[Measure, str] = {
 def calibration_tables(calibration: Calibration) -> Iterator[Table]:
     """The measures of doubt, the answers by class, and the sets."""
     if calibration.rankings:
-        caption = "How well doubt tells mistakes from right answers (area under the ROC curve), on the photos that plan"
+        caption = (
+            "How well doubt tells mistakes from right answers (area under the ROC curve), on the photos that chose it"
+        )
         yield rankings(caption, calibration.rankings, calibration.measure)
-    caption = f"By class, of the {calibration.images} photos"
+    photos = sum(each.photos for each in calibration.by_class)
+    caption = f"By class, of the {photos} photos{' that tested the promise' if calibration.promise else ''}"
     yield answers_by_class(caption, calibration.by_class)
     if calibration.sets:
         rows = [

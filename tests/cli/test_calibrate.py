@@ -19,7 +19,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import Target
 from rrr_edge.errors import BadInput, CorruptArtifact, GateFailed, UsageError
-from rrr_edge.images.labelled import LabelledPhotos, read_labelled
+from rrr_edge.images.labelled import LabelledPhotos, read_labelled, without_copies
 from rrr_edge.profile.calibration import Asked, calibrate_engine
 from rrr_edge.profile.calibration.selective import Wanted, divide
 from rrr_edge.runtime.classifier import Classifier
@@ -77,8 +77,8 @@ def test_what_is_promised_is_bounded_by_photos_that_did_not_plan_it(fake: tuple[
     best = max(found.rankings, key=lambda ranking: ranking.area)
     assert best.measure == found.measure
     assert best.interval[0] < best.area < best.interval[1]
-    assert sum(one.photos for one in found.by_class) == 600
-    assert sum(one.answered for one in found.by_class) == (doubt <= found.promise.threshold).sum()
+    assert sum(one.photos for one in found.by_class) == len(testing)
+    assert sum(one.answered for one in found.by_class) == given.sum()
     assert found.sets.own == (True, True, False)
     held = probabilities[np.arange(600), photos.labels] >= np.array(found.sets.levels)[photos.labels]
     assert held.mean() >= 0.9
@@ -110,7 +110,7 @@ def test_what_cannot_be_promised_is_refused_with_the_number_of_photos_and_nothin
     with pytest.raises(GateFailed, match=r"of 10 photos it is wrong on 0; that takes 224 photos where all are right"):
         calibrate_engine(bundle, engine, doubting(), right, asked=Asked(Wanted(0.02)))
     half = photos_of(bundle, np.full(400, 255), np.arange(400) % 2)
-    with pytest.raises(GateFailed, match="no number of photos would do"):
+    with pytest.raises(GateFailed, match="too many of the surest answers are wrong to tell"):
         calibrate_engine(bundle, engine, doubting(), half, asked=Asked(Wanted(0.02)))
     with pytest.raises(BadInput, match="Not one of 10 photos is what its folder is named"):
         calibrate_engine(bundle, engine, doubting(), photos_of(bundle, bright, np.ones(10)), asked=Asked())
@@ -118,9 +118,10 @@ def test_what_cannot_be_promised_is_refused_with_the_number_of_photos_and_nothin
     with pytest.raises(GateFailed, match="no numbers"):
         calibrate_engine(bundle, engine, nan, right, asked=Asked())
     assert Calibration.of(bundle, engine) is None
-    found = calibrate_engine(bundle, engine, doubting(), right, asked=Asked(None, 0.95))
+    with pytest.raises(GateFailed, match="10 photos are too few for sets"):
+        calibrate_engine(bundle, engine, doubting(), right, asked=Asked(None, 0.95))
+    found = calibrate_engine(bundle, engine, doubting(), right, asked=Asked())
     assert (found.temperature, found.rankings, found.measure) == (1, (), "max_probability")
-    assert found.sets.levels == (0, 0, 0)
     assert "All answers are right" in found.notes[0]
     sure = calibrate_engine(
         bundle, engine, doubting(), photos_of(bundle, np.full(230, 255), np.zeros(230)), asked=Asked(Wanted(0.02))
@@ -287,11 +288,21 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(
     assert (told.code, said in told.stderr) == (code, True), told.stderr
 
 
+def test_copies_count_once(fake: tuple[Bundle, Engine]) -> None:
+    photos = without_copies(photos_of(fake[0], np.array([5, 7, 5, 9, 7, 5]), np.arange(6)))
+    assert (photos.labels.tolist(), photos.names) == ([0, 1, 3], ("0.png", "1.png", "3.png"))
+    assert photos.notes == ("3 photos that are copies of others count for nothing.",)
+    assert without_copies(photos) is photos
+
+
 def test_test_photos_are_taken_only_where_it_is_said(calibrated: tuple[Bundle, Path], tmp_path: Path) -> None:
     bundle = copy_bundle(calibrated[0], tmp_path / "shapes.rrr")
     told = run("calibrate", bundle.path, "--test-photos", *FAST)
     assert told.code == 0, told.stderr
     assert "have no photos left that took no part" in told.stderr
+    assert "this replaces what was promised before: at most 0.3" in told.stderr
+    record = Calibration.of(bundle, bundle.engine(Target.resolve("openvino", "fp32")))
+    assert "have no photos left that took no part" in record.notes[0]
     assert "always answers" in told.stdout
     assert "By class, of the 24 photos" in told.stdout
     assert read_labelled(calibrated[1], bundle).source == "the test photos of with-val"

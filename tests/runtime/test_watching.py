@@ -17,6 +17,7 @@ from fake_bundle import write_bundle
 from PIL import Image
 
 from rrr_edge.backends.fake import Fake
+from rrr_edge.bundle.doubt import Doubt
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.errors import CannotRunHere, MissingLibrary, UsageError
 from rrr_edge.runtime.classifier import Answer, Classifier, Prediction
@@ -28,9 +29,10 @@ LABELS = ("dark", "middle", "bright")
 FOR_LABEL = np.eye(3, dtype=np.float32) * 0.7 + 0.1
 
 
-def prediction(index: int, uncertainty: float = 0.5) -> Prediction:
+def prediction(index: int, uncertainty: float = 0.5, *, threshold: float = 1.0) -> Prediction:
     row = FOR_LABEL[index]
-    return Prediction(LABELS[index], index, float(row[index]), uncertainty, row, row[None])
+    doubt = Doubt(threshold=threshold)
+    return Prediction(LABELS[index], index, float(row[index]), uncertainty, row, row[None], doubt)
 
 
 def frame(number: int = 0, *, time_s: float = 0.0, encoded: bytes | None = None) -> Frame:
@@ -62,6 +64,15 @@ def test_votes_give_means_over_the_window() -> None:
     votes.add(prediction(2, 0.9))
     votes.add(prediction(0, 0.2))
     assert votes.add(prediction(2, 0.4)) == ("bright", pytest.approx(0.45), pytest.approx(0.3), True)
+
+
+def test_a_label_is_the_answer_by_the_votes_for_it_alone() -> None:
+    votes = Votes(5, LABELS)
+    for index, threshold in ((0, 0.0), (0, 0.0), (2, 1.0), (2, 1.0)):
+        votes.add(prediction(index, threshold=threshold))
+    shown = votes.add(prediction(2))
+    assert (shown.label, shown.answered) == ("dark", False)
+    assert votes.add(prediction(2)) == ("bright", pytest.approx(0.66), pytest.approx(0.5), True)
 
 
 @pytest.fixture

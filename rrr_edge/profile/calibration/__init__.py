@@ -86,6 +86,8 @@ def calibrate_engine(
     if asked.wanted:
         promise = _promised(engine, found, measure, (planning, testing), asked.wanted)
     threshold = promise.threshold if promise else UNCALIBRATED.threshold
+    given = found.doubts[measure] <= threshold
+    judged = testing if promise else np.arange(len(found.labels))
     record = Calibration(
         bundle=bundle.manifest.name,
         engine=engine.name,
@@ -102,7 +104,7 @@ def calibrate_engine(
         rankings=rankings,
         promise=promise,
         sets=_sets(found, asked.coverage) if asked.coverage else None,
-        by_class=by_class(bundle.manifest.labels, found.labels, found.doubts[measure] <= threshold, found.wrong),
+        by_class=by_class(bundle.manifest.labels, found.labels[judged], given[judged], found.wrong[judged]),
         notes=(*photos.notes, *_notes(found, bundle.manifest.labels, asked)),
         machine=cpu_info()[0],
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -161,17 +163,18 @@ def _promised(
         photos, least = len(found.wrong), least_photos(wanted)
         needed = photos_needed(found.judged(measure, slice(None)), wanted)
         takes = (
-            "no number of photos would do, for more of the surest answers are wrong"
+            "too many of the surest answers are wrong to tell how many photos it would take"
             if needed is None
             else f"that takes {least:,} photos where all are right, and about {needed:,} of this kind"
             if needed > photos
-            else f"about {needed:,} may do, but not by the chance of these"
+            else f"about {needed:,} of this kind can be enough, and these were not"
         )
         raise GateFailed(
             f"{engine.name} cannot promise that at most {wanted.max_error:g} of its answers are wrong, with "
             f"{wanted.confidence:g} confidence: of {counted(photos, 'photo')} it is wrong on "
             f"{int(found.wrong.sum())}; {takes}.",
-            advice="Give more photos, allow more mistakes (--max-error) or be content with less --confidence.",
+            advice="Give new photos alone: to add to these until it passes would promise too much. Or allow more "
+            "mistakes (--max-error), or be content with less --confidence.",
         )
     return Promise(
         max_error=wanted.max_error,
@@ -185,7 +188,14 @@ def _promised(
 
 
 def _sets(found: _Answers, coverage: float) -> LabelSets:
+    """Raises GateFailed where so few photos are there that each set would hold all labels."""
     levels = find_levels(found.probabilities, found.labels, coverage)
+    if not any(levels.levels):
+        raise GateFailed(
+            f"{counted(len(found.labels), 'photo')} are too few for sets that hold the right label with a probability "
+            f"of {coverage:g}: each would be all labels.",
+            advice="Give more photos, or be content with a smaller --sets.",
+        )
     chosen = found.probabilities >= np.array(levels.levels)
     chosen[np.arange(len(chosen)), found.probabilities.argmax(1)] = True
     return LabelSets(coverage=coverage, levels=levels.levels, own=levels.own, mean_size=float(chosen.sum(1).mean()))
@@ -202,7 +212,8 @@ def _notes(found: _Answers, names: tuple[str, ...], asked: Asked) -> Iterator[st
     if asked.wanted:
         yield (
             "The promise is for all classes together, as frequent as in these photos "
-            f"({_extremes(counts, names)}); for a class alone nothing is promised."
+            f"({_extremes(counts, names)}), and for photos that have nothing to do with each other: frames of one "
+            "video count for much less than their number. For a class alone nothing is promised."
         )
     if asked.coverage:
         least = photos_for_own_level(asked.coverage)

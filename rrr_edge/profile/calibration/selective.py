@@ -77,7 +77,7 @@ def photos_needed(all_photos: Judged, wanted: Wanted) -> int | None:
     """About how many photos it takes to promise `wanted` for some share of the answers; None where no number would do.
 
     As if doubt went on to rank mistakes as it did for `all_photos`, where of n answers k were wrong at a rate of
-    (k + 1) / (n + 2) (Laplace).
+    (k + 1) / (n + 2) (Laplace); where none was wrong, as if none would be. None, too, for more than ten million.
     """
     answered, wrong = all_photos.counts(np.unique(all_photos.doubt))
     best = None

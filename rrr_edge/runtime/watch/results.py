@@ -67,29 +67,33 @@ class Summary:
     """Counts over all frames from the first answer on, and medians over the last thousand."""
 
     def __init__(self) -> None:
-        self.answered = 0
+        self.frames = self.unsure = 0
         self._begun_s = 0.0
         self._labels: Counter[str] = Counter()
         self._ages_ms: deque[float] = deque(maxlen=_SAMPLED)
         self._predict_ms: deque[float] = deque(maxlen=_SAMPLED)
 
     def __call__(self, result: StreamResult) -> None:
-        if not self.answered:
+        if not self.frames:
             self._begun_s = time.monotonic()
-        self.answered += 1
-        self._labels[result.shown] += 1
+        self.frames += 1
+        self.unsure += not result.answered
+        if result.answered:
+            self._labels[result.label] += 1
         self._ages_ms.append(result.answer.age_ms)
         self._predict_ms.append(result.answer.predict_ms)
 
     def text(self, frames: Frames) -> str:
         """A line on the stream, and one on what was seen in it."""
-        lasted = time.monotonic() - self._begun_s if self.answered else 0.0
-        counts = [f"{self.answered} frames answered in {lasted:.1f} s"]
-        if self.answered > 1:
-            counts += [f"{(self.answered - 1) / lasted:.1f} a second"]
-        if self.answered:
+        lasted = time.monotonic() - self._begun_s if self.frames else 0.0
+        counts = [f"{self.frames - self.unsure} frames answered in {lasted:.1f} s"]
+        if self.unsure:
+            counts += [f"{self.unsure} unsure"]
+        if self.frames > 1:
+            counts += [f"{(self.frames - 1) / lasted:.1f} a second"]
+        if self.frames:
             counts += [f"median {np.median(self._predict_ms):.1f} ms, age {np.median(self._ages_ms):.0f} ms"]
         found = {"dropped": frames.dropped, "damaged": frames.damaged, "losses": frames.losses}
         counts += [f"{count} {name}" for name, count in found.items() if count or name == "dropped"]
-        labels = ", ".join(f"{label} {count / self.answered:.0%}" for label, count in self._labels.most_common(10))
+        labels = ", ".join(f"{label} {count / self.frames:.0%}" for label, count in self._labels.most_common(10))
         return ", ".join(counts) + (f"\n{labels}" if labels else "")

@@ -21,9 +21,10 @@ _APART_S = 1.0
 
 
 class UnsureFrames:
-    """Keeps whole frames whose own answer is more uncertain than `above`, until `folder` has `limit` of them.
+    """Keeps whole frames whose own answer is more uncertain than `above`, or not given at all.
 
-    Those of earlier runs count too. Frames of a video are taken at least a second apart, pictures of a folder all.
+    That is until `folder` has `limit` of them. Those of earlier runs count too. Frames of a video are taken at least a
+    second apart, pictures of a folder all.
     """
 
     def __init__(self, folder: Path, *, limit: int, above: float, apart_s: float = _APART_S) -> None:
@@ -38,7 +39,8 @@ class UnsureFrames:
 
     def __call__(self, result: StreamResult) -> None:
         frame, uncertainty = result.answer.frame, result.answer.prediction.uncertainty
-        if self._left <= 0 or uncertainty <= self._above or frame.time_s < self._next_s:
+        is_sure = uncertainty <= self._above and result.answer.prediction.answered
+        if self._left <= 0 or is_sure or frame.time_s < self._next_s:
             return
         now = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
         path = self._folder / f"{_PREFIX}{now}-{frame.number:08d}-{uncertainty:.2f}.jpg"
