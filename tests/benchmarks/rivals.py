@@ -6,9 +6,9 @@
 
 The task are the handwritten digits in scikit-learn, learned from random weights, in so few epochs that the accuracies
 say little of what ImageNet's weights and one's own photos would give: they are there to judge the engines by. Bundles
-in FOLDER are not made again. OpenVINO's engines of one precision take turns in one process; `--prepare` makes and
-verifies the graphs that TensorRT builds from, too. What is refused is printed with the reason. Prints a table and the
-environment.
+and engines in FOLDER are not made again. OpenVINO's engines of one precision take turns in one process; `--prepare`
+makes and verifies the graphs that TensorRT builds from, too. What is refused is printed with the reason. Prints a
+table and the environment.
 """
 
 import argparse
@@ -108,7 +108,10 @@ def add_engines(
     with ExitStack() as until_end:
         for name, bundle in bundles.items():
             try:
-                engine = compile_bundle(bundle, target, limits=limits, on_progress=shown)
+                kept = target.engine_name in bundle.engine_names()
+                engine = (
+                    bundle.engine(target) if kept else compile_bundle(bundle, target, limits=limits, on_progress=shown)
+                )
             except RRREdgeError as error:
                 rows[name][precision] = f"{error} {error.advice}"
                 continue

@@ -135,15 +135,19 @@ _REWRITES: dict[Lowering, Callable[[Graph], None]] = {
 
 
 def pad_groups(graph: Graph, multiple: int) -> None:
-    """Widen each branch's channels with zeros to a `multiple`, where only ReLUs lie between two convolutions."""
+    """Widen each branch's channels with zeros to a `multiple`, where only ReLUs lie between two convolutions.
+
+    Depthwise convolutions, a group of which is one channel, stay: there are kernels of their own for them.
+    """
     for node in graph.nodes:
         writer = graph.convolution(node)
         readers = _only_convolutions(graph, node.output[0])
         if writer is None or not readers:
             continue
         groups = max(layer.groups for layer in (writer, *readers))
-        extra = -(len(writer.kernel) // groups) % multiple
-        if groups == 1 or extra == 0:
+        width = len(writer.kernel) // groups
+        extra = -width % multiple
+        if groups == 1 or width == 1 or extra == 0:
             continue
         for name in node.input[1:]:
             graph.weights[name] = _widened(graph.weights[name], groups, extra, axis=0)

@@ -114,6 +114,30 @@ def test_padded_groups_are_wide_enough_and_answer_alike(
     assert difference(tmp_path / "padded.onnx", shared_bundle) <= LIMIT
 
 
+def test_depthwise_convolutions_are_not_padded(tmp_path: Path) -> None:
+    """As in an inverted residual: 1x1, ReLU, depthwise, ReLU, 1x1."""
+    rng = np.random.default_rng(0)
+    kernels = {"expand": (6, 3, 1, 1), "depthwise": (6, 1, 3, 3), "project": (3, 6, 1, 1)}
+    nodes, tensor = [], "images"
+    for name in kernels:
+        groups = 6 if name == "depthwise" else 1
+        nodes.append(onnx.helper.make_node("Conv", [tensor, name], [f"{name}.out"], name, group=groups))
+        nodes.append(onnx.helper.make_node("Relu", [f"{name}.out"], [f"{name}.relu"], f"{name}.relu"))
+        tensor = f"{name}.relu"
+    images, out = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, side, side])
+        for name, side in (("images", 4), (tensor, 2))
+    )
+    weights = [
+        onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name) for name, shape in kernels.items()
+    ]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "one", [images], [out], weights), ir_version=10)
+    onnx.save(model, tmp_path / "one.onnx")
+    graph = Graph.load(tmp_path / "one.onnx")
+    pad_groups(graph, 4)
+    assert {layer.node.name: layer.kernel.shape for layer in convolutions(graph)} == kernels
+
+
 def test_a_network_without_branches_is_left_as_it_is(tmp_path: Path) -> None:
     kernel = np.random.default_rng(0).normal(size=(4, 3, 1, 1)).astype(np.float32)
     node = onnx.helper.make_node("Conv", ["images", "kernel"], ["out"], "conv")
