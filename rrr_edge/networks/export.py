@@ -95,7 +95,9 @@ def export_onnx(network: Network, preprocess: Preprocess, path: Path) -> None:
 
 
 def _as_deployed(network: Network) -> Network:
-    """The network without what only training needs: attention becomes part of the convolutions."""
+    """The network without what only training needs: attention and products become convolutions, or part of them."""
+    if isinstance(network, Torchvision):
+        return network.deployed()
     return fold(network) if isinstance(network, Tailored) else network
 
 
@@ -107,11 +109,12 @@ def _name_by_part(model: Any, part_of_layer: Callable[[str], Part]) -> None:
     part: Part = "input"
     renamed: dict[str, str] = {}
     kept = {value.name for value in (*model.graph.input, *model.graph.output, *model.graph.initializer)}
-    for node in model.graph.node:
-        module = _module(node)
+    modules = [_module(node) for node in model.graph.node]
+    last = max(place for place, module in enumerate(modules) if module)
+    for place, (node, module) in enumerate(zip(model.graph.node, modules, strict=True)):
         if module:
             part = part_of_layer(module)
-        elif part != "input":
+        elif place > last:
             part = "vote"
         where = "/".join(filter(None, (part, module)))
         node.name = f"{where}/{node.name.removeprefix('node_')}"

@@ -1,11 +1,14 @@
 """Classifiers of torchvision as networks of ours: its modules under its names, what they cost, and their shapes."""
 
+from copy import deepcopy
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model
+from torchvision.models.convnext import CNBlock
+from torchvision.ops.misc import Permute
 
 from rrr_edge.bundle.manifest import Cost
 from rrr_edge.bundle.sources import CLASSIFIERS, ClassifierBackbone
@@ -63,10 +66,29 @@ class Torchvision(nn.Module):
                 break
         return part
 
+    def deployed(self) -> "Torchvision":
+        """A copy in which ConvNeXt's products over the channels are the 1x1 convolutions that they are equal to.
+
+        On the device they then are layers of images, whose MACs are counted as such.
+        """
+        copy = deepcopy(self)
+        for block in [module.block for module in copy.modules() if isinstance(module, CNBlock)]:
+            block[3] = nn.Sequential(Permute([0, 3, 1, 2]), _pointwise(block[3]))
+            block[5] = _pointwise(block[5])
+            block[6] = nn.Identity()
+        return copy
+
     @property
     def head(self) -> nn.Module:
         """The last layer, the only one that depends on the number of classes."""
         return self.get_submodule(CLASSIFIERS[self.spec.backbone].head)
+
+
+def _pointwise(product: nn.Linear) -> nn.Conv2d:
+    convolution = nn.Conv2d(product.in_features, product.out_features, 1)
+    convolution.weight.data = product.weight.data[:, :, None, None]
+    convolution.bias = product.bias
+    return convolution.to(product.weight)
 
 
 def _adapt(network: nn.Module) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
+from rrr_edge.backends.graph.rewrite import Graph
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import FineTune, LinearProbe, Training
@@ -23,7 +24,7 @@ from rrr_edge.compress.own_network import open_own
 from rrr_edge.compress.published import PUBLISHED, _expected_digits
 from rrr_edge.compress.weights import check_weights, load_weights
 from rrr_edge.errors import BadInput, UsageError
-from rrr_edge.networks import cost
+from rrr_edge.networks import build, cost
 from rrr_edge.networks.stored import load_network
 from rrr_edge.runtime import Classifier
 from rrr_edge.timing.progress import silent
@@ -198,6 +199,24 @@ def test_a_linear_probe_trains_the_last_layer_alone(shapes: Path, file: Path, tm
     before, after = read_classifier(file, SMALL).trunk, load_file(bundle.weights)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if "running" in name or name.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "shufflenet_v2_x0_5"])
+def test_the_deployed_network_is_the_same(name: Any) -> None:
+    network = build(TorchvisionSpec(backbone=name, num_classes=3)).eval()
+    deployed, images = network.deployed(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(deployed(images), network(images), atol=1e-5)
+    assert [m.out_features for m in deployed.modules() if isinstance(m, nn.Linear)] == [3]
+
+
+def test_the_graph_tells_every_layer_its_part(bundle: Bundle) -> None:
+    graph = Graph.load(bundle.model)
+    parts = [node.name.partition("/")[0] for node in graph.nodes if node.op_type in ("Conv", "Split", "Gemm")]
+    order = ["stump", "conv4", "conv5", "heads"]
+    assert list(dict.fromkeys(parts)) == order
+    assert parts == sorted(parts, key=order.index)
+    assert sum(graph.macs().values()) == bundle.manifest.cost.macs
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -120,7 +121,9 @@ def _cast_first(graph: Graph) -> None:
         if node.op_type == "Cast" and tensors[node.input[0]].type == "UINT8":
             renamed[node.output[0]] = inputs[0]
         else:
-            nodes.append(node_like(node, node.name, inputs, node.output[0]))
+            moved = deepcopy(node)
+            moved.input[:] = inputs
+            nodes.append(moved)
     graph.nodes = nodes
 
 
@@ -228,15 +231,18 @@ def _round_in_the_open(graph: Graph) -> None:
     graph.weights |= {name: w.astype(np.float32) for name, w in graph.weights.items() if name in low}
     nodes = []
     for node in graph.nodes:
-        output = node.output[0]
-        if output not in low:
+        rounded = [output for output in node.output if output in low]
+        if not rounded:
             nodes.append(node)
             continue
-        wide, narrow = f"{output}.wide", f"{output}.narrow"
         kind = {"to": to_float} if node.op_type == "Cast" else {}
-        nodes += [
-            node_like(node, node.name, node.input, wide, **kind),
-            make_node("Cast", narrow, [wide], narrow, to=low[output]),
-            make_node("Cast", f"{output}.back", [narrow], output, to=to_float),
-        ]
+        copy = node_like(node, node.name, node.input, node.output[0], **kind)
+        copy.output[:] = [f"{output}.wide" if output in low else output for output in node.output]
+        nodes.append(copy)
+        for output in rounded:
+            wide, narrow = f"{output}.wide", f"{output}.narrow"
+            nodes += [
+                make_node("Cast", narrow, [wide], narrow, to=low[output]),
+                make_node("Cast", f"{output}.back", [narrow], output, to=to_float),
+            ]
     graph.nodes = nodes

@@ -181,6 +181,34 @@ def test_every_tensor_is_rounded_as_the_graph_says(kind: int, numpy_type: Any, t
     assert not np.array_equal(found, pixels * np.float32(factor) ** 2)
 
 
+def test_a_node_of_several_outputs_is_rounded_whole(tmp_path: Path) -> None:
+    """As the halves of the channels in ShuffleNetV2; numpy's float16 says what comes out."""
+    half = TensorProto.FLOAT16
+    nodes = [
+        helper.make_node("Cast", ["images"], ["numbers"], "floats", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["numbers", "third"], ["thirds"], "product"),
+        helper.make_node("Cast", ["thirds"], ["low"], "lower", to=half),
+        helper.make_node("Split", ["low"], ["left", "right"], "halves", axis=3, num_outputs=2),
+        helper.make_node("Cast", ["left"], ["probabilities"], "first", to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["right"], ["branch_probabilities"], "second", to=TensorProto.FLOAT),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, [1, 2, 2, 4])
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 2, 2])
+        for name in ("probabilities", "branch_probabilities")
+    ]
+    third = onnx.numpy_helper.from_array(np.float32(1 / 3), "third")
+    graph = helper.make_graph(nodes, "halves", [images], outputs, [third])
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=opset), tmp_path / "halves.onnx")
+    pixels = np.arange(16, dtype=np.uint8).reshape(1, 2, 2, 4)
+    expected = (pixels.astype(np.float32) * np.float32(1 / 3)).astype(np.float16).astype(np.float32)
+    prepare(tmp_path / "halves.onnx", "fp32", pixels[:0], tmp_path / "prepared.onnx", silent)
+    for model in ("halves.onnx", "prepared.onnx"):
+        left, right = run_prepared(tmp_path / model, pixels)
+        assert np.array_equal(np.concatenate([left, right], 3), expected)
+
+
 def test_an_overflow_of_fp16_is_seen_though_onnx_runtime_alone_would_hide_it(tmp_path: Path) -> None:
     _two_products(TensorProto.FLOAT16, 300).save(tmp_path / "products.onnx")
     pixels = np.full((1, 1, 1, 1), 2, np.uint8)
