@@ -13,6 +13,8 @@ from scipy import stats
 
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.errors import BadInput
+from rrr_edge.images.layouts import find_layout
+from rrr_edge.study.methods import read_methods
 
 STUDY = Path(__file__).parents[2] / "examples" / "study"
 sys.path.insert(0, str(STUDY))
@@ -21,6 +23,7 @@ import domains  # noqa: E402
 import evidence  # noqa: E402
 import runs  # noqa: E402
 import study  # noqa: E402
+import tasks  # noqa: E402
 
 CLASSES = {"letters": 20, "textures": 20, "digits": 10, "shapes": 20}
 
@@ -195,6 +198,19 @@ def test_no_run_begins_that_would_not_end_in_time(tmp_path: Path, capsys: pytest
     assert study.main(["run", "--budget-minutes", "0.1", "--cache", str(tmp_path / "cache"), "-o", str(out)]) == 0
     assert "Stopped before seed 0, letters, one branch" in capsys.readouterr().out
     assert not out.exists()
+
+
+def test_the_tasks_are_data_sets_with_a_recipe_for_each_method(tmp_path: Path) -> None:
+    for split, count in (("train", 2), ("test", 1)):
+        tasks._write_pictures(tmp_path / "letters", "letters", split, count, 32)  # type: ignore[arg-type]
+    layout, splits = find_layout(tmp_path / "letters")
+    assert layout == "splits"
+    assert {split: sum(map(len, classes.values())) for split, classes in splits.items()} == {"train": 40, "test": 20}
+    recipes = sorted((STUDY / "recipes").glob("*.toml"))
+    chain = f"{STUDY / 'recipes' / 'coherent.toml'}+{STUDY / 'recipes' / 'basis.toml'}"
+    named = read_methods([*map(str, recipes), chain], {})
+    assert len(named) == 9
+    assert named[-1].name == "coherent+basis"
 
 
 def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
