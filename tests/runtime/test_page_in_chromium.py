@@ -27,7 +27,8 @@ GREEN = (20, 160, 60)
 @pytest.mark.skipif(not BROWSER, reason="there is no chromium and no google-chrome on PATH")
 def test_a_browser_shows_the_picture_and_the_answer(tmp_path: Path) -> None:
     pixels = np.full((90, 120, 3), GREEN, np.uint8)
-    prediction = Prediction("<b>mug", 0, 0.93, 0.1, np.ones(1, np.float32), np.ones((1, 1), np.float32))
+    row = np.array([0.93, 0.07], np.float32)
+    prediction = Prediction("<b>mug", 0, 0.93, 0.1, row, row[None])
     answer = Answer(Frame(5, 0.0, time.monotonic(), pixels, 2), prediction, 1.2, 30.0)
     picture = tmp_path / "page.png"
     with LivePage("0", token="0123456789abcdef", lost=lambda: "it ended") as page:
