@@ -39,6 +39,7 @@ COMMANDS = (
     "gate",
     "predict",
     "evaluate",
+    "calibrate",
     "targets",
     "demo",
     "doctor",
