@@ -180,6 +180,12 @@ def test_no_arguments_are_answered_by_the_help() -> None:
 # Settings
 
 
+@pytest.fixture(autouse=True)
+def _plans_try_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of a training for every plan would take longer than all else; test_estimate.py tries some."""
+    monkeypatch.setattr("rrr_edge.compress._estimate", lambda *_: None)
+
+
 SMALL = ("--weights", "random", "--image-size", "32", "--dry-run", "--json")
 
 

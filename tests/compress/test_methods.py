@@ -31,7 +31,7 @@ from rrr_edge.training.stage_weights import state_of
 
 ONES = (1, 1, 1, 1)
 CLASSES = 3
-SHORT = Training(epochs=1, batch_size=12, ema_fraction=0)
+SHORT = Training(epochs=1, batch_size=12, ema_fraction=0, validation_share=0)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -304,13 +304,14 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
 def test_the_command_line_says_all_of_it(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: Recipe
 ) -> None:
+    monkeypatch.setattr("rrr_edge.compress._estimate", lambda *_: None)  # which would try a training of each
     monkeypatch.chdir(tmp_path)
     Path("some.pth").touch()
     command = ["compress", str(shapes), "-o", str(tmp_path / "x.rrr"), "--dry-run", "--json", "-q", *flags.split()]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     recipe = json.loads(done.stdout)["recipe"]
-    assert recipe["training"].pop("validation_share") == 0.1
+    assert recipe["training"].pop("validation_share") == (0.2 if "auto" in flags else 0.1)
     assert TypeAdapter(Recipe).validate_python(recipe) == expected
 
 
