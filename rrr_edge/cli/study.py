@@ -79,7 +79,7 @@ def study(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Find out which method is best for your photos on this machine: data sets x methods x seeds."""
+    """Say which method is best for your photos on this machine."""
     from rrr_edge.study import Run, run_study, to_do
     from rrr_edge.study.folder import StudyFolder
 

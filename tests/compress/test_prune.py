@@ -29,7 +29,7 @@ from rrr_edge.training import Examples, Run, predict, train
 SMALL = ResNetSpec(depths=(1, 2, 2, 1), branch_widths=(64, 64), num_classes=3)
 TINY = SMALL.model_copy(update={"depths": (1, 1, 1, 1)})
 WHOLE = source_spec(20)
-STILL = Training(epochs=0)
+STILL = Training(epochs=0, validation_share=0)
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,8 @@ from rrr_edge.study.timings import groups_to_time, time_group
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, StudyFolder]:
     folder = tmp_path_factory.mktemp("study")
-    recipe = RRR(weights="random", image_size=32, branches=2, training=Training(epochs=1, batch_size=12, augment=False))
+    training = Training(epochs=1, batch_size=12, augment=False, validation_share=0)
+    recipe = RRR(weights="random", image_size=32, branches=2, training=training)
     plan = Plan(
         data=find_data([write_shapes(folder / "shapes", train=5, test=4)]),
         methods=(Method(name="rrr", recipes=(recipe,)),),
