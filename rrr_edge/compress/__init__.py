@@ -218,9 +218,9 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
     start = start_of(recipe)
     if start is None:
         require_source(recipe.weights, recipe.backbone)
-    _require_own(recipe, run)
     method = METHODS[type(recipe)]
     recipe = method.resolve(recipe)
+    _require_own(recipe, run)
     require_folder(Path(data))
     if start is None:
         found = check_weights(recipe.weights, recipe.backbone, depths=_blocks_read(recipe))
@@ -241,7 +241,7 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
     if run.after_scan:
         run.after_scan(dataset)
     if start is not None:
-        require_reading(start, recipe, dataset.labels)
+        require_reading(start, recipe, dataset)
     recipe = as_held_out(recipe, dataset)
     with torch.device("meta"):
         network = build(method.spec(recipe, len(dataset.labels)))

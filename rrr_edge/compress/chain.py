@@ -15,6 +15,7 @@ from rrr_edge.compress.validation import may_have_seen
 from rrr_edge.compress.weights import WeightsInfo
 from rrr_edge.errors import UsageError
 from rrr_edge.images.dataset import Dataset
+from rrr_edge.images.layouts import TEST_SHARE
 from rrr_edge.networks import Network
 from rrr_edge.networks.stored import load_network
 
@@ -30,7 +31,7 @@ def start_of(recipe: Recipe) -> Bundle | None:
 
 
 def inherit(recipe: C) -> C:
-    """`recipe` with what follows from the bundle that it begins with, if any.
+    """`recipe` with what follows from the bundle that it begins with, if any, and with its seed, where it has none.
 
     Raises UsageError where it says something else, or where the bundle's method is none to go on from.
     """
@@ -51,6 +52,9 @@ def inherit(recipe: C) -> C:
             advice="Begin with the bundle that it was made from, and prune elements last.",
         )
     found = going_on(recipe, recipe.start)
+    if "seed" not in recipe.model_fields_set:
+        # The test photos that are drawn by it are then those that the bundle has not learned from.
+        found = found.model_copy(update={"seed": theirs.seed})
     try:
         return type(recipe).model_validate(found.model_dump())
     except ValidationError as error:
@@ -69,9 +73,9 @@ def going_on(recipe: C, start: str) -> C:
     return recipe.model_copy(update={"start": start, **{name: getattr(theirs, name) for name in _INHERITED}})
 
 
-def require_reading(bundle: Bundle, recipe: Recipe, labels: tuple[str, ...]) -> None:
-    """Raise UsageError where the photos have other classes than the bundle, or are read in another way."""
-    theirs = bundle.manifest.labels
+def require_reading(bundle: Bundle, recipe: Recipe, dataset: Dataset) -> None:
+    """Raise UsageError where the photos have other classes than the bundle's, or are read or divided in another way."""
+    theirs, labels = bundle.manifest.labels, dataset.labels
     if theirs != labels:
         other = sorted(set(theirs) ^ set(labels))
         said = f"they differ in {', '.join(other[:5])}" if other else "their order differs"
@@ -83,6 +87,22 @@ def require_reading(bundle: Bundle, recipe: Recipe, labels: tuple[str, ...]) -> 
         raise UsageError(
             f"{bundle.path} does not read photos as here: {', '.join(other)}.", advice="Compress the source anew first."
         )
+    if dataset.layout in TEST_SHARE and not _is_made_from(bundle, dataset):
+        seed = bundle.manifest.recipe.seed
+        raise UsageError(
+            f"{bundle.path} was made from other photos, or another division of them: it may have learned from photos "
+            "that would be drawn to test here.",
+            advice=f"Leave --seed out: the bundle's is {seed}."
+            if recipe.seed != seed
+            else "Give the photos that it was made from, or divide these into train/CLASS and test/CLASS.",
+        )
+
+
+def _is_made_from(bundle: Bundle, dataset: Dataset) -> bool:
+    """Whether the bundle, and all that it was made from, learned from the photos of `dataset`, divided alike."""
+    manifest = bundle.manifest
+    learned = {manifest.provenance.data_sha256, *(ancestor.data_sha256 for ancestor in manifest.chain)}
+    return learned == {dataset.digest}
 
 
 def begin_with(bundle: Bundle) -> tuple[Network, WeightsInfo]:
@@ -101,7 +121,7 @@ def words_of(bundle: Bundle) -> str:
 def doubts_of(bundle: Bundle, recipe: Recipe, dataset: Dataset) -> tuple[str, ...]:
     """What a user must know of the photos."""
     name, doubts = bundle.path.name, []
-    if bundle.manifest.provenance.data_sha256 != dataset.digest:
+    if not _is_made_from(bundle, dataset):
         doubts.append(
             f"{name} has learned from other photos, or another split of them. If photos that decide or test here are "
             "among them, the accuracies flatter."

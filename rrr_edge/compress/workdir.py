@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from pydantic import field_validator
+
 from rrr_edge.bundle.files import try_lock, write_file, writing_to
 from rrr_edge.bundle.folder import MANIFEST, Bundle
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.recipe import Recipe
 from rrr_edge.bundle.record import Record
+from rrr_edge.bundle.reused import Chained
 from rrr_edge.errors import UsageError, require_text
 
 _ANOTHER = "Choose another name, or replace it with --force."
@@ -21,11 +24,25 @@ _LOCK = "lock"
 
 
 class Task(Record):
-    """What an interrupted run was about: only the same is resumed. `start_sha256` is of the weights begun with."""
+    """What an interrupted run was about: only the same is resumed.
+
+    `start_sha256` is of the weights of the bundle begun with, wherever that lies.
+    """
 
     recipe: Recipe
     data_sha256: str
     start_sha256: str = ""
+
+    @field_validator("recipe")
+    @classmethod
+    def _without_paths(cls, recipe: Recipe) -> Recipe:
+        """A path may be relative, or be written in another way."""
+        known: dict[str, str | None] = {"start": None} if isinstance(recipe, Chained) else {}
+        for name in ("weights", "teacher"):
+            path = getattr(recipe, name, None)
+            if path and Path(path).exists():
+                known[name] = str(Path(path).resolve())
+        return recipe.model_copy(update=known)
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:

@@ -3,6 +3,8 @@
 import csv
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from rrr_edge.compress.basis.removals import Found, Removals
 from rrr_edge.compress.basis.rows import notes_of, table_of
 from rrr_edge.compress.method import Inputs
 from rrr_edge.compress.stages import Stages
-from rrr_edge.errors import UsageError
+from rrr_edge.errors import CannotRunHere, UsageError
 from rrr_edge.images.dataset import scan
 from rrr_edge.networks import Network, build
 from rrr_edge.networks.factored import pairs_of
@@ -276,7 +278,12 @@ def test_coupled_channels_are_judged_and_removed_as_one(inputs: Inputs) -> None:
     for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
         torch.nn.init.uniform_(norm.weight, 0.5, 1)
         torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
-    channels = Channels(network, inputs.examples, inputs.preprocess)
+    said: list[Step] = []
+    on_gpu = replace(inputs, run=TrainingRun(device="cuda"))
+    with nullcontext() if torch.cuda.is_available() else pytest.raises(CannotRunHere, match="no CUDA GPU"):
+        Channels(deepcopy(network), on_gpu)
+    channels = Channels(network, replace(inputs, run=replace(inputs.run, on_progress=said.append)))
+    assert said == [Step("judge channels", 15, 15)]
     first = "layer2.0.conv3"
     (coupled,) = (one for one in channels._coupled if one.first == first)
     assert set(coupled.norms) == {"layer2.0.bn3", "layer2.0.downsample.1"}
@@ -298,7 +305,7 @@ def test_coupled_channels_are_judged_and_removed_as_one(inputs: Inputs) -> None:
         return float(found.detach())
 
     for channel in range(12):
-        expected[channel] = ((loss(channel, 1 + 1e-4) - loss(channel, 1 - 1e-4)) / 2e-4) ** 2
+        expected[channel] = ((loss(channel, 1 + 1e-6) - loss(channel, 1 - 1e-6)) / 2e-6) ** 2
     # The 15 photos are one batch.
     torch.testing.assert_close(channels._scores[first].float(), expected, rtol=1e-3, atol=1e-9)
     channels.network.float()

@@ -235,6 +235,29 @@ def test_photos_must_be_of_the_same_classes_and_others_are_said(narrow: Bundle, 
         plan(photos, tmp_path / "other.rrr", recipe=recipe, run=Run(device="cpu"))
 
 
+def test_the_seed_is_the_bundles_so_that_its_test_photos_are_new_to_it(
+    narrow: Bundle, shapes: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(shapes / "train", photos)  # CLASS/*, to be divided here
+    preprocess, run = narrow.manifest.preprocess, Run(device="cpu")
+    theirs = scan(photos, preprocess, seed=3)
+    origin = narrow.manifest.provenance.model_copy(update={"data_sha256": theirs.digest})
+    recipe = narrow.manifest.recipe.model_copy(update={"seed": 3})
+    start = with_network(narrow, tmp_path / "start.rrr", NARROW, recipe=recipe, provenance=origin)
+    scales = BasisScaling(start=str(start.path), training=TRAINING)
+    assert plan(photos, tmp_path / "b.rrr", recipe=scales, run=run).recipe.seed == 3
+    for seed, advice in ((4, "Leave --seed out: the bundle's is 3"), (3, "Give the photos that it was made from")):
+        own = BasisScaling(start=str(start.path), training=TRAINING, seed=seed)
+        with pytest.raises(UsageError, match="it may have learned from photos that would be drawn to test") as refused:
+            plan(photos, tmp_path / "b.rrr", recipe=own, run=run)
+        assert refused.value.advice.startswith(advice)
+        (photos / "cross" / "0.png").unlink(missing_ok=True)
+    # Photos that are divided already are the same for every seed.
+    divided = BasisScaling(start=str(narrow.path), training=TRAINING, seed=4)
+    assert plan(shapes, tmp_path / "b.rrr", recipe=divided, run=run).recipe.seed == 4
+
+
 def test_other_weights_to_begin_with_are_another_task(scaled: Bundle, tmp_path: Path) -> None:
     task = Task.of(scaled.manifest)
     assert task.start_sha256 == scaled.manifest.provenance.weights_sha256
@@ -243,3 +266,21 @@ def test_other_weights_to_begin_with_are_another_task(scaled: Bundle, tmp_path: 
     (workdir.work / "task.json").write_text(task.model_copy(update={"start_sha256": "0" * 64}).to_json())
     with pytest.raises(UsageError, match="had other weights to begin with"):
         workdir.require_task(task)
+
+
+def test_a_task_is_the_same_by_whichever_path_it_names_a_bundle(
+    scaled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher.rrr").mkdir()
+    for one, other in (
+        (BasisScaling(start="a.rrr"), BasisScaling(start=str(tmp_path / "a.rrr"))),
+        (NetTailor(teacher="teacher.rrr"), NetTailor(teacher=str(tmp_path / "teacher.rrr"))),
+    ):
+        assert Task(recipe=one, data_sha256="0") == Task(recipe=other, data_sha256="0")
+    assert (
+        Task(recipe=NetTailor(teacher="teacher.rrr"), data_sha256="0").differs(
+            Task(recipe=NetTailor(), data_sha256="0")
+        )
+        == "settings"
+    )

@@ -17,15 +17,16 @@ from torch.nn import functional as F
 from rrr_edge.bundle.basis import Normalise
 from rrr_edge.bundle.cost import cost
 from rrr_edge.bundle.factored import delivered, full_ranks
-from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.spec import BaseSpec, ChannelSpec, FactoredSpec, PhaseWidths, ResNetSpec
 from rrr_edge.bundle.structure import BranchedSpec, block_shapes, stem_layers
 from rrr_edge.compress.basis.decompose import factorise
+from rrr_edge.compress.method import Inputs
 from rrr_edge.compress.slimming import widths_of
 from rrr_edge.errors import UsageError
 from rrr_edge.networks import Network, ResNet, build
 from rrr_edge.networks.factored import pairs_of, with_modules
-from rrr_edge.training import Examples
+from rrr_edge.timing.progress import Step
+from rrr_edge.training import open_fabric
 from rrr_edge.training.batches import normalise as normalised
 
 _BATCH = 32
@@ -66,7 +67,7 @@ class Channels:
     The factors of the network are absorbed: what is pruned is in the weights.
     """
 
-    def __init__(self, network: Network, examples: Examples, preprocess: Preprocess) -> None:
+    def __init__(self, network: Network, inputs: Inputs) -> None:
         import torch_pruning
 
         assert isinstance(network, ResNet)
@@ -77,7 +78,7 @@ class Channels:
         self._graph: Any = torch_pruning.DependencyGraph()
         self._graph.build_dependency(self.network, torch.zeros(1, 3, 64, 64))
         self._coupled = self._find()
-        self._scores = self._judge(examples, preprocess)
+        self._scores = self._judge(inputs)
 
     def weakest(self, normalise: Normalise) -> tuple[str, ...]:
         """The first pairs of the coupled channels in the order in which each is to lose one; none loses its last."""
@@ -128,32 +129,40 @@ class Channels:
             found.append(Coupled(name, norms))
         return found
 
-    def _judge(self, examples: Examples, preprocess: Preprocess) -> dict[str, Tensor]:
-        """The sum over batches of the squared Taylor terms [C], by the first pair; photos as they are."""
+    def _judge(self, inputs: Inputs) -> dict[str, Tensor]:
+        """The sum over batches of the squared Taylor terms [C], by the first pair; photos as they are.
+
+        Computed on the device of a training, in full precision; the network and the sums are on the CPU.
+        """
+        examples, on_progress = inputs.examples, inputs.run.on_progress
+        device = open_fabric(inputs.run).device
+        self.network.to(device)
         norms = {name: self.network.get_submodule(name) for one in self._coupled for name in one.norms}
         self.network.requires_grad_(False)
         for norm in norms.values():
             norm.requires_grad_(True)
         totals: dict[str, Tensor] = {}
         for start in range(0, len(examples), _BATCH):
-            images = torch.from_numpy(examples.images[start : start + _BATCH]).permute(0, 3, 1, 2)
-            labels = torch.from_numpy(examples.labels[start : start + _BATCH])
+            images = torch.from_numpy(examples.images[start : start + _BATCH]).permute(0, 3, 1, 2).to(device)
+            labels = torch.from_numpy(examples.labels[start : start + _BATCH]).to(device)
             self.network.zero_grad()
-            loss = F.cross_entropy(self.network(normalised(images, preprocess))[:, 0], labels)
+            loss = F.cross_entropy(self.network(normalised(images, inputs.preprocess))[:, 0], labels)
             loss.backward()  # type: ignore[no-untyped-call]
             for one in self._coupled:
-                term = torch.stack([_taylor(norms[name]) for name in one.norms]).sum(0)
+                term = torch.stack([_taylor(norms[name]) for name in one.norms]).sum(0).cpu()
                 totals[one.first] = totals.get(one.first, torch.zeros_like(term)) + term**2
+            on_progress(Step("judge channels", min(start + _BATCH, len(examples)), len(examples)))
         self.network.zero_grad()
+        self.network.cpu()
         return totals
 
 
 def _taylor(norm: nn.Module) -> Tensor:
-    found = torch.zeros(())
+    terms = []
     for parameter in norm.parameters():
         assert parameter.grad is not None
-        found = found + parameter.detach() * parameter.grad
-    return found
+        terms.append(parameter.detach() * parameter.grad)
+    return torch.stack(terms).sum(0)
 
 
 def slimmer(spec: FactoredSpec, counts: Mapping[str, int]) -> FactoredSpec:

@@ -137,8 +137,8 @@ class Removals:
 
     def _without_channels(self, network: Network) -> Network | None:
         """With fewer channels; None where that is not wanted, or not possible."""
-        recipe, inputs = self._recipe, self._stages.inputs
-        channels = Channels(network, inputs.examples, inputs.preprocess)
+        recipe = self._recipe
+        channels = Channels(network, self._stages.inputs)
         order = channels.weakest(recipe.normalise)
         removed = self._as_many(
             order, len(order) + 1, recipe.then_sparsity, lambda gone: slimmer(channels.spec, Counter(gone))
