@@ -16,7 +16,7 @@ from rrr_edge.bundle.reference_network import ReferenceNetwork, RunnableNetwork
 from rrr_edge.bundle.sources import SOURCES, PhaseDepths
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS
 from rrr_edge.compress.basis import BASIS_SCALING
-from rrr_edge.compress.chain import lineage, require_reading, start_of, words_of
+from rrr_edge.compress.chain import lineage, reference_of, require_reading, start_of, words_of
 from rrr_edge.compress.estimate import Estimate, estimate_of
 from rrr_edge.compress.method import Inputs, Method, cost_of
 from rrr_edge.compress.nettailor import NETTAILOR
@@ -131,12 +131,14 @@ def compress(
 
 
 def measure_own(recipe: Recipe, dataset: Dataset, *, run: Run, on_progress: OnProgress) -> ReferenceNetwork | None:
-    """The user's own network on the test photos that the bundle will hold; None unless `run` has labels.
+    """The user's own network on the test photos that the bundle will hold, where `run` has labels.
 
-    Raises BadInput (see `open_own`; its outputs seem to be in another order).
+    Else that of the bundle that is begun with, if it has one and the same test photos. Raises CorruptArtifact, and
+    BadInput (see `open_own`; its outputs seem to be in another order).
     """
     if run.labels is None:
-        return None
+        start = start_of(recipe)
+        return reference_of(start, dataset, reference_rows(dataset, recipe)) if start else None
     network = _open_own(recipe, dataset.labels, run)
     fitted = network.about.preprocess
     golden = reference_rows(dataset, recipe)

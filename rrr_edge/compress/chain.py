@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Ancestor, Preprocess
 from rrr_edge.bundle.recipe import Recipe
+from rrr_edge.bundle.reference_network import ReferenceNetwork
 from rrr_edge.bundle.reused import Chained
 from rrr_edge.bundle.sources import SOURCES
 from rrr_edge.compress.validation import may_have_seen
@@ -108,6 +111,19 @@ def _is_made_from(bundle: Bundle, dataset: Dataset) -> bool:
 def begin_with(bundle: Bundle) -> tuple[Network, WeightsInfo]:
     """The bundle's network, and where its weights come from."""
     return load_network(bundle), WeightsInfo(bundle.path.name, sha256(bundle.weights))
+
+
+def reference_of(bundle: Bundle, dataset: Dataset, rows: NDArray[np.int64]) -> ReferenceNetwork | None:
+    """The network that the bundle is compared with, where the test photos in `rows` are those that the bundle has.
+
+    Raises CorruptArtifact.
+    """
+    found = ReferenceNetwork.of(bundle)
+    if found is None:
+        return None
+    held, test = bundle.reference, dataset.test
+    same = np.array_equal(held.labels, test.labels[rows]) and np.array_equal(held.images, test.images[rows])
+    return found if same else None
 
 
 def words_of(bundle: Bundle) -> str:

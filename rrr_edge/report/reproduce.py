@@ -22,10 +22,14 @@ RECIPE = "recipe.toml"
 def commands(candidates: Sequence[Candidate]) -> str:
     """Of all bundles and engines; folders are named, not located."""
     lines = []
-    bundles = list(dict.fromkeys(c.bundle.path.name for c in candidates))
+    manifests = {c.bundle.path.name: c.bundle.manifest for c in reversed(candidates)}
+    # What another was made from comes first, and once.
+    bundles = sorted(dict.fromkeys(c.bundle.path.name for c in candidates), key=lambda name: len(manifests[name].chain))
+    made: set[str] = set()
     for bundle in bundles:
-        manifest = next(c for c in candidates if c.bundle.path.name == bundle).bundle.manifest
-        lines += [command_line("compress", "DATA", out=a.name, recipe=recipe_file(a.name)) for a in manifest.chain]
+        earlier = [a.name for a in manifests[bundle].chain if a.name not in made]
+        made |= {*earlier, bundle}
+        lines += [command_line("compress", "DATA", out=name, recipe=recipe_file(name)) for name in earlier]
         lines.append(command_line("compress", "DATA", out=bundle, recipe=RECIPE))
         for candidate in (c for c in candidates if c.bundle.path.name == bundle):
             target = asked(candidate.profile.target)
@@ -98,9 +102,9 @@ def recipe_file(ancestor: str) -> str:
 
 
 def recipe_toml(recipe: Recipe) -> str:
-    """The recipe as `compress --recipe` reads it; a file of weights and a bundle are named, not located."""
+    """The recipe as `compress --recipe` reads it; a file of weights and bundles are named, not located."""
     settings = recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
-    named = {key: PurePath(settings[key]).name for key in ("weights", "from") if key in settings}
+    named = {key: PurePath(settings[key]).name for key in ("weights", "from", "teacher") if key in settings}
     return "\n".join(_toml(settings | named))
 
 

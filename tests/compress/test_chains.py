@@ -25,6 +25,7 @@ from rrr_edge.bundle.files import describe_file
 from rrr_edge.bundle.folder import MANIFEST, WEIGHTS
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import BasisScaling, BasisTraining, Channel, Element, NetTailor, Training
+from rrr_edge.bundle.reference_network import NetworkBeside, ReferenceNetwork, RunnableNetwork, images_sha256
 from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.bundle.spec import ChannelSpec, FactoredSpec, PhaseWidths
 from rrr_edge.bundle.target import Lowering, Target
@@ -32,7 +33,7 @@ from rrr_edge.compile import compile_bundle
 from rrr_edge.compile.pairs import time_pairs
 from rrr_edge.compile.request import BuildRequest
 from rrr_edge.compile.sense import require_sense
-from rrr_edge.compress import Run, compress, plan
+from rrr_edge.compress import Run, compress, measure_own, plan
 from rrr_edge.compress.basis import BASIS_SCALING
 from rrr_edge.compress.chain import inherit, lineage
 from rrr_edge.compress.method import Inputs, cost_of
@@ -44,6 +45,7 @@ from rrr_edge.images.dataset import scan
 from rrr_edge.images.layouts import HeldOut
 from rrr_edge.networks import build
 from rrr_edge.report.reproduce import recipe_toml
+from rrr_edge.timing.progress import silent
 from rrr_edge.training import Examples
 from rrr_edge.training import Run as TrainingRun
 
@@ -256,6 +258,33 @@ def test_the_seed_is_the_bundles_so_that_its_test_photos_are_new_to_it(
     # Photos that are divided already are the same for every seed.
     divided = BasisScaling(start=str(narrow.path), training=TRAINING, seed=4)
     assert plan(shapes, tmp_path / "b.rrr", recipe=divided, run=run).recipe.seed == 4
+
+
+def test_the_network_to_compare_with_is_kept_with_the_same_test_photos(
+    shared_bundle: Bundle, shapes: Path, tmp_path: Path
+) -> None:
+    start = copy_bundle(shared_bundle, tmp_path / "start.rrr")
+    manifest, labels = start.manifest, start.reference.labels
+    about = NetworkBeside(
+        name="own.pth",
+        network="ResNet18",
+        source="weights",
+        sha256="0" * 64,
+        params=1,
+        macs=1,
+        preprocess=manifest.preprocess,
+    )
+    own = RunnableNetwork(about, lambda images, _: np.eye(3)[labels], {})
+    probabilities = np.eye(3, dtype=np.float32)[labels]
+    found = ReferenceNetwork.judged(own, probabilities, labels, names=manifest.labels, images=images_sha256(manifest))
+    recipe, run = inherit(BasisScaling(start=str(start.path))), Run(device="cpu")
+    same = scan(shapes, manifest.preprocess)
+    assert measure_own(recipe, same, run=run, on_progress=silent) is None
+    start.reference_network.write_text(found.to_json())
+    assert measure_own(recipe, same, run=run, on_progress=silent) == found
+    shutil.copytree(shapes, tmp_path / "photos")
+    (tmp_path / "photos" / "test" / "cross" / "0.png").unlink()
+    assert measure_own(recipe, scan(tmp_path / "photos", manifest.preprocess), run=run, on_progress=silent) is None
 
 
 def test_other_weights_to_begin_with_are_another_task(scaled: Bundle, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from made_up import rewrite as rewrite_manifest
 from rrr_edge.bundle.engine import PairTime
 from rrr_edge.bundle.folder import ENGINE
 from rrr_edge.bundle.manifest import Ancestor
-from rrr_edge.bundle.recipe import RRR, BasisScaling, Selection, Training
+from rrr_edge.bundle.recipe import RRR, BasisScaling, NetTailor, Selection, Training
 from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.cli.app import app
 from rrr_edge.errors import UsageError
@@ -279,6 +279,7 @@ def test_the_recipe_reads_back_the_same(recipe: RRR, tmp_path: Path) -> None:
 
 def test_a_file_of_weights_is_named_and_not_located() -> None:
     assert 'weights = "mine.pth"' in recipe_toml(RRR(weights="/home/somebody/private/mine.pth")).splitlines()
+    assert 'teacher = "big.rrr"' in recipe_toml(NetTailor(teacher="/home/somebody/big.rrr")).splitlines()
 
 
 def test_the_commands_have_what_the_engine_was_made_with(tmp_path: Path) -> None:
@@ -311,6 +312,12 @@ def test_the_page_has_the_whole_chain_of_recipes(tmp_path: Path) -> None:
     candidate = store(bundle, profile(bundle))
     assert commands([candidate]).splitlines()[:2] == [
         "rrr-edge compress DATA -o mugs.rrr --recipe mugs.toml",
+        "rrr-edge compress DATA -o small.rrr --recipe recipe.toml",
+    ]
+    start = make_bundle(tmp_path / "mugs.rrr")
+    said = commands([candidate, store(start, profile(start))]).splitlines()
+    assert [line for line in said if " compress " in line] == [
+        "rrr-edge compress DATA -o mugs.rrr --recipe recipe.toml",
         "rrr-edge compress DATA -o small.rrr --recipe recipe.toml",
     ]
     texts = Page(page_of([candidate])).texts
