@@ -247,16 +247,16 @@ def test_the_seed_is_the_bundles_so_that_its_test_photos_are_new_to_it(
     origin = narrow.manifest.provenance.model_copy(update={"data_sha256": theirs.digest})
     recipe = narrow.manifest.recipe.model_copy(update={"seed": 3})
     start = with_network(narrow, tmp_path / "start.rrr", NARROW, recipe=recipe, provenance=origin)
-    scales = BasisScaling(start=str(start.path), training=TRAINING)
+    scales = BasisScaling(start=str(start.path), sparsity=0.5, training=TRAINING)
     assert plan(photos, tmp_path / "b.rrr", recipe=scales, run=run).recipe.seed == 3
     for seed, advice in ((4, "Leave --seed out: the bundle's is 3"), (3, "Give the photos that it was made from")):
-        own = BasisScaling(start=str(start.path), training=TRAINING, seed=seed)
+        own = BasisScaling(start=str(start.path), sparsity=0.5, training=TRAINING, seed=seed)
         with pytest.raises(UsageError, match="it may have learned from photos that would be drawn to test") as refused:
             plan(photos, tmp_path / "b.rrr", recipe=own, run=run)
         assert refused.value.advice.startswith(advice)
         (photos / "cross" / "0.png").unlink(missing_ok=True)
     # Photos that are divided already are the same for every seed.
-    divided = BasisScaling(start=str(narrow.path), training=TRAINING, seed=4)
+    divided = BasisScaling(start=str(narrow.path), sparsity=0.5, training=TRAINING, seed=4)
     assert plan(shapes, tmp_path / "b.rrr", recipe=divided, run=run).recipe.seed == 4
 
 
