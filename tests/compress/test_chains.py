@@ -134,7 +134,7 @@ def test_auto_clocks_each_pair_and_may_write_some_as_one(
 
     monkeypatch.setattr("rrr_edge.compile.pairs.RUNS", 2)
     monkeypatch.setattr("rrr_edge.compile.build.time_pairs", clocked)
-    monkeypatch.setattr("rrr_edge.compile.build.race", lambda folders, *_, **__: (list(folders)[-1], ()))
+    monkeypatch.setattr("rrr_edge.compile.build.race", lambda folders, *_, **__: (list(folders)[-1], (), ()))
     engine = compile_bundle(bundle, Target(name="mine", backend="openvino", lowering="auto"))
     assert (engine.lowering, engine.products) == ("mixed", (first,))
     assert engine.verification.passed
