@@ -179,7 +179,7 @@ def by_taylor(task: Task, target: int) -> Network:
     decompose(network)
     number = 0
     while cost(deliver(network).spec, task.size).params > target:
-        channels = Channels(network, task.train, task.preprocess)
+        channels = Channels(network, task.inputs)
         order = channels.weakest(task.recipe.normalise)
         count = max(1, round(task.recipe.prune_share * len(order)))
         while count > 1 and params_without(channels, order[: count - 1], task.size) <= target:
