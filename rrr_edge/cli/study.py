@@ -146,7 +146,7 @@ def _plan(data: list[Path], named: "Sequence[Named]", **settings: Any) -> "Plan"
     from rrr_edge.study.plan import Method, Plan, find_data, with_weights
 
     if not data:
-        raise UsageError("A study needs data sets.", advice="Give folders of photos: rrr-edge study PHOTOS -o STUDY")
+        raise UsageError("A study needs data sets.", advice="Give folders of photos, one for each.")
     names = [each.name for each in named]
     for name in names:
         if names.count(name) > 1:

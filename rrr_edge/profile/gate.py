@@ -27,7 +27,7 @@ from rrr_edge.runtime.classifier import Classifier
 from rrr_edge.timing.interleave import Run, TimingSettings, take_turns, turn, warm_up, without_garbage_collection
 from rrr_edge.timing.machine import threads_to_use
 from rrr_edge.timing.progress import OnProgress, Step, silent
-from rrr_edge.timing.quiet import RoundLoads, is_quiet
+from rrr_edge.timing.quiet import HOPELESS_ROUNDS, RoundLoads, is_quiet
 from rrr_edge.timing.sequential import bounds, medians_of, stretch_of
 from rrr_edge.timing.statistics import Interval, wilson_interval
 
@@ -128,13 +128,14 @@ def race(
 ) -> Speed:
     """Rounds of turns, each in an order of its own, until the ratio's interval lies on one side of the limit.
 
-    Rounds that other programs disturb do not count, nor do those of which that is not known yet.
+    Rounds that other programs disturb do not count, nor do those of which that is not known yet. Where none of the
+    first 40 is quiet, or fewer of those that half the budget gave, all count: turns share what falls on them.
     """
     begin = timing.clock()
     rounds: list[dict[str, float]] = []
     engines = {"baseline": baseline, "candidate": candidate}
     verdict: GateVerdict = "undecided"
-    spent_s, budget_s = 0.0, math.ceil(limits.budget_s)
+    spent_s, budget_s, all_count = 0.0, math.ceil(limits.budget_s), False
     with without_garbage_collection():
         for run in engines.values():
             warm_up(run, timing)
@@ -144,7 +145,11 @@ def race(
             others.end_round()
             told = zip(rounds, others.told, strict=True)
             quiet = [each for each, load in told if is_quiet(load) and (load is not None or not others.is_known)]
-            ratios = [each["candidate"] / each["baseline"] for each in quiet]
+            hopeless = not quiet and sum(load is not None for load in others.told) >= HOPELESS_ROUNDS
+            late = len(quiet) < HOPELESS_ROUNDS and spent_s >= limits.budget_s / 2
+            all_count = all_count or hopeless or late
+            counting = rounds if all_count else quiet
+            ratios = [each["candidate"] / each["baseline"] for each in counting]
             stretch = stretch_of(ratios)
             stretches = medians_of(ratios, stretch or 1).tolist()
             interval = bounds(stretches) if stretch else None
@@ -155,18 +160,19 @@ def race(
                     "seconds",
                     min(int(spent_s), budget_s),
                     budget_s,
-                    f"{counted(len(ratios), 'quiet round')}, may end earlier",
+                    f"{counted(len(ratios), 'round' if all_count else 'quiet round')}, may end earlier",
                 )
             )
             if verdict != "undecided" or spent_s >= limits.budget_s:
                 break
-    first, second = ([each[name] for each in quiet or rounds] for name in engines)
+    first, second = ([each[name] for each in counting or rounds] for name in engines)
     every = [b / a for a, b in zip(first, second, strict=True)]
     return Speed(
         ratio=statistics.median(every if interval is None else stretches),
         interval=interval,
         rounds=len(rounds),
         quiet_rounds=len(quiet),
+        all_count=all_count,
         background_load=others.share,
         stretch=stretch,
         seconds=spent_s,

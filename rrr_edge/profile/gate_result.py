@@ -24,14 +24,15 @@ class Speed(Record):
 
     `ratio` is the median over stretches of `stretch` rounds, so long that they count as independent (bounds.py).
     `interval` then holds it with 99 % whenever one stops to look. Both are None as long as nothing can be said, and
-    `ratio` is that of the rounds. Times are medians, in ms. Only the `quiet_rounds` count; where there are none, ratio
-    and times are of all rounds. `background_load` is the share of the cores' time that other programs took, if known.
+    `ratio` is that of the rounds. Times are medians, in ms. Only the `quiet_rounds` count, unless `all_count`
+    because too few were quiet. `background_load` is the share of the cores' time that other programs took, if known.
     """
 
     ratio: float
     interval: Interval | None
     rounds: int
     quiet_rounds: int | None = None
+    all_count: bool = False
     background_load: float | None = None
     stretch: int | None
     seconds: float
@@ -124,7 +125,8 @@ class Gate(Record):
         about = _ABOUT[speed.verdict]
         rounds, quiet = counted(speed.rounds, "round"), speed.quiet_rounds
         if quiet is not None and quiet < speed.rounds:
-            rounds += f", of which {quiet} were quiet and count (other programs took {speed.background_load or 0:.0%})"
+            count = "were quiet, so that all count" if speed.all_count else "were quiet and count"
+            rounds += f", of which {quiet} {count} (other programs took {speed.background_load or 0:.0%})"
         reasons = [
             f"{speed.candidate_ms:.3f} ms against {speed.baseline_ms:.3f} ms in the median, and {speed.ratio:.3f} "
             f"times as long in the median round ({bounds}), {about} the limit of {limit:g}, after "
@@ -132,7 +134,7 @@ class Gate(Record):
         ]
         if speed.verdict == "undecided":
             reasons.append(
-                "The budget ended before the interval decided, which takes 40 quiet rounds at least and more the more "
+                "The budget ended before the interval decided, which takes 40 rounds at least and more the more "
                 "they depend on those before: give more (--budget-s) or a quieter machine."
             )
         if self.drop:
