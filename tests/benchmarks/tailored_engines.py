@@ -68,7 +68,10 @@ def make(out: Path, size: int, epochs: int, drop_blocks: int) -> dict[str, Bundl
     recipes: dict[str, Recipe] = {
         "teacher": FineTune(**common, training=Training(epochs=epochs, schedule={"shape": "step"}, **step)),
         "tailored": NetTailor(
-            **common, teacher=str(teacher), drop_blocks=drop_blocks, training=TailorTraining(epochs=epochs)
+            **common,
+            teacher=str(teacher),
+            drop_blocks=drop_blocks,
+            training=TailorTraining(epochs=epochs, learning_rate=0.02),
         ),
         "rrr-net": RRR(**common, training=Training(epochs=2 * epochs, shared_batches=True)),
     }

@@ -44,7 +44,7 @@ BACKBONE = "resnet18"
 # Who learns what another is tailored to.
 SOURCES = {"digits": ("letters", "textures"), "shapes": ("letters", "textures")}
 SOURCES |= {"letters": ("digits", "shapes"), "textures": ("digits", "shapes")}
-TRAIN, VAL, TEST, SOURCE_PHOTOS, SOURCE_EPOCHS = 20, 20, 20, 60, 6
+TRAIN, VAL, TEST, SOURCE_PHOTOS, SOURCE_EPOCHS = 20, 20, 20, 150, 16
 WITHIN = 0.005
 
 
