@@ -14,6 +14,7 @@ if len(sys.argv) < 3:
 try:
     with Classifier.open(sys.argv[1], target="openvino", precision="int8") as classifier:
         for prediction in classifier.predict_many(sys.argv[2:]):
-            print(f"{prediction.label}  {prediction.probability:.1%}  uncertainty {prediction.uncertainty:.2f}")
+            label = prediction.label if prediction.answered else "unsure"  # `rrr-edge calibrate` teaches it when
+            print(f"{label}  {prediction.probability:.1%}  uncertainty {prediction.uncertainty:.2f}")
 except RRREdgeError as error:
     sys.exit(f"{error} {error.advice}")

@@ -45,6 +45,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shapes(folder / "split", train=20, test=1)
     (folder / "split" / "train").rename(folder / "photos")
     (folder / "photos" / LABELS[0] / "0.png").rename(folder / "photo.jpg")
+    shutil.copytree(folder / "photos", folder / "frames")
     (folder / "clutter").mkdir()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(folder / "clutter" / "0.png")
     _write_video(folder / "video.mp4")

@@ -36,7 +36,7 @@ _LIBRARIES = ("numpy", "pillow", "torch", "openvino", "nncf", "onnxruntime")
 _AGAIN = {
     "compress": "Go on with --resume.",
     "demo": "Start it anew with --force.",
-    "profile": "Run it again: what was finished of --sparsity is kept.",
+    "profile": "Run it again: networks that were built, and what was finished of --sparsity, are kept.",
     "study": "Run it again: what is finished is kept.",
 }
 

@@ -142,7 +142,7 @@ def _require_network(found: StateDict, whole: Source, depths: PhaseDepths, path:
             f"{path} holds the weights of a {source.name}, and a {whole.name} is asked for.",
             advice=f"Add --backbone {key}, or give the weights of a {whole.name}."
             if key
-            else f"Give the weights of a {whole.name}.",
+            else f"Give the weights of a {whole.name}, or tune this network whole: --method finetune --backbone NAME.",
         )
     if any(own < needed for own, needed in zip(source.depths, depths, strict=True)):
         has, needs = (",".join(map(str, one)) for one in (source.depths, depths))

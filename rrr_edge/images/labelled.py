@@ -193,7 +193,8 @@ def require_unseen(photos: LabelledPhotos, bundle: Bundle) -> None:
     if tested := _count_among(photos.images, bundle.reference.images):
         raise BadInput(
             f"{counted(tested, 'photo')} of {photos.source} are test photos of the bundle.",
-            advice="Give others, or say --test-photos: no accuracy is then measured on photos that had no part in it.",
+            advice="Give others, or --test-photos in their place: then no photos are left to measure an accuracy on "
+            "that had no part in it.",
         )
 
 

@@ -132,7 +132,10 @@ def _doubts(measurements: tuple[Measurement, ...], unsettled: tuple[str, ...]) -
     counted = f"{quiet} of {rounds} rounds were quiet (others took at most a tenth of a core)"
     doubts = []
     if any(load is None for load in engine.loads):
-        doubts.append("What other programs took meanwhile is not known: all rounds count as quiet.")
+        doubts.append(
+            "What other programs took meanwhile is not known (it is told from a second of rounds on): all rounds count as "
+            "quiet."
+        )
     if engine.disturbed:
         doubts.append(f"Too busy a machine for ratios: {engine.disturbed}, and {counted}. Times are of all rounds.")
     elif quiet < rounds:

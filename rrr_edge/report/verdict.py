@@ -52,7 +52,7 @@ def _doubts(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield "how often it is right is not known"
     elif accuracy_interval(profile)[0] <= 1 / classes:
         yield f"that is no better than guessing among {classes} classes"
-    if not (profile.ratios or profile.bounds):
+    if not (profile.ratios or profile.bounds or len(candidates) > 1):
         yield "nothing was measured beside it"
     for bound in profile.bounds:
         known = ", ".join(filter(None, (bound.words, bound.bias)))
@@ -77,7 +77,8 @@ def _doubts(candidates: Sequence[Candidate]) -> Iterator[str]:
     if unstable := [m for m in profile.measurements if m.summary.unstable]:
         spread = f"the middle half of the runs spreads by {profile.engine.summary.spread:.0%}"
         its = f"its own time was unstable ({profile.engine.disturbed or spread})"
-        yield its if profile.engine in unstable else f"{len(unstable)} of the times beside it were unstable"
+        others = "one other time was" if len(unstable) == 1 else f"{len(unstable)} other times were"
+        yield its if profile.engine in unstable else f"{others} unstable"
 
 
 def _better(other: Profile, own: Profile) -> Iterator[str]:

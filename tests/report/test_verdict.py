@@ -79,7 +79,7 @@ def test_a_machine_too_busy_for_a_ratio_is_no_headline(full: Candidate) -> None:
 def test_unstable_rivals_are_counted(full: Candidate) -> None:
     jumpy = measurement("jumpy", 50, spread=0.5)
     steady = full.profile.model_copy(update={"measurements": (*full.profile.measurements, jumpy)})
-    assert "but 1 of the times beside it were unstable" in verdict([Candidate(full.bundle, steady)])
+    assert "but one other time was unstable" in verdict([Candidate(full.bundle, steady)])
 
 
 def test_a_faster_way_to_prune_is_named(full: Candidate) -> None:

@@ -68,11 +68,11 @@ def test_votes_give_means_over_the_window() -> None:
 
 def test_a_label_is_the_answer_by_the_votes_for_it_alone() -> None:
     votes = Votes(5, LABELS)
-    for index, threshold in ((0, 0.0), (0, 0.0), (2, 1.0), (2, 1.0)):
+    for index, threshold in ((0, 0.1), (0, 0.1), (2, 0.5), (2, 0.5)):
         votes.add(prediction(index, threshold=threshold))
-    shown = votes.add(prediction(2))
+    shown = votes.add(prediction(2, threshold=0.5))
     assert (shown.label, shown.answered) == ("dark", False)
-    assert votes.add(prediction(2)) == ("bright", pytest.approx(0.66), pytest.approx(0.5), True)
+    assert votes.add(prediction(2, threshold=0.5)) == ("bright", pytest.approx(0.66), pytest.approx(0.5), True)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ _SAMPLED = 1000
 class StreamResult:
     """The answer to a frame, with the label, probability and uncertainty that the votes gave it, and the pace.
 
-    `answered` is false where doubt is too large for the label to be the answer.
+    `answered` is false where doubt is too large for the label to be the answer. `smoothed`: these are the votes'.
     """
 
     answer: Answer
@@ -30,6 +30,7 @@ class StreamResult:
     uncertainty: float
     fps: float
     answered: bool = True
+    smoothed: bool = False
 
     @property
     def shown(self) -> str:
@@ -45,7 +46,7 @@ class StreamResult:
             "label": self.label,
             "probability": round(self.probability, 6),
             "uncertainty": round(self.uncertainty, 6),
-            **own,
+            **({"own": {"label": self.answer.prediction.label, **own}} if self.smoothed else own),
             "answered": self.answered,
             "dropped": frame.dropped,
         }
@@ -60,7 +61,7 @@ def watch(answers: Iterable[Answer], labels: tuple[str, ...], *, smooth: int = 1
         lasted = times[-1] - times[0]
         fps = (len(times) - 1) / lasted if lasted else 0.0
         vote = votes.add(answer.prediction)
-        yield StreamResult(answer, vote.label, vote.probability, vote.uncertainty, fps, vote.answered)
+        yield StreamResult(answer, vote.label, vote.probability, vote.uncertainty, fps, vote.answered, smooth > 1)
 
 
 class Summary:
@@ -86,9 +87,8 @@ class Summary:
     def text(self, frames: Frames) -> str:
         """A line on the stream, and one on what was seen in it."""
         lasted = time.monotonic() - self._begun_s if self.frames else 0.0
-        counts = [f"{self.frames - self.unsure} frames answered in {lasted:.1f} s"]
-        if self.unsure:
-            counts += [f"{self.unsure} unsure"]
+        unsure = f", {self.unsure} of them unsure," if self.unsure else ""
+        counts = [f"{self.frames} frames{unsure} answered in {lasted:.1f} s"]
         if self.frames > 1:
             counts += [f"{(self.frames - 1) / lasted:.1f} a second"]
         if self.frames:

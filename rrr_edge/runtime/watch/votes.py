@@ -22,8 +22,8 @@ class Votes:
 
     It stays until another has more than two thirds of the votes of a full window (hysteresis), so that two labels which
     take turns do not make it flicker. Its probability and its uncertainty are the means over the window; it is the
-    answer where all predictions in the window are, or more than half of those of that label. A promise about single
-    answers says nothing of it.
+    answer of a calibrated engine where more than half of the predictions in the window give it as theirs. A promise
+    about single answers says nothing of it.
     """
 
     def __init__(self, frames: int, labels: tuple[str, ...]) -> None:
@@ -41,6 +41,6 @@ class Votes:
             self._index = first
         probability = np.mean([vote.probabilities[self._index] for vote in self._window])
         uncertainty = np.mean([vote.uncertainty for vote in self._window])
-        mine = [vote.answered for vote in self._window if vote.index == self._index]
-        answered = all(vote.answered for vote in self._window) or 2 * sum(mine) > len(mine)
+        mine = sum(vote.answered and vote.index == self._index for vote in self._window)
+        answered = prediction.doubt.threshold >= 1 or 2 * mine > len(self._window)
         return Vote(self._labels[self._index], float(probability), float(uncertainty), answered)
