@@ -133,7 +133,7 @@ def _doubts(measurements: tuple[Measurement, ...], unsettled: tuple[str, ...]) -
     doubts = []
     if any(load is None for load in engine.loads):
         doubts.append(
-            "What other programs took meanwhile is not known (it is told from a second of rounds on): all rounds count as "
+            "What other programs took meanwhile is not known, as always for less than a second of rounds: all count as "
             "quiet."
         )
     if engine.disturbed:

@@ -541,7 +541,8 @@ def test_that_nothing_is_known_of_other_programs_is_said(
         bundle, TARGET, baselines=Baselines((), (rival(clock),)), timing=TimingSettings(runs=60, clock=clock)
     )
     assert profile.notes == (
-        "What other programs took meanwhile is not known (it is told from a second of rounds on): all rounds count as quiet.",
+        "What other programs took meanwhile is not known, as always for less than a second of rounds: all count as "
+        "quiet.",
     )
     assert [ratio.of for ratio in profile.ratios] == ["a rival"]
 
