@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--references", type=int, default=5)
     parser.add_argument("--runs", type=int, default=100)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what spins beside it ends too
     with tempfile.TemporaryDirectory() as work:
         bundle = Bundle.open(options.bundle) if options.bundle else make_bundle(Path(work), epochs=1)
         if "openvino-int8" not in bundle.engine_names():
