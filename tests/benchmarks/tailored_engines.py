@@ -38,6 +38,8 @@ from rrr_edge.training import train
 
 BACKBONE, TASK, SOURCE = "resnet50", "digits", ("shapes",)
 SOURCE_PHOTOS, SOURCE_EPOCHS = 30, 4
+# Networks that learned so little change many answers in INT8: it is said, and not refused.
+_ANY = Limits(max_drop=1.0, min_agreement=0.5)
 
 
 def main() -> None:
@@ -99,7 +101,7 @@ def compare(bundles: dict[str, Bundle], target: Target, timing: TimingSettings) 
     found, runs = {}, {}
     with ExitStack() as until_end:
         for name, bundle in bundles.items():
-            engine = compile_bundle(bundle, target, precision=target.precision, limits=Limits(max_drop=1.0))
+            engine = compile_bundle(bundle, target, precision=target.precision, limits=_ANY)
             folder = bundle.engine_folder(engine.name)
             found[name] = {
                 "mb": round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 2),
