@@ -37,7 +37,7 @@ from rrr_edge.training import Run as TrainingRun
 from rrr_edge.training import train
 
 BACKBONE, TASK, SOURCE = "resnet50", "digits", ("shapes",)
-SOURCE_PHOTOS, SOURCE_EPOCHS = 30, 4
+SOURCE_PHOTOS, SOURCE_EPOCHS = 60, 12
 # Networks that learned so little change many answers in INT8: it is said, and not refused.
 _ANY = Limits(max_drop=1.0, min_agreement=0.5)
 
