@@ -143,9 +143,10 @@ def race(
         for turns in take_turns(engines, lambda run, round_: _turn_ms(run, round_, timing)):
             rounds.append(turns)
             others.end_round()
-            told = zip(rounds, others.told, strict=True)
-            quiet = [each for each, load in told if is_quiet(load) and (load is not None or not others.is_known)]
-            hopeless = not quiet and sum(load is not None for load in others.told) >= HOPELESS_ROUNDS
+            loads, unknown_counts = others.told, not others.is_known
+            told = zip(rounds, loads, strict=True)
+            quiet = [each for each, load in told if is_quiet(load) and (load is not None or unknown_counts)]
+            hopeless = not quiet and sum(load is not None for load in loads) >= HOPELESS_ROUNDS
             late = len(quiet) < HOPELESS_ROUNDS and spent_s >= limits.budget_s / 2
             all_count = all_count or hopeless or late
             counting = rounds if all_count else quiet

@@ -57,6 +57,7 @@ class RoundLoads:
 
     def __init__(self) -> None:
         self._told: list[float] = []
+        self._loads: list[float | None] = []
         self._pending = 0
         self._load = machine.BackgroundLoad()
 
@@ -64,10 +65,12 @@ class RoundLoads:
         """Count a round. The load of the stretch that ends with it, or None where it goes on."""
         self._pending += 1
         share = self._load.share
+        load = load_of(share)
         if share is not None:
             self._told += [share] * self._pending
+            self._loads += [load] * self._pending
             self.skip()
-        return load_of(share)
+        return load
 
     def skip(self) -> None:
         """What happened since the last stretch belongs to no round."""
@@ -92,8 +95,7 @@ class RoundLoads:
     @property
     def told(self) -> Loads:
         """Of all rounds; None: nothing is known. The last, of less than a second, have the load of those before."""
-        told = tuple(map(load_of, self._told))
-        return (*told, *((told[-1:] or (None,)) * self._pending))
+        return (*self._loads, *((self._loads[-1:] or [None]) * self._pending))
 
 
 def load_of(share: float | None) -> float | None:
