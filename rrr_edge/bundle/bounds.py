@@ -1,4 +1,4 @@
-"""What can be said of the ratio of two times where too few rounds were quiet: bounds, and whom the rounds flatter."""
+"""Bounds of the ratio of two times where too few rounds were quiet, and whom the rounds flatter."""
 
 import math
 from typing import Self

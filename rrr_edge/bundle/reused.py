@@ -1,4 +1,4 @@
-"""What all recipes have in common: they reuse the weights of a source network."""
+"""The settings that all recipes have in common, such as the source network whose weights they reuse."""
 
 from typing import Literal, TypeAlias
 

@@ -1,4 +1,4 @@
-"""What an engine's doubt is worth on labelled photos, and on pictures of none of its classes."""
+"""The worth of an engine's doubt on labelled photos, and on pictures of none of its classes."""
 
 from collections.abc import Iterator
 from pathlib import Path

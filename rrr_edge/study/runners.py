@@ -1,4 +1,4 @@
-"""What carries out the jobs of a study: the protocol, and processes of this machine that share out its cores."""
+"""Runners of a study's jobs: the protocol, and processes of this machine that share out its cores."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""How well a number tells two kinds apart: the area under the ROC curve, and its interval."""
+"""The area under the ROC curve, by which a number tells two kinds apart, and its interval."""
 
 import math
 import statistics

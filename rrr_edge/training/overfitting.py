@@ -1,4 +1,4 @@
-"""What the log of a training says of overfitting, in one sentence with numbers."""
+"""Overfitting, told from the log of a training in one sentence with numbers."""
 
 from collections.abc import Sequence
 
