@@ -12,18 +12,16 @@ status 1 where anything differs.
 
 import argparse
 import json
-import random
 import sys
 import tempfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from kill_and_resume import what_is_wrong, write_photos
-from tailored_run import Told, run
+from kill_and_resume import write_photos
+from tailored_run import Phases, torment
 
-from rrr_edge.bundle.files import sha256
-from rrr_edge.bundle.folder import WEIGHTS, Bundle
 from rrr_edge.bundle.recipe import BasisScaling, BasisTraining
 
 TRANSFER = "transfer"
@@ -56,46 +54,17 @@ def main() -> None:
             prune_share=0.25,
             training=BasisTraining(epochs=options.epochs, batch_size=6),
         )
-        result = torment(work, recipe, seed=options.seed)
+        result = torment(work, recipe, partial(phases_of, recipe), seed=options.seed)
     print(json.dumps(result, indent=2))
     sys.exit(1 if result["failures"] else 0)
 
 
-def torment(work: Path, recipe: BasisScaling, *, seed: int) -> dict[str, Any]:
-    whole = run(work, recipe, "whole.rrr")
-    if whole.error or whole.status:
-        raise SystemExit(f"A run that nobody killed failed: {whole.error or whole.status}")
-    expected = sha256(work / "whole.rrr" / WEIGHTS)
-    steps = {told.stage: told.total for told in whole.told}
+def phases_of(recipe: BasisScaling, steps: Mapping[str, int]) -> Phases:
     removals = [stage for stage in steps if stage.startswith("removal")]
-    epoch = {TRANSFER: steps[TRANSFER] // recipe.training.epochs, **{stage: steps[stage] for stage in removals}}
-    draw, before = random.Random(seed), list[Told]()
-    kills, failures = dict[str, int](), list[str]()
-    some = dict.fromkeys((removals[0], removals[len(removals) // 2], removals[-1]))
-    for phase in (TRANSFER, *some, "evaluate", None):
-        at = Told(phase, draw.randint(1, steps[phase]) if phase in epoch else 0, steps[phase]) if phase else None
-        ended = run(work, recipe, "it.rrr", kill_at=at, resume=bool(before))
-        again = [told for told in ended.told if told in before and told.stage in epoch]
-        if any(len(again) > epoch[told.stage] for told in again):
-            failures.append(f"{ended.told[0]}: more than an epoch is repeated")
-        if at and not ended.killed:
-            failures.append(f"it ended before {at}: {ended.error}")
-            break
-        kills[f"{at.stage} {at.done} of {at.total}" if at else "not again"] = len(again)
-        before = ended.told
-    if wrong := ended.error or what_is_wrong(work / "it.rrr", expected):
-        failures.append(wrong)
-    cost = Bundle.open(work / "whole.rrr").manifest.cost
-    return {
-        "backbone": recipe.backbone,
-        "image_size": recipe.image_size,
-        "steps": steps,
-        "whole_run_s": round(whole.seconds, 1),
-        "peak_mb": round(whole.peak_mb),
-        "parameters": cost.params,
-        "killed_at, and steps repeated before": kills,
-        "failures": failures,
-    }
+    return Phases(
+        kill_in=(TRANSFER, *dict.fromkeys((removals[0], removals[len(removals) // 2], removals[-1]))),
+        epoch={TRANSFER: steps[TRANSFER] // recipe.training.epochs, **{stage: steps[stage] for stage in removals}},
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import WEIGHTS, Bundle
-from rrr_edge.bundle.recipe import RRR, Training
+from rrr_edge.bundle.recipe import RRR, Recipe, Training
 from rrr_edge.bundle.spec import ResNetSpec
 from rrr_edge.compress import Run, compress
 from rrr_edge.errors import RRREdgeError
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="where to work, for a look at it afterwards [a temporary folder]")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     if options.work:
         options.work.mkdir(parents=True)
         result = torment(options.work, options.kills, options.seed)
@@ -156,12 +157,11 @@ def start_and_wait(
     )
 
 
-def compress_and_exit(work: Path, recipe: RRR, name: str, *, writer: int, resume: bool) -> NoReturn:
+def compress_and_exit(work: Path, recipe: Recipe, name: str, *, writer: int, resume: bool) -> NoReturn:
     """What the child does; it tells the pipe each step."""
-    torch.set_num_threads(1)
 
     def report(step: Step) -> None:
-        os.write(writer, f"{step.stage}\t{step.done}\n".encode())
+        os.write(writer, f"{step.stage}\t{step.done}\t{step.total}\n".encode())
 
     status = 1
     try:

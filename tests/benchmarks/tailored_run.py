@@ -18,17 +18,17 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
-from kill_and_resume import what_is_wrong, write_photos
+from kill_and_resume import compress_and_exit, what_is_wrong, write_photos
 
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import WEIGHTS, Bundle
-from rrr_edge.bundle.recipe import NetTailor, TailorTraining
-from rrr_edge.compress import Run, compress
-from rrr_edge.timing.progress import Step
+from rrr_edge.bundle.recipe import NetTailor, Recipe, TailorTraining
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
             tune_epochs=max(1, options.epochs // 2),
             drop_blocks=options.drop_blocks if options.drop_blocks == "auto" else int(options.drop_blocks),
         )
-        result = torment(work, recipe, seed=options.seed)
+        result = torment(work, recipe, partial(phases_of, recipe), seed=options.seed)
     print(json.dumps(result, indent=2))
     sys.exit(1 if result["failures"] else 0)
 
@@ -79,23 +79,42 @@ class Ended(NamedTuple):
     peak_mb: float
 
 
-def torment(work: Path, recipe: NetTailor, *, seed: int) -> dict[str, Any]:
+class Phases(NamedTuple):
+    """The stages to be killed in, and the steps of an epoch in those that train."""
+
+    kill_in: tuple[str, ...]
+    epoch: dict[str, int]
+
+
+def phases_of(recipe: NetTailor, steps: Mapping[str, int]) -> Phases:
+    tunings = [stage for stage in steps if stage.startswith("tune")]
+    epochs = dict.fromkeys(("teacher", "student"), recipe.training.epochs)
+    epochs |= dict.fromkeys(tunings, recipe.tune_epochs or recipe.training.epochs)
+    return Phases(
+        kill_in=("teacher", "student", *dict.fromkeys((tunings[0], tunings[-1]))),
+        epoch={stage: steps[stage] // count for stage, count in epochs.items()},
+    )
+
+
+def torment(
+    work: Path, recipe: Recipe, phases_of: Callable[[Mapping[str, int]], Phases], *, seed: int
+) -> dict[str, Any]:
+    """Compress undisturbed, and again, killed in each of the phases that follow from the steps by stage."""
     whole = run(work, recipe, "whole.rrr")
     if whole.error or whole.status:
         raise SystemExit(f"A run that nobody killed failed: {whole.error or whole.status}")
     expected = sha256(work / "whole.rrr" / WEIGHTS)
     steps = {told.stage: told.total for told in whole.told}
-    tunings = [stage for stage in steps if stage.startswith("tune")]
-    trainings = {stage: steps[stage] // epochs_of(recipe, stage) for stage in ("teacher", "student", *tunings)}
+    phases = phases_of(steps)
     draw, before = random.Random(seed), list[Told]()
     kills, failures = dict[str, int](), list[str]()
-    for phase in ("teacher", "student", *dict.fromkeys((tunings[0], tunings[-1])), "evaluate", None):
-        at = Told(phase, draw.randint(1, steps[phase]) if phase in trainings else 0, steps[phase]) if phase else None
+    for phase in (*phases.kill_in, "evaluate", None):
+        drawn = draw.randint(1, steps[phase]) if phase in phases.epoch else 0
+        at = Told(phase, drawn, steps[phase]) if phase else None
         ended = run(work, recipe, "it.rrr", kill_at=at, resume=bool(before))
-        again = [told for told in ended.told if told in before and told.stage in trainings]
-        failures += [f"{ended.told[0]}: more than an epoch is repeated"] * any(
-            len(again) > trainings[told.stage] for told in again
-        )
+        again = [told for told in ended.told if told in before and told.stage in phases.epoch]
+        if any(len(again) > phases.epoch[told.stage] for told in again):
+            failures.append(f"{ended.told[0]}: more than an epoch is repeated")
         if at and not ended.killed:
             failures.append(f"it ended before {at}: {ended.error}")
             break
@@ -117,11 +136,7 @@ def torment(work: Path, recipe: NetTailor, *, seed: int) -> dict[str, Any]:
     }
 
 
-def epochs_of(recipe: NetTailor, stage: str) -> int:
-    return (recipe.tune_epochs if stage.startswith("tune") else None) or recipe.training.epochs
-
-
-def run(work: Path, recipe: NetTailor, name: str, *, kill_at: Told | None = None, resume: bool = False) -> Ended:
+def run(work: Path, recipe: Recipe, name: str, *, kill_at: Told | None = None, resume: bool = False) -> Ended:
     """Fork a process that compresses, and kill it once it has told `kill_at`."""
     reader, writer = os.pipe()
     start = time.monotonic()
@@ -142,22 +157,6 @@ def run(work: Path, recipe: NetTailor, name: str, *, kill_at: Told | None = None
     _, status, usage = os.wait4(child, 0)
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and kill_at is not None
     return Ended(killed, status, told, error, time.monotonic() - start, usage.ru_maxrss / 1000)
-
-
-def compress_and_exit(work: Path, recipe: NetTailor, name: str, *, writer: int, resume: bool) -> NoReturn:
-    """What the child does; it tells the pipe each step."""
-
-    def report(step: Step) -> None:
-        os.write(writer, f"{step.stage}\t{step.done}\t{step.total}\n".encode())
-
-    status = 1
-    try:
-        compress(work / "photos", work / name, recipe=recipe, run=Run(device="cpu", resume=resume), on_progress=report)
-        status = 0
-    except BaseException as error:
-        os.write(writer, f"error\t{type(error).__name__}: {error}\n".encode())
-    finally:
-        os._exit(status)
 
 
 if __name__ == "__main__":
