@@ -218,7 +218,7 @@ def _words(plan: "Plan", missing: int) -> str:
     count = len(plan.cells)
     return (
         f"{counted(len(plan.data), 'data set')} x {counted(len(plan.methods), 'method')} x "
-        f"{counted(len(plan.seeds), 'seed')}: {counted(count, 'cell')}, of which {missing} are to be done"
+        f"{counted(len(plan.seeds), 'seed')}: {counted(count, 'cell')}, {missing:,} to do"
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rrr_edge.errors import counted
 from rrr_edge.report.markup import Markup, element, together
 from rrr_edge.report.plots import (
     BOTTOM,
@@ -149,7 +150,7 @@ def _estimates(results: Results, method: str, data: str, x: Axis, y: float) -> l
     errors = [100 * error for error in results.seed_errors(method, data)]
     low, high = (x(edge) for edge in (_percents(found.interval) or (100 * found.mean, 100 * found.mean)))
     low, high = min(max(low, x.start), x.end), min(max(high, x.start), x.end)
-    tip = f"{data}, {method}: {100 * found.mean:.1f} %, {found.n} seeds"
+    tip = f"{data}, {method}: {100 * found.mean:.1f} %, {counted(found.n, 'seed')}"
     dots = "".join(f"M{x(error) - 1:.1f},{y:.1f}h2" for error in errors)
     return [
         element("path", class_="bar thin own" if look.own else "bar thin", d=f"M{low:.1f},{y:.1f}H{high:.1f}{dots}"),

@@ -16,7 +16,7 @@ from rrr_edge.study.comparisons import draw_criteria, draw_curves, draw_heat_map
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Method
 from rrr_edge.study.results import Results
-from rrr_edge.study.verdict import verdict
+from rrr_edge.study.verdict import some, verdict
 
 GENERATOR = "rrr-edge study"
 REPORT = "report.html"
@@ -100,8 +100,8 @@ def _doubtful(results: Results) -> list[str]:
     if (missing := len(results.plan.cells) - len(results.records)) > 0:
         found.append(f"{counted(missing, 'cell')} not finished: means are over the data sets that all methods have.")
     tested = {record.cell.data.name for record in results.tested}
-    if left_out := len(tested) - len(results.common):
-        found.append(f"{counted(left_out, 'data set')} not in the means: a method lacks them.")
+    if left_out := sorted(tested - {*results.common}):
+        found.append(f"Not in the means, as not every method has results there: {some(left_out)}.")
     if refused := [m.name for m in results.plan.methods if m.name not in results.methods and _is_refused(results, m)]:
         found.append(f"Without errors and times, as each of their engines was refused: {', '.join(refused)}.")
     for m in results.timed:
@@ -111,9 +111,10 @@ def _doubtful(results: Results) -> list[str]:
         found.append("The times come from different machines; what differs between data sets may be the machine.")
     disturbed = [timing for timing in results.timings if any(m.disturbed for m in timing.measurements.values())]
     if disturbed:
+        where = f"{len(disturbed)} of {counted(len(results.timings), 'group')}"
         found.append(
-            f"Other programs ran while {len(disturbed)} of {len(results.timings)} groups of engines were timed; ratios "
-            "suffer less than times, as engines of a group ran in turns."
+            f"Other programs ran while engines were timed, in {where}; ratios suffer less than times, as engines of a "
+            "group ran in turns."
         )
     if 1 < len(results.common) < 6:
         least = 0.5 ** len(results.common)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, Protocol
 
-from rrr_edge.errors import UsageError
+from rrr_edge.errors import UsageError, counted
 from rrr_edge.study.records import Failure, Job
 from rrr_edge.timing.machine import memory_bytes, usable_cores
 from rrr_edge.timing.progress import Step
@@ -85,7 +85,9 @@ def core_shares(workers: int) -> list[list[int]]:
     """The cores that this process may use, shared out among `workers` (0: one for each core, as memory allows)."""
     cpus, cores = sorted(os.sched_getaffinity(0)), usable_cores()
     if workers > cores:
-        raise UsageError(f"{workers} workers are more than the {cores} cores that there are.")
+        raise UsageError(
+            f"{counted(workers, 'worker')} cannot share {counted(cores, 'core')}.", advice="Give fewer --workers."
+        )
     count = workers or max(1, min(cores, memory_bytes() // WORKER_BYTES))
     starts = (len(cpus) * i // count for i in range(count))
     return [cpus[start : start + cores // count] for start in starts]

@@ -162,12 +162,12 @@ def failures(results: Results) -> Table:
 
 def machines(results: Results) -> Iterator[tuple[str, str]]:
     """What was made and timed where."""
-    for name in sorted({f"{r.machine}, {r.threads} threads a cell" for r in results.records}):
+    for name in sorted({f"{r.machine}, {counted(r.threads, 'thread')} a cell" for r in results.records}):
         yield "trained on", name
     for timing in results.timings[:1]:
         here = timing.environment
         versions = ", ".join(f"{name} {number}" for name, number in here.versions.items())
-        yield "timed on", f"{here.cpu}, {here.threads} threads, {versions}; {timing.target.engine_name}"
+        yield "timed on", f"{here.cpu}, {counted(here.threads, 'thread')}, {versions}; {timing.target.engine_name}"
     worst = max((timing.background_load or 0.0 for timing in results.timings), default=0.0)
     if worst:
         yield "other programs", f"took up to {worst:.0%} of the cores' time while engines were timed"

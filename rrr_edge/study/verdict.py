@@ -13,7 +13,7 @@ def verdict(results: Results) -> str:
     """Such as "On your 4 data sets finetune errs least, 12.3 %; basis: 1.4 points more, 9.0 times faster."."""
     best = results.best
     if best is None:
-        lacks = (f"{m} lacks {_some(results.lacks(m))}" for m in results.methods if results.lacks(m))
+        lacks = (f"{m} lacks {some(results.lacks(m))}" for m in results.methods if results.lacks(m))
         return f"No data set is common to all methods, so none is called the best: {'; '.join(lacks)}."
     error = results.overall(best)
     assert error
@@ -22,15 +22,17 @@ def verdict(results: Results) -> str:
     if len(results.methods) == 1:
         return f"{where} {best} errs {errs}; there is nothing to compare it with."
     alike = [m for m in results.methods if m != best and results.mean_error(m) == results.mean_error(best)]
-    least = f"{_some([best, *alike])} err alike and least" if alike else f"{best} errs least"
+    least = f"{some([best, *alike])} err alike and least" if alike else f"{best} errs least"
     others = [_beside(results, method, best) for method in results.pareto if method != best][:_NAMED]
     costs = "; ".join(others) or f"no other method is {'faster' if results.timed else 'smaller'} than {best}"
     return f"{where} {least}, {errs}; {costs}.{_surely(results, best, alike)}"
 
 
-def _some(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{rest}"
+def some(names: Sequence[str]) -> str:
+    """Such as "a, b, c and 4 more"."""
+    rest = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    *most, last = [*names[:_NAMED], *rest]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _span(interval: Interval | None) -> str:
@@ -66,5 +68,5 @@ def _surely(results: Results, best: str, alike: Sequence[str]) -> str:
     of_best = [pair for pair in results.pairs if pair.better == best and pair.worse not in alike]
     unsure = [pair.worse for pair in of_best if pair.corrected >= 0.05]
     if unsure:
-        return f" Over so few data sets it is not surely better than {_some(unsure)} (Wilcoxon, Holm)."
+        return f" Over so few data sets it is not surely better than {some(unsure)} (Wilcoxon, Holm)."
     return " That it errs less than each of the others is significant (Wilcoxon, Holm)." if of_best else ""

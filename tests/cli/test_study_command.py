@@ -30,6 +30,8 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path) ->
     document = json.loads(said)
     assert document["to_do"] == 4
     assert [method["name"] for method in document["plan"]["methods"]] == ["rrr", "resnet18"]
+    _, said, _ = run(data, "-o", tmp_path / "out", "--methods", "rrr", "--seeds", "0", "--dry-run")
+    assert said.strip() == "1 data set x 1 method x 1 seed: 1 cell, 1 to do"
     assert not (tmp_path / "out").exists()
 
 
@@ -72,7 +74,7 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
         (("--methods", "rrr,rrr"), 2, "more than once"),
         (("--seeds", "0,x"), 2, "different whole numbers"),
         (("--precision", "int8"), 2, "Add --target"),
-        (("--workers", "9999"), 2, "more than the"),
+        (("--workers", "9999"), 2, "workers cannot share"),
         (("--methods", "finetune", "--branches", "2"), 2, "None of these methods has --branches"),
         (("--methods", "missing.toml"), 2, "There is no recipe file"),
         (("--preset", "papers"), 2, "Did you mean 'paper'?"),

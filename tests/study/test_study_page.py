@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 from drawing import marks, parsed, scale, texts
+from made_up import HERE
 from made_up_study import TARGET, make_plan, make_record, make_timing, write_data, write_study
 
 from rrr_edge.errors import BadInput
@@ -178,13 +179,26 @@ def test_unfinished_and_disturbed_studies_say_so(tmp_path: Path) -> None:
         study.write_record(make_record(cell, 0.3, **changes))
     study.write_timing(make_timing(plan, first.data.name, 0, {"rrr": 1.0, "finetune": 2.0}, background_load=0.4))
     page = page_of(Results.read(study))
-    for words in ("1 cell not finished", "a method lacks them", "Other programs ran", "It answers differently."):
+    for words in ("1 cell not finished", "not every method has results there: mugs.", "It answers differently."):
         assert words in page
+    assert "Other programs ran while engines were timed, in 1 of 1 group;" in page
     assert Results.read(study).common == ("cups",)
     # What was recorded for other photos is of another study.
     other = make_record(first.model_copy(update={"data": first.data.model_copy(update={"listing": "x"})}), 0.1)
     study.write_record(other)
     assert len(Results.read(study).records) == 2
+
+
+def test_one_is_no_plural(tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", "mugs"), "rrr", target=TARGET)
+    study = recorded(tmp_path / "study", plan, {("mugs", "rrr"): 0.1}, rrr={"threads": 1})
+    environment = HERE.model_copy(update={"threads": 1})
+    study.write_timing(make_timing(plan, "mugs", 0, {"rrr": 1.0}, environment=environment, background_load=0.4))
+    page = page_of(Results.read(study))
+    for words in ("1 method, 1 seed", "1 thread a cell", "Imaginary 9000, 1 thread, ", "%, 1 seed<"):
+        assert words in page
+    nouns = "thread|core|seed|cell|group|data set|method|image|photo|engine|pair"
+    assert re.findall(rf"\b1 (?:{nouns})s\b", page) == []
 
 
 def recorded(
@@ -280,7 +294,7 @@ def test_what_is_equal_is_called_so(tmp_path: Path) -> None:
     errors = {(d, m): 0.25 for d in ("mugs", "cups") for m in ("rrr", "finetune")}
     results = Results.read(recorded(tmp_path / "study", plan, errors))
     said = verdict(results)
-    assert "rrr, finetune err alike and least, 25.0 %" in said
+    assert "rrr and finetune err alike and least, 25.0 %" in said
     assert "no other method is smaller than rrr." in said
     assert "significant" not in said
     assert len(tables.pairs(results).rows) == 1
