@@ -43,12 +43,11 @@ def label(target: str) -> str:
 class Ray:
     """A cluster at `address`, or one of this machine alone, "local".
 
-    A cell takes `cpus` cores, and a GPU where it is for CUDA. Engines are timed one at a time, on a node that carries
-    the target's label; a local cluster does.
+    A cell takes a core, and a GPU where it is for CUDA. Engines are timed one at a time, on a node that carries the
+    target's label; a local cluster does.
     """
 
     address: str = LOCAL
-    cpus: int = 1
     module: str = WORKER
 
     def run(self, jobs: Iterator[Job], tell: Tell) -> None:
@@ -132,7 +131,7 @@ class _Tasks:
         """How many jobs of this kind may be under way: at least one, which waits until there is a node for it."""
         if isinstance(job.work, TimingGroup) or job.work.needs_quiet:
             return 1
-        return max(1, int(self._ray.cluster_resources().get("CPU", 0)) // self._settings.cpus)
+        return max(1, int(self._ray.cluster_resources().get("CPU", 0)))
 
     def _begin(self, job: Job) -> None:
         self._tell(Event(job, "begun"))
@@ -153,7 +152,7 @@ class _Tasks:
         work = job.work
         if isinstance(work, Cell) and not work.needs_quiet:
             gpus = {"num_gpus": 1} if work.device == "cuda" else {}
-            return {"num_cpus": self._settings.cpus, "memory": WORKER_BYTES, **gpus}, None
+            return {"num_cpus": 1, "memory": WORKER_BYTES, **gpus}, None
         target = work.target if isinstance(work, Cell) else work.cells[0].target
         assert target
         name = label(target.name)
@@ -171,7 +170,8 @@ class _Tasks:
         except self._ray.exceptions.RayError as error:
             if "No module named 'rrr_edge" in str(error):
                 return Failure.of(job.work, MissingLibrary("rrr-edge", extra="study", purpose="A node of the cluster"))
-            return Failure.died(job.work, f"was lost ({type(error).__name__})")
+            how = f"was lost ({type(error).__name__})"
+            return Failure.died(job.work, how, "Its node may lack memory, or have gone.")
         kind, content = said
         if kind == "failed":
             return Failure.parse(json.loads(content), "a node's answer")

@@ -189,8 +189,6 @@ class Failure(Sealed):
         return cls(work=work, error=f"{type(error).__name__}: {error}", exit_code=1, trace=trace)
 
     @classmethod
-    def died(cls, work: Cell | TimingGroup, how: str) -> Self:
-        error = CannotRunHere(
-            f"Its process {how}, each time it was tried.", advice="It may lack memory: use fewer --workers."
-        )
+    def died(cls, work: Cell | TimingGroup, how: str, advice: str) -> Self:
+        error = CannotRunHere(f"Its process {how}, each time it was tried.", advice=advice)
         return cls.of(work, error)

@@ -24,6 +24,7 @@ TRIES = 3
 WORKER_BYTES = 1_500_000_000
 # After a signal a training finishes its step and keeps its state.
 _GRACE_S = 30
+_LACKS_MEMORY = "It may lack memory: use fewer --workers."
 
 
 class Event(NamedTuple):
@@ -143,7 +144,7 @@ class _Worker:
             return
         self.tries = 0
         how = f"was ended by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
-        yield Event(self.job, "ended", failure=Failure.died(self.job.work, how))
+        yield Event(self.job, "ended", failure=Failure.died(self.job.work, how, _LACKS_MEMORY))
 
     @property
     def _stdout(self) -> IO[bytes]:

@@ -15,6 +15,7 @@ from rrr_edge.study import Run, run_study
 from rrr_edge.study.cluster import Ray, _Tasks, import_ray
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.records import Job
+from rrr_edge.study.runners import Event
 
 HERE = Path(__file__).parent
 pytest.importorskip("ray", reason="ray is not installed (extra study)")
@@ -65,11 +66,20 @@ def test_an_address_without_a_cluster_is_a_sentence(tmp_path: Path) -> None:
 class OneCore:
     """A cluster that does one task at a time, at once."""
 
+    exceptions = SimpleNamespace(RayError=ConnectionError)
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, object]] = []
+
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 1}
 
     def remote(self, _: object) -> object:
-        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: object()))
+        def options(**asked: object) -> object:
+            self.asked.append(asked)
+            return SimpleNamespace(remote=lambda *_: object())
+
+        return SimpleNamespace(options=options)
 
     def wait(self, references: list[object], **_: float) -> tuple[list[object], list[object]]:
         return references[:1], references[1:]
@@ -88,6 +98,24 @@ def test_a_job_is_fetched_when_there_is_room_for_it(tmp_path: Path) -> None:
             noted.append("fetched")
             yield job
 
-    tasks = _Tasks(OneCore(), Ray(), StudyFolder(tmp_path), "", lambda event: noted.append(event.kind))
+    cluster = OneCore()
+    tasks = _Tasks(cluster, Ray(), StudyFolder(tmp_path), "", lambda event: noted.append(event.kind))
     tasks.run(jobs[0], fetched())
     assert noted == ["begun", "ended", *("fetched", "begun", "ended") * 2]
+    assert [(asked["num_cpus"], asked.get("num_gpus")) for asked in cluster.asked] == [(1, None)] * 3
+
+
+def test_a_task_that_is_lost_says_what_may_help_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: OneCore, _: object) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(OneCore, "get", lost)
+    (cell, _) = make_plan(write_data(tmp_path / "data", "mugs")).cells
+    events: list[Event] = []
+    tasks = _Tasks(OneCore(), Ray(), StudyFolder(tmp_path), "", events.append)
+    tasks.run(Job(study=str(tmp_path), work=cell), iter(()))
+    failure = events[-1].failure
+    assert failure
+    assert "was lost (ConnectionError)" in failure.error
+    assert "memory" in failure.advice
+    assert "--workers" not in failure.advice
