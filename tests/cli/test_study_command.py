@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_bundle import write_bundle
@@ -47,6 +48,22 @@ def test_a_dry_run_changes_no_file_whatever_else_is_said(tmp_path: Path) -> None
     code, said, _ = run(*asked, "--force")
     assert (code, json.loads(said)["to_do"]) == (0, 1)
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+
+
+def test_one_more_method_or_seed_leaves_what_is_finished(tmp_path: Path) -> None:
+    data, study = write_shapes(tmp_path / "shapes", train=2, test=1), StudyFolder(tmp_path / "out")
+
+    def asked(methods: str, seeds: str) -> dict[str, Any]:
+        _, said, _ = run(data, "-o", study.path, "--methods", methods, "--seeds", seeds, "--dry-run", "--json")
+        found: dict[str, Any] = json.loads(said)
+        return found
+
+    first = Plan.model_validate(asked("rrr,finetune", "0")["plan"])
+    study.write_plan(first)
+    for cell in first.cells:
+        study.write_record(make_record(cell, 0.2))
+    assert [asked("rrr,finetune", seeds)["to_do"] for seeds in ("0", "0,1")] == [0, 2]
+    assert asked("rrr,resnet18,finetune", "0")["to_do"] == 1
 
 
 def test_another_bundle_to_begin_with_is_noticed(tmp_path: Path) -> None:

@@ -46,10 +46,17 @@ def test_every_cell_is_done_once_and_a_second_run_has_nothing_to_do(tmp_path: Pa
     assert (steps[-1].done, steps[-1].total) == (8, 8)
     assert run_study(plan, tmp_path / "study", Run(runner())).finished == 8
     assert len(begun.read_text().splitlines()) == 8
-    # More of the same study does only what is new.
-    more = plan.model_copy(update={"seeds": (0, 1, 2)})
-    assert run_study(more, tmp_path / "study", Run(runner())).finished == 12
-    assert len(begun.read_text().splitlines()) == 12
+    # More seeds, methods or data sets of the same study do only what is new, and fewer of them nothing.
+    write_data(tmp_path / "data", "jugs")
+    every, three = "rrr,finetune,linear-probe", (0, 1, 2)
+    for words, seeds, count in (("rrr,finetune", three, 18), (every, three, 27), ("rrr", (1,), 3)):
+        records = {file: file.read_bytes() for file in (tmp_path / "study").rglob("cell.json")}
+        changed = make_plan(tmp_path / "data", words, seeds=seeds)
+        assert len(to_do(changed, StudyFolder(tmp_path / "study"))) == max(0, count - len(records))
+        assert run_study(changed, tmp_path / "study", Run(runner())).finished == count
+        assert all(file.read_bytes() == content for file, content in records.items())
+    lines = begun.read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 27
 
 
 def test_a_worker_that_dies_is_replaced_and_a_cell_that_always_kills_is_given_up(tmp_path: Path, begun: Path) -> None:
