@@ -34,6 +34,7 @@ def _method(results: Results, method: str) -> dict[str, Any]:
         "method": method,
         "error": _estimate(results.overall(method)),
         "ms": _estimate(results.latency_ms(method) if method in results.timed else None),
+        "times_faster_than_best": _estimate(results.times_faster_than_best.get(method)),
         **{what: results.cost(method, what) for what in ("params", "macs", "weights_bytes")},
         "core_hours": results.core_hours(method),
         "lacks": list(results.lacks(method)),

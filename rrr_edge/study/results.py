@@ -12,13 +12,12 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rrr_edge.bundle.measurements import Ratio, quiet_ratio
+from rrr_edge.bundle.measurements import quiet_ratio
 from rrr_edge.errors import BadInput
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Plan
 from rrr_edge.study.records import CellRecord, Failure, Timing
 from rrr_edge.study.statistics import Estimate, estimate, holm, wilcoxon_less
-from rrr_edge.timing.statistics import Interval
 
 Floats = NDArray[np.float64]
 
@@ -166,26 +165,24 @@ class Results:
             return Estimate(found.median_ms, found.median_interval_ms, 1)
         return _geometric([timing.median_ms(method) for timing in groups])
 
-    def times_faster(self, method: str, other: str) -> tuple[float, Interval | None] | None:
+    def times_faster(self, method: str, other: str) -> Estimate | None:
         """How many times as long `other` takes: over groups the geometric mean of their ratios, with its t-interval.
 
         In one group both ran in turns, so what slowed both cancels; a single group's interval is the bootstrap's. Only
         groups that have both and enough quiet rounds count; None where there is none.
         """
-        found = self._quiet_ratios(method, other)
-        if len(found) < 2:
-            return (found[0].value, found[0].interval) if found else None
-        mean, interval, _ = _geometric([each.value for each in found])
-        return mean, interval
-
-    def quiet_groups(self, method: str, other: str) -> int:
-        """How many groups `times_faster` counts."""
-        return len(self._quiet_ratios(method, other))
-
-    def _quiet_ratios(self, method: str, other: str) -> list[Ratio]:
         shared = self.groups(method, other)
-        found = (quiet_ratio(timing.measurements[other], timing.measurements[method]) for timing in shared)
-        return [each for each in found if each]
+        ratios = (quiet_ratio(timing.measurements[other], timing.measurements[method]) for timing in shared)
+        found = [each for each in ratios if each]
+        if len(found) == 1:
+            return Estimate(found[0].value, found[0].interval, 1)
+        return _geometric([each.value for each in found]) if found else None
+
+    @cached_property
+    def times_faster_than_best(self) -> dict[str, Estimate]:
+        """By method, where a group tells."""
+        found = {m: self.times_faster(m, self.best) for m in self.methods if m != self.best} if self.best else {}
+        return {m: times for m, times in found.items() if times}
 
     def cost(self, method: str, what: str) -> float:
         """The mean over cells of a cost's `params`, `macs` or `weights_bytes`."""

@@ -51,6 +51,7 @@ def _networks(results: Results, method: str) -> str:
 
 def costs(results: Results) -> Table:
     """What each method's networks and engines take, in the same order."""
+    faster = results.times_faster_than_best
     rows = []
     for m in _most_accurate_first(results):
         latency = results.latency_ms(m) if m in results.timed else None
@@ -61,6 +62,7 @@ def costs(results: Results) -> Table:
                 m,
                 f"{latency.mean:.3g}" if latency else "",
                 f"{latency.interval[0]:.3g} to {latency.interval[1]:.3g}" if latency and latency.interval else "",
+                *(_beside_best(results, m) if faster else ()),
                 f"{100 * fmean(lost):+.1f}" if lost else "",
                 f"{fmean(engine.bytes for engine in engines) / 1e6:.1f}" if engines else "",
                 count(results.cost(m, "params")),
@@ -68,11 +70,23 @@ def costs(results: Results) -> Table:
                 f"{results.core_hours(m):.2g}",
             )
         )
-    header = ("method", "ms, one image", "95 % interval", "points gained by the engine", "engine MB", "params", "MACs",
-              "core hours")  # fmt: skip
+    beside = (f"times faster than {results.best}", "95 % interval", "in quiet groups") if faster else ()
+    header = ("method", "ms, one image", "95 % interval", *beside, "points gained by the engine", "engine MB", "params",
+              "MACs", "core hours")  # fmt: skip
     target = results.plan.target
     engines_of = f"; engines are {target.engine_name}" if target else ""
     return Table(f"Means over cells; core hours of training{engines_of}", header, rows)
+
+
+def _beside_best(results: Results, method: str) -> tuple[str, str, str]:
+    """How many times faster than the most accurate one, the interval, and how many of their groups tell it."""
+    shared = len(results.groups(method, results.best)) if results.best and method != results.best else 0
+    found = results.times_faster_than_best.get(method)
+    quiet = f"{found.n if found else 0} of {shared}" if shared else ""
+    if not found:
+        return "", "", quiet
+    low, high = found.interval or (found.mean, found.mean)
+    return f"{found.mean:.3g}", f"{low:.3g} to {high:.3g}", quiet
 
 
 def pairs(results: Results) -> Table:

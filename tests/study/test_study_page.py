@@ -58,7 +58,7 @@ def test_means_are_those_of_the_records(results: Results) -> None:
     assert results.best == "finetune"
     assert results.pareto == ("finetune", "rrr")
     assert results.timed[0] == "rrr"
-    value, (low, high) = results.times_faster("rrr", "finetune")
+    value, (low, high), _ = results.times_faster("rrr", "finetune")
     assert low <= value <= high
     assert value == pytest.approx(9, rel=0.05)
     claim = next(pair for pair in results.pairs if (pair.better, pair.worse) == ("finetune", "linear-probe"))
@@ -129,9 +129,9 @@ def test_the_page_is_whole_safe_and_small(study: StudyFolder, results: Results) 
     said = verdict(results)
     assert said.startswith("On your 7 data sets finetune errs least")
     points = 100 * (results.overall("rrr").mean - results.overall("finetune").mean)
-    assert f"rrr: {points:.1f} points more" in said
-    times, _ = results.times_faster("rrr", "finetune")
-    assert f"{times:.3g} times faster" in said
+    times = results.times_faster("rrr", "finetune").mean
+    assert f"rrr errs {points:.1f} points more and is {times:.3g} times faster (" in said
+    assert said.count(". ") == 2
 
 
 def test_disturbed_groups_say_nothing_of_speed(results: Results) -> None:
@@ -139,11 +139,17 @@ def test_disturbed_groups_say_nothing_of_speed(results: Results) -> None:
     never = replace(results, timings=tuple(busy))
     assert never.times_faster("rrr", "finetune") is None
     assert "times faster" not in verdict(never)
-    assert "how much faster cannot be said" in verdict(never)
+    assert "How much faster others are cannot be said: other programs ran whenever they were timed." in verdict(never)
     once = replace(results, timings=(busy[0], results.timings[1], *busy[2:]))
     alone = replace(results, timings=results.timings[1:2])
     assert once.times_faster("rrr", "finetune") == alone.times_faster("rrr", "finetune")
-    assert f"in the 1 of {len(busy)} groups of engines that have both and were not disturbed" in verdict(once)
+    costs = tables.costs(once)
+    place = costs.header.index("times faster than finetune")
+    quiet = {row[0]: row[place : place + 3] for row in costs.rows}
+    value, (low, high), _ = once.times_faster("rrr", "finetune")
+    assert quiet["rrr"] == (f"{value:.3g}", f"{low:.3g} to {high:.3g}", f"1 of {len(busy)}")
+    assert quiet["finetune"] == ("", "", "")
+    assert "times faster than finetune" not in tables.costs(never).header
 
 
 def test_a_choice_sees_validation_photos_only(tmp_path: Path) -> None:
@@ -235,7 +241,7 @@ def test_methods_are_judged_by_their_engines_where_there_are_engines(tmp_path: P
     assert (results.best, results.common) == ("rrr", ("cups",))
     assert results.mean_error("finetune") == pytest.approx(0.6)
     assert results.pareto == ("rrr", "finetune")
-    assert verdict(results).startswith("On cups rrr errs least, 20.0 %; finetune: 40.0 points more, 2")
+    assert verdict(results).startswith("On cups rrr errs least, 20.0 %. finetune errs 40.0 points more and is 2")
     row = dict(zip(tables.errors(results).header, tables.errors(results).rows[-1], strict=True))
     assert (row["method"], row["mean error, %"], row["its networks', %"]) == ("finetune", "60.0", "10.0")
     # A refused engine costs its method that group's time, and nobody else anything.
@@ -273,7 +279,7 @@ def test_programs_get_the_numbers(results: Results) -> None:
     assert (found["errors_of"], found["best"], found["pareto"]) == ("engines", "finetune", ["finetune", "rrr"])
     rrr = next(method for method in found["methods"] if method["method"] == "rrr")
     assert rrr["error"]["mean"] == pytest.approx(np.mean(errors_of(results, "rrr")))
-    assert rrr["ms"]["n"] == 3 * len(NAMES)
+    assert rrr["ms"]["n"] == rrr["times_faster_than_best"]["n"] == 3 * len(NAMES)
     assert len(found["data_sets"]) == len(found["picks"]) == len(NAMES)
     assert len(found["pairs"]) == len(results.pairs)
 
@@ -295,6 +301,37 @@ def test_what_is_equal_is_called_so(tmp_path: Path) -> None:
     results = Results.read(recorded(tmp_path / "study", plan, errors))
     said = verdict(results)
     assert "rrr and finetune err alike and least, 25.0 %" in said
-    assert "no other method is smaller than rrr." in said
+    assert "No other method is smaller." in said
     assert "significant" not in said
     assert len(tables.pairs(results).rows) == 1
+
+
+def test_of_many_faster_methods_the_nearest_and_the_fastest_are_named(tmp_path: Path) -> None:
+    errors = {"finetune": 0.1, "rrr": 0.2, "linear-probe": 0.25, "resnet18": 0.3, "resnet34": 0.4}
+    data = write_data(tmp_path / "data", "mugs", "cups")
+    plan = make_plan(data, ",".join(errors), target=TARGET)
+    found = {(d, m): e for d in ("mugs", "cups") for m, e in errors.items()}
+    study = recorded(tmp_path / "study", plan, found)
+    said = {}
+    for rrr in (9.0, 3.0):
+        ms = {"finetune": 9.0, "rrr": rrr, "linear-probe": 2.0, "resnet18": 1.0, "resnet34": 0.5}
+        for name in ("mugs", "cups"):
+            study.write_timing(make_timing(plan, name, 0, ms))
+        said[rrr] = verdict(Results.read(study))
+    assert re.findall(r"([\w-]+) errs (\d+).0 points more", said[9.0]) == [("linear-probe", "15"), ("resnet34", "30")]
+    assert re.findall(r"([\w-]+) errs (\d+).0 points more", said[3.0]) == [("rrr", "10"), ("resnet34", "30")]
+    assert "it is not surely better than rrr, linear-probe, resnet18 and 1 more (Wilcoxon, Holm)." in said[3.0]
+    assert all(words.count(". ") == 2 and len(words) < 400 for words in said.values())
+
+
+def test_only_what_is_surely_faster_is_called_so(tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", "mugs"), "finetune,rrr", target=TARGET)
+    study = recorded(tmp_path / "study", plan, {("mugs", "finetune"): 0.1, ("mugs", "rrr"): 0.2})
+    timing = make_timing(plan, "mugs", 0, {"finetune": 2.0, "rrr": 2.0})
+    first, second = timing.engines
+    other = second.model_copy(update={"samples_ms": tuple(ms - 1e-4 for ms in reversed(first.samples_ms))})
+    study.write_timing(timing.model_copy(update={"engines": (first, other)}))
+    results = Results.read(study)
+    assert results.pareto == ("finetune", "rrr")
+    expected = "On mugs finetune errs least, 10.0 %. No other method is surely faster. One data set tells nothing of others."
+    assert verdict(results) == expected
