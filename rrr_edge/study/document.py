@@ -38,6 +38,7 @@ def _method(results: Results, method: str) -> dict[str, Any]:
         **{what: results.cost(method, what) for what in ("params", "macs", "weights_bytes")},
         "core_hours": results.core_hours(method),
         "lacks": list(results.lacks(method)),
+        "guesses_on": [data for data in results.data if results.guesses(method, data)],
     }
 
 

@@ -18,6 +18,7 @@ from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Plan
 from rrr_edge.study.records import CellRecord, Failure, Timing
 from rrr_edge.study.statistics import Estimate, estimate, holm, wilcoxon_less
+from rrr_edge.timing.statistics import wilson_interval
 
 Floats = NDArray[np.float64]
 
@@ -75,6 +76,10 @@ class Results:
     def error_of(self, record: CellRecord) -> float:
         return 1 - record.engine.accuracy if self.of_engines and record.engine else record.error
 
+    def photos_of(self, record: CellRecord) -> int:
+        """The test photos that `error_of` is about."""
+        return record.engine.images if self.of_engines and record.engine else record.accuracy.images
+
     @cached_property
     def _cells(self) -> dict[tuple[str, str], list[CellRecord]]:
         cells = defaultdict(list)
@@ -97,6 +102,18 @@ class Results:
     def cells(self, method: str, data: str | None = None) -> list[CellRecord]:
         """Of a data set or of all, by seed."""
         return [record for each in ([data] if data else self.data) for record in self._cells.get((method, each), [])]
+
+    def guesses(self, method: str, data: str) -> bool:
+        """Whether `method` may be no better than guessing there: chance, 1/K, is not below its accuracy's interval.
+
+        That is Wilson's at 95 %, of the mean over seeds on the photos of one.
+        """
+        records = self.cells(method, data)
+        if not records:
+            return False
+        photos = min(map(self.photos_of, records))
+        right = 1 - fmean(map(self.error_of, records))
+        return wilson_interval(round(right * photos), photos)[0] <= 1 / records[0].classes
 
     def seed_errors(self, method: str, data: str) -> list[float]:
         return [self.error_of(record) for record in self.cells(method, data)]

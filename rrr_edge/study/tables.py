@@ -114,14 +114,16 @@ def pairs(results: Results) -> Table:
 
 
 def data_sets(results: Results) -> Table:
-    """The mean error over seeds of each method on each data set."""
+    """The mean error over seeds of each method on each data set, and which of them may have only guessed."""
     rows = []
     for data in results.data:
         found = [results.error(m, data) for m in results.methods]
         judged = next(record for m in results.methods for record in results.cells(m, data))
-        images = judged.engine.images if results.of_engines and judged.engine else judged.accuracy.images
-        rows.append((data, f"{images}", *(f"{100 * e.mean:.1f}" if e else "" for e in found)))
-    return Table("Errors in %, means over seeds", ("data set", "test photos", *results.methods), rows)
+        guesses = ", ".join(m for m in results.methods if results.guesses(m, data))
+        errs = (f"{100 * e.mean:.1f}" if e else "" for e in found)
+        rows.append((data, f"{results.photos_of(judged)}", f"{100 * (1 - 1 / judged.classes):.1f}", *errs, guesses))
+    header = ("data set", "test photos", "guessing", *results.methods, "no better than guessing")
+    return Table("Errors in %, means over seeds; guessing errs in 1 - 1/K of K classes", header, rows)
 
 
 def picks(results: Results) -> Table:

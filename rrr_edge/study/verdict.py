@@ -35,11 +35,18 @@ def _errs_least(results: Results, best: str, alike: Sequence[str]) -> str:
     error = results.overall(best)
     assert error
     where = f"On {results.common[0]}" if len(results.common) == 1 else f"On your {len(results.common)} data sets"
-    errs = f"{100 * error.mean:.1f} %{_span(error.interval)}"
+    errs = f"{100 * error.mean:.1f} %{_span(error.interval)}{_but(results, best)}"
     if len(results.methods) == 1:
-        return f"{where} {best} errs {errs}; there is nothing to compare it with."
+        return f"{where} {best} errs {errs}. There is nothing to compare it with."
     least = f"{some([best, *alike])} err alike and least" if alike else f"{best} errs least"
     return f"{where} {least}, {errs}."
+
+
+def _but(results: Results, best: str) -> str:
+    """That the least errors are still chance's, and where; "" where they are not."""
+    guessed = [data for data in results.common if results.guesses(best, data)]
+    where = f" on {some(guessed)}" if 0 < len(guessed) < len(results.common) else ""
+    return f", but that is no better than guessing{where}" if guessed else ""
 
 
 def _span(interval: Interval | None) -> str:

@@ -333,5 +333,28 @@ def test_only_what_is_surely_faster_is_called_so(tmp_path: Path) -> None:
     study.write_timing(timing.model_copy(update={"engines": (first, other)}))
     results = Results.read(study)
     assert results.pareto == ("finetune", "rrr")
-    expected = "On mugs finetune errs least, 10.0 %. No other method is surely faster. One data set tells nothing of others."
-    assert verdict(results) == expected
+    expected = ("On mugs finetune errs least, 10.0 %.", "No other method is surely faster.")
+    assert verdict(results) == " ".join((*expected, "One data set tells nothing of others."))
+
+
+def test_errors_that_are_chance_are_called_guessing(tmp_path: Path) -> None:
+    """Of 2 classes and 400 photos 220 right answers are no chance, 219 may be: Wilson's bounds are 50.1 and 49.9 %."""
+    plan = make_plan(write_data(tmp_path / "data", "mugs", "cups", "jugs"), "rrr,finetune", seeds=(0, 1))
+    errors = {("mugs", "rrr"): 0.1, ("cups", "rrr"): 1 - 219 / 400, ("jugs", "rrr"): 1 - 220 / 400}
+    study = recorded(tmp_path / "study", plan, {**errors, **{(d, "finetune"): 0.6 for d, _ in errors}})
+    results = Results.read(study)
+    assert [results.guesses("rrr", d) for d in ("mugs", "cups", "jugs")] == [False, True, False]
+    errs_least, *_ = verdict(results).split(". ")
+    assert errs_least.endswith("), but that is no better than guessing on cups")
+    rows = {row[0]: row for row in tables.data_sets(results).rows}
+    assert {name: (row[2], row[-1]) for name, row in rows.items()} == {
+        "cups": ("50.0", "rrr, finetune"),
+        "jugs": ("50.0", "finetune"),
+        "mugs": ("50.0", "finetune"),
+    }
+    methods = {method["method"]: method["guesses_on"] for method in results_document(results)["methods"]}
+    assert methods == {"rrr": ["cups"], "finetune": ["cups", "jugs", "mugs"]}
+    alone = replace(results, records=tuple(r for r in results.records if r.cell.method == "finetune"))
+    assert verdict(alone).endswith("), but that is no better than guessing. There is nothing to compare it with.")
+    right = replace(results, records=tuple(r for r in results.records if r.cell.data.name == "mugs"))
+    assert "guessing" not in verdict(right)
