@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,14 +26,14 @@ from rrr_edge.bundle.files import sha256, write_file
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import Schedule, Split, Training
 from rrr_edge.bundle.record import Record
-from rrr_edge.bundle.spec import SMALLEST_DEPTHS, ResNetSpec
+from rrr_edge.bundle.spec import SMALLEST_DEPTHS, ResNetSpec, source_spec
 from rrr_edge.bundle.structure import in_stump
 from rrr_edge.compress.rrr.slicing import branch_widths, split
 from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import BadInput
-from rrr_edge.networks import Network, build
+from rrr_edge.networks import Network, ResNet, build
 from rrr_edge.timing.progress import OnProgress, silent
-from rrr_edge.training import Examples, Run, predict, reestimate_stump, train
+from rrr_edge.training import CrossEntropy, Examples, Run, minimise, predict, reestimate_stump, train
 from rrr_edge.training.stage_weights import state_of
 
 BRANCHES = 8
@@ -274,8 +275,10 @@ def _start(target: _Target, condition: Condition) -> Network:
     return network
 
 
-def pretrain(target: str, settings: Settings, *, cache: Path, on_progress: OnProgress = silent) -> Backbone:
-    """ResNet_1_1_1_1 trained whole on all domains but `target`, from `cache` where it is there already.
+def pretrain(
+    target: str, settings: Settings, *, cache: Path, resnet18: bool = False, on_progress: OnProgress = silent
+) -> Backbone:
+    """ResNet_1_1_1_1, or ResNet18, trained whole on all domains but `target`; from `cache` where it is there already.
 
     The file's name holds the hash of all that decides it, its pictures included; its checkpoints let a training that
     was killed go on.
@@ -289,15 +292,18 @@ def pretrain(target: str, settings: Settings, *, cache: Path, on_progress: OnPro
         schedule=Schedule(shape="cosine"),
     )  # fmt: skip
     key = hashlib.sha256(f"{examples.sha256} {training.model_dump_json()}".encode()).hexdigest()
-    path = cache / f"without-{target}-{key[:12]}.safetensors"
+    name = f"without-{target}{'-resnet18' if resnet18 else ''}-{key[:12]}"
+    path = cache / f"{name}.safetensors"
     if not path.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        spec = ResNetSpec(depths=SMALLEST_DEPTHS, num_classes=int(examples.labels.max()) + 1)
+        classes = int(examples.labels.max()) + 1
+        spec = source_spec(classes, "resnet18") if resnet18 else ResNetSpec(depths=SMALLEST_DEPTHS, num_classes=classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = build(spec)
         run = Run(checkpoints=path.with_suffix(".checkpoints"), resume=True, on_progress=on_progress)
-        train(network, examples, training=training, preprocess=_preprocess(size), run=run)
+        learn = partial(train, network) if isinstance(network, ResNet) else partial(minimise, CrossEntropy(network))
+        learn(examples, training=training, preprocess=_preprocess(size), run=run)
         held_out = _together([draw_examples(d, "test", 10, size=size, spoiling=CLEAR) for d in sources])
         answers = predict(network, held_out.images, preprocess=_preprocess(size)).probabilities.argmax(1)
         wrong = float(np.mean(answers != held_out.labels))

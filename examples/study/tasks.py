@@ -1,9 +1,11 @@
 """The four drawn tasks as data sets for `rrr-edge study`, and a backbone for each that learned the other three.
 
-python examples/study/tasks.py tasks      writes tasks/data/TASK/{train,test}/CLASS/*.png and tasks/backbones/TASK.*
+python examples/study/tasks.py tasks      writes tasks/data/TASK/{train,test}/CLASS/*.png and
+                                          tasks/backbones/TASK.safetensors
+       --resnet18                         also tasks/backbones/resnet18-TASK.safetensors, for NetTailor
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from domains import DOMAINS, Split, draw_examples
@@ -14,7 +16,7 @@ from rrr_edge.bundle.files import staged_folder, write_file
 from rrr_edge.timing.progress import OnProgress, Step, silent
 
 
-def write_tasks(out: Path, settings: Settings, on_progress: OnProgress = silent) -> None:
+def write_tasks(out: Path, settings: Settings, *, resnet18: bool = False, on_progress: OnProgress = silent) -> None:
     """What is there already stays; a backbone's training goes on where it was interrupted."""
     for domain in DOMAINS:
         folder = out / "data" / domain
@@ -22,11 +24,13 @@ def write_tasks(out: Path, settings: Settings, on_progress: OnProgress = silent)
             with staged_folder(folder) as stage:
                 _write_pictures(stage, domain, "train", settings.train_images, settings.image_size)
                 _write_pictures(stage, domain, "test", settings.test_images, settings.image_size)
-        backbone = out / "backbones" / f"{domain}.safetensors"
-        if not backbone.exists():
-            on_progress(Step("backbone", 0, 1, f"without {domain}"))
-            learned = pretrain(domain, settings, cache=out / "learning", on_progress=on_progress)
-            write_file(backbone, learned.path.read_bytes())
+        for prefix in ("", "resnet18-") if resnet18 else ("",):
+            backbone = out / "backbones" / f"{prefix}{domain}.safetensors"
+            if not backbone.exists():
+                on_progress(Step("backbone", 0, 1, f"{prefix}{domain}"))
+                cache = out / "learning"
+                learned = pretrain(domain, settings, cache=cache, resnet18=bool(prefix), on_progress=on_progress)
+                write_file(backbone, learned.path.read_bytes())
 
 
 def _write_pictures(folder: Path, domain: str, split: Split, per_class: int, size: int) -> None:
@@ -37,5 +41,17 @@ def _write_pictures(folder: Path, domain: str, split: Split, per_class: int, siz
         Image.fromarray(image).save(file)
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--resnet18", action="store_true", help="a ResNet18 for each task, too")
+    options = parser.parse_args()
+
+    def tell(step: Step) -> None:
+        print(step.stage, step.done, step.total, step.note)
+
+    write_tasks(options.out, Settings(), resnet18=options.resnet18, on_progress=tell)
+
+
 if __name__ == "__main__":
-    write_tasks(Path(sys.argv[1]), Settings(), lambda step: print(step.stage, step.done, step.total, step.note))
+    main()

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from scipy import stats
 
 from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.tailored import whole_network
+from rrr_edge.compress.nettailor.teacher import begin
+from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import BadInput
 from rrr_edge.images.layouts import find_layout
 from rrr_edge.study.methods import read_methods
@@ -209,8 +214,45 @@ def test_the_tasks_are_data_sets_with_a_recipe_for_each_method(tmp_path: Path) -
     recipes = sorted((STUDY / "recipes").glob("*.toml"))
     chain = f"{STUDY / 'recipes' / 'coherent.toml'}+{STUDY / 'recipes' / 'basis.toml'}"
     named = read_methods([*map(str, recipes), chain], {})
-    assert len(named) == 9
+    assert len(named) == 10
     assert named[-1].name == "coherent+basis"
+
+
+def test_a_resnet18_of_the_other_domains_is_what_nettailor_begins_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(*_: object, **__: object) -> runs.Examples:
+        return runs.Examples(np.zeros((4, 32, 32, 3), np.uint8), np.array([0, 1, 2, 3]))
+
+    monkeypatch.setattr(runs, "draw_examples", draw)
+    learned = runs.pretrain("letters", study.QUICK, cache=tmp_path, resnet18=True)
+    trunk, info = load_weights(learned.path, backbone="resnet18")
+    assert "holds a ResNet18" in info.found
+    assert {name.partition(".")[0] for name in load_file(learned.path).keys() - trunk.keys()} == {"fc"}
+    begun = begin(whole_network("resnet18", CLASSES["letters"]), trunk, seed=0).state_dict()
+    assert all(torch.equal(begun[name], tensor) for name, tensor in trunk.items())
+
+
+def test_backbones_are_written_once_and_resnet18s_where_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def pretrain(target: str, *_: object, resnet18: bool, **__: object) -> runs.Backbone:
+        asked.append((target, resnet18))
+        (tmp_path / "learned").touch()
+        return runs.Backbone(tmp_path / "learned", "", 0.5)
+
+    monkeypatch.setattr(tasks, "pretrain", pretrain)
+    monkeypatch.setattr(tasks, "_write_pictures", lambda *_: None)
+    tasks.write_tasks(tmp_path, study.QUICK)
+    assert asked == [(target, False) for target in domains.DOMAINS]
+    tasks.write_tasks(tmp_path, study.QUICK, resnet18=True)
+    assert asked[len(CLASSES) :] == [(target, True) for target in domains.DOMAINS]
+    names = {f"{prefix}{target}.safetensors" for prefix in ("", "resnet18-") for target in CLASSES}
+    assert {file.name for file in (tmp_path / "backbones").iterdir()} == names
+    ((_, (recipe,)),) = read_methods([str(STUDY / "recipes" / "nettailor.toml")], {})
+    assert Path(recipe.weights.format(data="letters")).name in names
 
 
 def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,10 +272,11 @@ def test_a_target_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(runs, "draw_examples", draw)
     monkeypatch.setattr(runs, "train", stop)
-    for target in CLASSES:
+    monkeypatch.setattr(runs, "minimise", stop)
+    for target, resnet18 in product(CLASSES, (False, True)):
         drawn.clear()
         with pytest.raises(InterruptedError):
-            runs.pretrain(target, study.QUICK, cache=tmp_path)
+            runs.pretrain(target, study.QUICK, cache=tmp_path, resnet18=resnet18)
         assert set(drawn) == set(CLASSES) - {target}
 
 
