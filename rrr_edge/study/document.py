@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rrr_edge.study.choices import pick_each, pick_one
 from rrr_edge.study.results import Results
 from rrr_edge.study.statistics import Estimate
 
@@ -11,9 +12,10 @@ def results_document(results: Results) -> dict[str, Any]:
 
     `errors_of` says whose errors they are. Without a data set that is `common` to all methods, these have no error.
     """
-    picks: dict[str, Any] = {"picks": [pick._asdict() for pick in results.picks]} if results.picks else {}
-    if results.single_pick:
-        picks["single_pick"] = dict(zip(("method", "test_error"), results.single_pick, strict=True))
+    each, one = pick_each(results), pick_one(results)
+    picks: dict[str, Any] = {"picks": [pick._asdict() for pick in each]} if each else {}
+    if one:
+        picks["single_pick"] = dict(zip(("method", "test_error"), one, strict=True))
     return {
         "errors_of": "engines" if results.of_engines else "networks",
         "common": list(results.common),

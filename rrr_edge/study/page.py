@@ -12,6 +12,7 @@ from rrr_edge.report.plots import Picture
 from rrr_edge.report.tables import Table
 from rrr_edge.study import tables
 from rrr_edge.study.charts import WIDE, draw_boxes, draw_data_sets, draw_pareto
+from rrr_edge.study.choices import pick_each
 from rrr_edge.study.comparisons import draw_criteria, draw_curves, draw_heat_map
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Method
@@ -59,7 +60,7 @@ def _main(results: Results) -> Iterable[Markup]:
     yield table(tables.errors(results))
     yield table(tables.costs(results))
     yield _figures(draw_pareto(results), draw_criteria(results), draw_boxes(results), draw_curves(results))
-    if results.picks:
+    if pick_each(results):
         yield element("h2", "A fair choice")
         yield element("p", tables.choice_words(results))
         yield from folded("The choice for each data set", tables.picks(results))

@@ -1,7 +1,7 @@
 """The results of a study: errors, times and costs of its methods, by data set and over all of them."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -248,58 +248,6 @@ class Results:
         else:
             slower = self.cost(one, "macs") - self.cost(other, "macs")
         return worse <= 0 and slower <= 0 and (worse < 0 or slower < 0)
-
-    @cached_property
-    def picks(self) -> tuple["Pick", ...]:
-        """The method of each data set that errs least on the photos held out for validation."""
-        return tuple(_picks(self))
-
-    @cached_property
-    def held_out(self) -> dict[str, dict[str, list[float]]]:
-        """By data set and method the errors on the photos held out for validation."""
-        found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for record in self.records:
-            if record.cell.purpose == "validation":
-                found[record.cell.data.name][record.cell.method].append(record.error)
-        return found
-
-    @cached_property
-    def single_pick(self) -> tuple[str, float] | None:
-        """The method that errs least on the validation photos of all data sets with a choice, and its test error."""
-        sets = [pick.data for pick in self.picks]
-        means = {
-            m: fmean(fmean(self.held_out[d][m]) for d in sets)
-            for m in self.methods
-            if sets and all(m in self.held_out[d] and (m, d) in self._cells for d in sets)
-        }
-        if not means:
-            return None
-        chosen = min(means, key=lambda m: (means[m], self.cost(m, "macs")))
-        return chosen, fmean(fmean(self.seed_errors(chosen, d)) for d in sets)
-
-
-class Pick(NamedTuple):
-    """The choice for a data set: its mean error on the validation photos, and on the test photos, which took no part.
-
-    `best` is the method that the test photos would have chosen, with its error on these very photos, which flatters.
-    """
-
-    data: str
-    method: str
-    validation_error: float
-    test_error: float
-    best: str
-    best_error: float
-
-
-def _picks(results: Results) -> Iterator[Pick]:
-    for data in results.data:
-        tested = {m: found.mean for m in results.methods if (found := results.error(m, data))}
-        errors = {m: fmean(e) for m, e in results.held_out[data].items() if m in tested}
-        if errors:
-            chosen = min(errors, key=lambda m: (errors[m], results.cost(m, "macs")))
-            best = min(tested, key=tested.__getitem__)
-            yield Pick(data, chosen, errors[chosen], tested[chosen], best, tested[best])
 
 
 def _geometric(values: Sequence[float]) -> Estimate:

@@ -6,6 +6,7 @@ from statistics import fmean, median
 from rrr_edge.errors import counted
 from rrr_edge.report.tables import Table
 from rrr_edge.report.words import count, milliseconds
+from rrr_edge.study.choices import pick_each, pick_one
 from rrr_edge.study.presets import paper_mean
 from rrr_edge.study.results import Results
 from rrr_edge.study.statistics import Estimate
@@ -136,7 +137,7 @@ def picks(results: Results) -> Table:
             p.best,
             f"{100 * (p.test_error - p.best_error):.1f}",
         )
-        for p in results.picks
+        for p in pick_each(results)
     ]
     header = (
         "data set",
@@ -151,9 +152,9 @@ def picks(results: Results) -> Table:
 
 def choice_words(results: Results) -> str:
     """What choosing a method for each data set by its validation photos gives, and what the best by the test would."""
-    found = results.picks
+    found = pick_each(results)
     chosen, best = (100 * fmean(values) for values in zip(*((p.test_error, p.best_error) for p in found), strict=True))
-    single = results.single_pick
+    single = pick_one(results)
     fixed = f" The one method for all, {single[0]}, chosen on them too, has {100 * single[1]:.1f} %." if single else ""
     return (
         f"Choosing a method for each of {counted(len(found), 'data set')} on validation photos gives a mean test error "

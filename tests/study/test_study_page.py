@@ -16,6 +16,7 @@ from made_up_study import TARGET, make_plan, make_record, make_timing, write_dat
 from rrr_edge.errors import BadInput
 from rrr_edge.study import tables
 from rrr_edge.study.charts import draw_boxes, draw_data_sets, draw_pareto
+from rrr_edge.study.choices import pick_each, pick_one
 from rrr_edge.study.comparisons import draw_criteria, draw_curves, draw_heat_map
 from rrr_edge.study.document import results_document
 from rrr_edge.study.folder import StudyFolder
@@ -164,13 +165,13 @@ def test_a_choice_sees_validation_photos_only(tmp_path: Path) -> None:
         error = (by_validation if cell.purpose == "validation" else by_test)[cell.method]
         study.write_record(make_record(cell, error))
     results = Results.read(study)
-    (pick,) = results.picks
+    (pick,) = pick_each(results)
     assert (pick.method, pick.best) == ("rrr", "finetune")
     assert (pick.validation_error, pick.test_error, pick.best_error) == pytest.approx((0.1, 0.3, 0.25))
     assert tables.picks(results).rows[0][-1] == "5.0"
     assert "One data set tells nothing of others" in verdict(results)
     # One method for all is chosen in the same way, not by the test.
-    assert results.single_pick == ("rrr", pytest.approx(0.3))
+    assert pick_one(results) == ("rrr", pytest.approx(0.3))
     assert "MACs" in verdict(results)
 
 
