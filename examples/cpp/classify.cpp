@@ -54,13 +54,13 @@ int whole_number(const std::string& text, const std::string& what) {
 rrr_edge::Region region(const std::string& text) {
   std::istringstream words(text);
   words.imbue(std::locale::classic());
-  rrr_edge::Region found;
+  double x, y, width, height;
   char commas[3] = {};
-  words >> found.x >> commas[0] >> found.y >> commas[1] >> found.width >> commas[2] >> found.height;
+  words >> x >> commas[0] >> y >> commas[1] >> width >> commas[2] >> height;
   if (!words || words.peek() != std::istringstream::traits_type::eof() || std::string(commas, 3) != ",,,") {
     throw UsageError("--roi takes four numbers such as 0.25,0.25,0.5,0.5, not '" + text + "'.", kUsage);
   }
-  return found;
+  return {x, y, width, height};
 }
 
 Arguments read_arguments(const std::vector<std::string>& words) {
@@ -152,13 +152,15 @@ void answer(rrr_edge::Classifier& classifier, const Picture& picture, const std:
                                              {"answered", found.answered},
                                              {"confidence", found.confidence},
                                              {"candidates", found.candidates},
+                                             {"measures", found.measures},
                                              {"probabilities", found.probabilities},
                                              {"branch_probabilities", found.branch_probabilities},
                                              {"ms", ms.count()}};
     std::cout << document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
   } else {
-    std::cout << (found.answered ? found.label : "unsure") << "  " << std::fixed << std::setprecision(1) << 100 * found.probability
-              << "%  uncertainty " << std::setprecision(2) << found.uncertainty << "  " << name << std::endl;
+    std::cout << (found.answered ? found.label : "unsure") << "  " << std::fixed << std::setprecision(1)
+              << 100 * found.probability << "%  uncertainty " << std::setprecision(2) << found.uncertainty << "  "
+              << name << std::endl;
   }
 }
 

@@ -1,7 +1,5 @@
-/// The parts of the C++ example that need no library, for ctypes.
-#include <rrr_edge/doubt.hpp>
-#include <rrr_edge/fit.hpp>
-#include <rrr_edge/machine.hpp>
+/// The parts of the C++ example that run no engine, for ctypes.
+#include <rrr_edge/classifier.hpp>
 
 extern "C" {
 
@@ -19,22 +17,13 @@ void cut(int width, int height, double x, double y, double across, double down, 
   edges[3] = found.height;
 }
 
-double cpu_quota(const char* mount, const char* membership) {
-  return rrr_edge::detail::cpu_quota(mount, membership);
-}
-
-int usable_cores() { return rrr_edge::detail::usable_cores(); }
-
-const char* cpu_name() {
-  static const std::string name = rrr_edge::detail::cpu_name();
-  return name.c_str();
-}
+int cpu_quota(const char* mount) { return rrr_edge::detail::cpu_quota(mount); }
 
 double measure(const char* name, const float* rows, int branches, int classes) {
   std::vector<std::vector<float>> all;
   for (int i = 0; i <= branches; ++i, rows += classes) all.emplace_back(rows, rows + classes);
   const std::vector<float> mean = all.front();
   all.erase(all.begin());
-  return rrr_edge::detail::measures().at(name)(mean, all);
+  return rrr_edge::detail::measures(mean, all).at(name);
 }
 }

@@ -6,33 +6,31 @@
 /// Needs C++17, Linux, OpenVINO, nlohmann-json and OpenSSL's libcrypto.
 #pragma once
 
+#include <openssl/sha.h>
+#include <string.h>
+
 #include <algorithm>
-#include <cctype>
-#include <cstdint>
-#include <cstdio>
+#include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <openvino/runtime/core.hpp>
 #include <openvino/runtime/properties.hpp>
-#include <sstream>
 #include <string>
 #include <vector>
 
-#include "bundle.hpp"
-#include "doubt.hpp"
-#include "errors.hpp"
 #include "fit.hpp"
-#include "machine.hpp"
 
 namespace rrr_edge {
 
 namespace fs = std::filesystem;
+using Json = nlohmann::json;
 
-/// `uncertainty` is the entropy of `probabilities` [K] over its largest value log K: 0 is sure, 1 knows nothing.
-/// `branch_probabilities` [B][K] are the branches' own answers, of which `probabilities` is the mean.
-/// As `rrr-edge calibrate` found: `answered` is false where doubt is too large for the label to be the answer,
-/// `confidence` is the probability with the temperature, and one of `candidates` is right, if there are sets.
+/// `branch_probabilities` [B][K] are the branches' own answers, of which `probabilities` [K] is the mean; `measures` of
+/// doubt go from 0 (sure) to 1, and `uncertainty` is "entropy" among them. As `rrr-edge calibrate` found: `answered` is
+/// false where doubt is too large for the label to be the answer, `confidence` is the probability with the temperature,
+/// and one of the `candidates`, likeliest first, is right, if there are sets.
 struct Prediction {
   std::string label;
   std::size_t index;
@@ -42,193 +40,261 @@ struct Prediction {
   std::vector<std::size_t> candidates;
   std::vector<float> probabilities;
   std::vector<std::vector<float>> branch_probabilities;
+  std::map<std::string, double> measures;
 };
 
-/// Which engine of the bundle. `threads` 0 takes the target's number, or else all usable cores; of each frame `roi` is
-/// looked at.
+/// Which engine. `threads` 0 takes the target's number, or else all usable cores; of each frame `roi` is looked at.
 struct Options {
   std::string target = "openvino", precision = "int8";
   int threads = 0;
   Region roi = {};
 };
 
+namespace detail {
+
+using Row = std::vector<float>;
+
+template <typename Problem = std::runtime_error, typename... Words>
+void require(bool holds, const Words&... otherwise) {
+  if (!holds) throw Problem(otherwise...);
+}
+
+inline std::string content(const fs::path& path) {
+  require(fs::is_regular_file(path), path.filename().string() + " is missing");
+  std::string text(fs::file_size(path), '\0');
+  std::ifstream(path, std::ios::binary).read(text.data(), static_cast<std::streamsize>(text.size()));
+  return text;
+}
+
+inline std::string sha256(const std::string& text) {
+  unsigned char digest[SHA256_DIGEST_LENGTH];
+  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest);
+  std::string hex;
+  for (const int byte : digest) hex += {"0123456789abcdef"[byte >> 4], "0123456789abcdef"[byte & 15]};
+  return hex;
+}
+
+/// `record`, which may have fewer keys than are known here, as old ones do: one more may change the answers.
+inline const Json& known(const Json& record, std::size_t keys) {
+  require(record.size() <= keys, "it has more than the " + std::to_string(keys) + " keys that this header knows");
+  return record;
+}
+
+/// The record of a `kind` in `path`. Its seal is the SHA-256 of the text with zeros in the seal's own place.
+inline Json read_record(const fs::path& path, const std::string& kind, std::size_t keys) {
+  std::string text = content(path);
+  const Json record = Json::parse(text);
+  const int schema = record.at("schema");
+  require<CorruptArtifact>(schema == 1, path.string() + " has schema " + std::to_string(schema) + ", not 1.",
+                           "Use the header of the rrr-edge that wrote it.");
+  require(record.at("kind") == kind, "it is no " + kind);
+  const std::string seal = record.at("seal");
+  require(seal.size() == 64 && sha256(text.replace(text.find(seal), 64, 64, '0')) == seal,
+          "it has changed since it was written");
+  return known(record, keys);
+}
+
+/// The CPU quota of a container in whole cores, at least 1; 0 where there is none.
+inline int cpu_quota(const std::string& mount = "/sys/fs/cgroup") {
+  double quota = 0, period = 0;
+  if (!(std::ifstream(mount + "/cpu.max") >> quota >> period)) {  // version 1 of cgroups has two files
+    std::ifstream(mount + "/cpu/cpu.cfs_quota_us") >> quota;
+    std::ifstream(mount + "/cpu/cpu.cfs_period_us") >> period;
+  }
+  return quota > 0 && period > 0 ? std::max(1, static_cast<int>(quota / period)) : 0;
+}
+
+inline double logarithm(double p) { return std::log(std::max(p, 1e-12)); }
+
+/// Over its largest value.
+inline double entropy(const Row& row) {
+  double nats = 0;
+  for (const float p : row) nats -= p * logarithm(p);
+  return nats / std::log(static_cast<double>(row.size()));
+}
+
+/// The measures of rrr_edge.bundle.doubt, of the mean `row` [K] of the `branches` [B][K].
+inline std::map<std::string, double> measures(const Row& row, const std::vector<Row>& branches) {
+  std::vector<double> sorted(row.begin(), row.end()), votes(row.size());
+  std::nth_element(sorted.begin(), sorted.end() - 2, sorted.end());
+  const double best = sorted.back(), second = sorted.end()[-2], count = static_cast<double>(branches.size());
+  double entropies = 0, distances = 0;
+  for (const Row& branch : branches) {
+    ++votes[std::max_element(branch.begin(), branch.end()) - branch.begin()];
+    entropies += entropy(branch);
+    for (std::size_t i = 0; i < row.size(); ++i) distances += std::abs(static_cast<double>(branch[i]) - row[i]) / 2;
+  }
+  const auto share = [](double value) { return std::clamp(value, 0.0, 1.0); };
+  return {{"max_probability", share(1 - best)},
+          {"entropy", share(entropy(row))},
+          {"margin", share(1 - (best - second))},
+          {"mutual_information", share(entropy(row) - entropies / count)},
+          {"variation_ratio", 1 - *std::max_element(votes.begin(), votes.end()) / count},
+          {"disagreement", distances / count}};
+}
+
+}  // namespace detail
+
 /// Not thread-safe: one per thread.
 class Classifier {
  public:
   /// Throws UsageError (not compiled), BadInput (no bundle), CorruptArtifact or CannotRunHere.
-  explicit Classifier(const fs::path& bundle, const Options& options = {});
+  explicit Classifier(const fs::path& bundle, const Options& options = {}) : roi_(options.roi) {
+    static const std::map<std::string, Fit> fits = {
+        {"crop", Fit::crop}, {"centre-crop", Fit::crop}, {"squash", Fit::squash}, {"pad", Fit::pad}};
+    const fs::path folder = bundle / "engines" / (options.target + "-" + options.precision);
+    fs::path path = bundle / "manifest.json";  // what is being read
+    std::string repair = "Copy the bundle again.";
+    detail::require<BadInput>(fs::is_regular_file(path), bundle.string() + " is not a bundle: it has no manifest.json.",
+                              "Give the folder that `rrr-edge compress` wrote.");
+    try {
+      const Json manifest = detail::read_record(path, "rrr-edge bundle", 15);
+      const Json& preprocess = detail::known(manifest.at("preprocess"), 5);
+      const std::string fit = preprocess.at("fit");
+      detail::require(fits.count(fit), "this header does not know its fit '" + fit + "'");
+      fit_ = fits.at(fit);
+      image_size_ = preprocess.at("image_size");
+      manifest.at("labels").get_to(labels_);
+      path = folder / "engine.json";
+      repair = "Run: rrr-edge compile '" + bundle.string() + "' --target " + options.target + " --precision " +
+               options.precision;
+      detail::require<UsageError>(fs::is_regular_file(path),
+                                  bundle.string() + " has no " + folder.filename().string() + " engine.", repair);
+      const Json engine = detail::read_record(path, "rrr-edge engine", 19);
+      const Json& target = detail::known(engine.at("target"), 16);
+      detail::require(target.at("name") == options.target && target.at("precision") == options.precision,
+                      "it is of another engine");
+      for (const Json& file : engine.at("files")) {
+        const std::string name = file.at("name"), is = detail::sha256(detail::content(folder / name));
+        detail::require(file.at("sha256") == is, name + " has changed since it was written");
+      }
+      for (const Json& file : manifest.at("files")) {
+        detail::require(file.at("name") != "model.onnx" || file.at("sha256") == engine.at("model_sha256"),
+                        "it was compiled from another model.onnx");
+      }
+      path = folder / "model.xml";
+      load(path, engine, options.threads);
+      path = folder / "calibrated.json";
+      repair = "Run: rrr-edge calibrate '" + bundle.string() + "' PHOTOS";
+      if (fs::exists(path)) read_calibration(path);
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {
+      std::string reason = error.what();  // of OpenVINO's many lines the last one says what is wrong
+      reason.erase(reason.find_last_not_of(" .\n") + 1);
+      reason.erase(0, reason.rfind('\n') + 1);
+      if (reason[0] == '[') reason.erase(0, reason.find(' ') + 1);  // nlohmann-json's number of the error
+      throw CorruptArtifact(path.string() + " cannot be used: " + reason + ".", repair);
+    }
+  }
 
-  /// Throws BadInput where `frame` is no picture. It is not kept.
-  Prediction predict(const Frame& frame);
+  /// Throws BadInput where `frame` is no picture, GateFailed where the engine's answer is no probability.
+  Prediction predict(const Frame& frame) {
+    auto* image = images_.data<std::uint8_t>();
+    fit(cut(frame, roi_), image_size_, image, fit_);
+    const std::size_t batch = images_.get_shape()[0], bytes = images_.get_byte_size() / batch, classes = labels_.size();
+    for (std::size_t i = 1; i < batch; ++i) std::copy_n(image, bytes, image + i * bytes);
+    request_.infer();
+    Prediction found;
+    detail::Row& row = found.probabilities;
+    const float* next = answers_.data<float>();
+    row.assign(next, next + classes);
+    next = branches_.data<float>();
+    for (std::size_t i = 0; i < branches_.get_shape()[1]; ++i, next += classes) {
+      found.branch_probabilities.emplace_back(next, next + classes);
+    }
+    found.index = std::max_element(row.begin(), row.end()) - row.begin();
+    found.label = labels_[found.index];
+    found.probability = row[found.index];
+    const double best = detail::logarithm(found.probability);
+    double sum = 0;
+    for (const float p : row) sum += std::exp((detail::logarithm(p) - best) / temperature_);
+    detail::require<GateFailed>(std::isfinite(sum), "The engine answers a picture with what is no probability.",
+                                "Compile it with another precision, such as fp32.");
+    found.confidence = 1 / sum;
+    found.measures = detail::measures(row, found.branch_probabilities);
+    found.uncertainty = static_cast<float>(found.measures["entropy"]);
+    found.answered = found.measures[measure_] <= threshold_;
+    for (std::size_t i = 0; i < levels_.size(); ++i) {
+      if (i == found.index || row[i] >= levels_[i]) found.candidates.push_back(i);
+    }
+    std::stable_sort(found.candidates.begin(), found.candidates.end(), [&](auto a, auto b) { return row[a] > row[b]; });
+    return found;
+  }
 
   const std::vector<std::string>& labels() const { return labels_; }
   int image_size() const { return image_size_; }
 
  private:
-  void load(const fs::path& graph, const nlohmann::json& target, int threads, ov::Core& core);
+  /// Throws CannotRunHere where this machine cannot run `engine`.
+  void load(const fs::path& graph, const Json& engine, int threads) {
+    static const std::map<std::string, ov::element::Type> kinds = {
+        {"fp32", ov::element::f32}, {"bf16", ov::element::bf16}, {"fp16", ov::element::f16}};
+    const auto fits = [](bool holds, const std::string& otherwise) {
+      detail::require<CannotRunHere>(holds, otherwise, "Choose another engine, or compile one here.");
+    };
+    const Json& target = engine.at("target");
+    const std::string backend = target.at("backend"), device = target.at("device"), cpu = target.at("cpu");
+    fits(backend == "openvino", "The engine's backend is \"" + backend + "\"; this header runs \"openvino\".");
+    ov::Core core;
+    const std::vector<std::string> devices = core.get_available_devices();
+    fits(std::count(devices.begin(), devices.end(), device), "OpenVINO sees no device '" + device + "' here.");
+    const std::string machine = core.get_property("CPU", ov::device::full_name);
+    fits(strcasestr(machine.c_str(), cpu.c_str()),
+         "The engine is for a '" + cpu + "' CPU; this machine is " + machine + ".");
+    const std::string precision = target.at("precision");
+    std::string floats = precision;  // of the layers that are not quantised
+    const Json ways = detail::known(target.value("quantisation", Json()), 5);
+    if (precision == "int8") floats = ways.is_null() ? "fp32" : ways.at("float_precision");
+    const auto able = core.get_property(device, ov::device::capabilities.name()).as<std::string>();
+    for (const std::string& word : {precision, floats}) {
+      fits(strcasestr(able.c_str(), word.c_str()), "This machine's " + device + " has no " + word + " arithmetic.");
+    }
+    const std::string here = ov::get_openvino_version().buildNumber, built = engine.at("versions").at("openvino");
+    const auto release = [](const std::string& version) { return version.substr(0, version.find('.', 5)); };  // 2026.4
+    fits(strverscmp(release(here).c_str(), release(built).c_str()) >= 0,
+         "The engine was built with OpenVINO " + built + "; this is the older " + here + ".");
+    if (!threads) threads = target.at("threads");
+    if (!threads) threads = detail::cpu_quota();  // without one OpenVINO takes the cores that the affinity allows
+    // As rrr_edge.backends.openvino has it; without a hint OpenVINO would choose bf16 by itself where the CPU has it.
+    const ov::AnyMap settings = {ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
+                                 ov::inference_num_threads(threads), ov::hint::enable_cpu_pinning(false),
+                                 ov::hint::inference_precision(kinds.at(floats))};
+    request_ = core.compile_model(graph.string(), device, settings).create_infer_request();
+    images_ = request_.get_input_tensor();
+    answers_ = request_.get_output_tensor(0);
+    branches_ = request_.get_output_tensor(1);
+    const std::size_t batch = target.at("batch"), size = image_size_, classes = labels_.size();
+    const std::vector<ov::Shape> shapes = {images_.get_shape(), answers_.get_shape(), branches_.get_shape()};
+    const std::vector<ov::Shape> due = {{batch, size, size, 3}, {batch, classes}, {batch, shapes[2].at(1), classes}};
+    detail::require(shapes == due && images_.get_element_type() == ov::element::u8,
+                    "its inputs and outputs are not those of the manifest");
+  }
+
+  void read_calibration(const fs::path& path) {
+    const Json record = detail::read_record(path, "rrr-edge calibration", 22);
+    const std::string engine = detail::sha256(detail::content(path.parent_path() / "engine.json"));
+    detail::require(record.at("engine_sha256") == engine && record.at("labels") == labels_,
+                    "it is the calibration of another engine");
+    measure_ = record.at("measure");
+    detail::require(detail::measures({0, 1}, {{0, 1}}).count(measure_),
+                    "this header does not know its measure '" + measure_ + "'");
+    temperature_ = record.at("temperature");
+    const Json &promise = detail::known(record.at("promise"), 7), &sets = detail::known(record.at("sets"), 4);
+    if (!promise.is_null()) threshold_ = promise.at("threshold");
+    if (!sets.is_null()) sets.at("levels").get_to(levels_);
+    detail::require(levels_.empty() || levels_.size() == labels_.size(), "it has levels of other classes");
+  }
 
   std::vector<std::string> labels_;
   int image_size_ = 0;
   Fit fit_ = Fit::crop;
   Region roi_;
-  detail::Doubt doubt_;
+  std::string measure_ = "max_probability";  // of doubt, where the engine is not calibrated
+  double threshold_ = 1, temperature_ = 1;
+  std::vector<double> levels_;
   ov::InferRequest request_;
-  ov::Tensor images_, probabilities_, branch_probabilities_;  // [N, S, S, 3], [N, K], [N, B, K]
+  ov::Tensor images_, answers_, branches_;  // [N, S, S, 3], [N, K], [N, B, K]
 };
-
-namespace detail {
-
-inline std::string in_case(std::string text, int (*change)(int)) {
-  for (char& letter : text) letter = static_cast<char>(change(static_cast<unsigned char>(letter)));
-  return text;
-}
-
-/// Throws CannotRunHere where this machine cannot run `engine`, judged by its record.
-inline void require_fit(const Json& engine, const ov::Core& core, const std::string& repair) {
-  const Json& target = engine.at("target");
-  const std::string device = target.at("device"), cpu = target.at("cpu"), precision = target.at("precision");
-  if (target.at("backend") != "openvino") {
-    throw CannotRunHere("The engine's backend is " + target.at("backend").dump() + "; this header runs \"openvino\".",
-                        "Choose an engine that was compiled for it.");
-  }
-  if (in_case(cpu_name(), std::tolower).find(in_case(cpu, std::tolower)) == std::string::npos) {
-    throw CannotRunHere("The engine is for a '" + cpu + "' CPU; this machine is " + cpu_name() + ".",
-                        "Choose an engine that was compiled for it.");
-  }
-  const std::vector<std::string> devices = core.get_available_devices();
-  if (std::find(devices.begin(), devices.end(), device) == devices.end()) {
-    throw CannotRunHere("OpenVINO sees no device '" + device + "' here.", "See that its plugin is beside libopenvino.");
-  }
-  const std::vector<std::string> able = core.get_property(device, ov::device::capabilities);
-  if (std::find(able.begin(), able.end(), in_case(precision, std::toupper)) == able.end()) {
-    throw CannotRunHere("This " + device + " (" + cpu_name() + ") has no " + precision + " arithmetic.",
-                        "Choose an engine with another precision.");
-  }
-  const std::string built = engine.at("versions").at("openvino"), here = ov::get_openvino_version().buildNumber;
-  int then[2] = {}, now[2] = {};
-  std::sscanf(built.c_str(), "%d.%d", &then[0], &then[1]);
-  std::sscanf(here.c_str(), "%d.%d", &now[0], &now[1]);
-  if (std::lexicographical_compare(now, now + 2, then, then + 2)) {
-    throw CannotRunHere("The engine was built with OpenVINO " + built + "; this is the older " + here + ".", repair);
-  }
-}
-
-}  // namespace detail
-
-inline Classifier::Classifier(const fs::path& bundle, const Options& options) : roi_(options.roi) {
-  static const std::map<std::string, Fit> fits = {
-      {"crop", Fit::crop}, {"centre-crop", Fit::crop}, {"squash", Fit::squash}, {"pad", Fit::pad}};
-  require_region(roi_);
-  const std::string name = options.target + "-" + options.precision;
-  const fs::path folder = bundle / "engines" / name;
-  std::ostringstream command;
-  command << "Run: rrr-edge compile " << bundle << " --target " << options.target << " --precision "
-          << options.precision;
-  const std::string repair = command.str(), anew = "Copy the bundle again.";
-  if (!fs::is_regular_file(bundle / "manifest.json")) {
-    throw BadInput(bundle.string() + " is not a bundle: it has no manifest.json.",
-                   "Give the folder that `rrr-edge compress` wrote.");
-  }
-  detail::Json model;
-  detail::read_record(bundle / "manifest.json", "rrr-edge bundle", anew, [&](const detail::Json& manifest) {
-    detail::require_known(manifest, {"seal", "schema", "kind", "name", "spec", "labels", "preprocess", "recipe", "cost",
-                                     "accuracy", "provenance", "verification", "files", "parent", "chain"});
-    const detail::Json& preprocess = manifest.at("preprocess");
-    detail::require_known(preprocess, {"image_size", "mean", "std", "fit", "decoding"});
-    const std::string fit = preprocess.at("fit");
-    if (!fits.count(fit)) throw std::invalid_argument("this header does not know its fit '" + fit + "'");
-    fit_ = fits.at(fit);
-    labels_ = manifest.at("labels").get<std::vector<std::string>>();
-    image_size_ = preprocess.at("image_size");
-    for (const detail::Json& file : manifest.at("files")) {
-      if (file.at("name") == "model.onnx") model = file.at("sha256");
-    }
-  });
-  if (!fs::is_regular_file(folder / "engine.json")) {
-    throw UsageError(bundle.string() + " has no " + name + " engine.", repair);
-  }
-  detail::read_record(folder / "engine.json", "rrr-edge engine", repair, [&](const detail::Json& engine) {
-    detail::require_known(engine, {"seal", "schema", "kind", "target", "model_sha256", "files", "versions", "created",
-                                   "verification", "precision_found", "calibration", "lowering", "lowering_ratios",
-                                   "machine", "verified_by", "notes", "search", "products", "pair_times"});
-    const detail::Json& target = engine.at("target");
-    detail::require_known(target, {"name", "backend", "device", "precision", "lowering", "threads", "batch", "notes",
-                                   "max_batch", "cpu", "gpu", "portability", "optimization_level", "workspace_mb",
-                                   "compute_capabilities", "quantisation"});
-    if (target.at("name") != options.target || target.at("precision") != options.precision) {
-      throw std::invalid_argument("it is of another engine");
-    }
-    for (const detail::Json& file : engine.at("files")) {
-      detail::check_file(folder / std::string(file.at("name")), file, repair);
-    }
-    if (engine.at("model_sha256") != model) throw std::invalid_argument("it was compiled from another model.onnx");
-    ov::Core core;
-    detail::require_fit(engine, core, repair);
-    load(folder / "model.xml", target, options.threads, core);
-  });
-  doubt_ = detail::read_doubt(folder, labels_.size());
-}
-
-inline void Classifier::load(const fs::path& graph, const nlohmann::json& target, int threads, ov::Core& core) {
-  static const std::map<std::string, ov::element::Type> hints = {
-      {"fp32", ov::element::f32}, {"bf16", ov::element::bf16}, {"fp16", ov::element::f16}, {"int8", ov::element::f32}};
-  threads = threads ? threads : target.at("threads").get<int>();
-  // What the layers of an INT8 engine compute in that are no longer quantised.
-  std::string floats = target.at("precision");
-  if (floats == "int8" && target.contains("quantisation") && !target.at("quantisation").is_null()) {
-    floats = target.at("quantisation").at("float_precision");
-  }
-  // As rrr_edge.backends.openvino has it; without a hint OpenVINO would choose bf16 by itself where the CPU has it.
-  const ov::AnyMap settings = {
-      ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
-      ov::inference_num_threads(threads ? threads : detail::usable_cores()), ov::hint::enable_cpu_pinning(false),
-      ov::hint::inference_precision(hints.at(floats))};
-  const std::string device = target.at("device");
-  try {
-    request_ = core.compile_model(graph.string(), device, settings).create_infer_request();
-  } catch (const ov::Exception& error) {  // of its many lines the last that is not empty says what is wrong
-    std::string reason = error.what();
-    reason.erase(reason.find_last_not_of(" .\n") + 1);
-    throw std::invalid_argument("OpenVINO cannot load its graph: " + reason.substr(reason.rfind('\n') + 1));
-  }
-  images_ = request_.get_input_tensor();
-  probabilities_ = request_.get_output_tensor(0);
-  branch_probabilities_ = request_.get_output_tensor(1);
-  const std::size_t batch = target.at("batch"), size = static_cast<std::size_t>(image_size_), classes = labels_.size();
-  const ov::Shape branches = branch_probabilities_.get_shape();
-  if (images_.get_element_type() != ov::element::u8 || images_.get_shape() != ov::Shape{batch, size, size, 3} ||
-      probabilities_.get_shape() != ov::Shape{batch, classes} || branches.size() != 3 || branches[0] != batch ||
-      branches[2] != classes) {
-    throw std::invalid_argument("its graph does not have the inputs and outputs of the manifest");
-  }
-}
-
-inline Prediction Classifier::predict(const Frame& frame) {
-  auto* image = images_.data<std::uint8_t>();
-  fit(cut(frame, roi_), image_size_, image, fit_);
-  const std::size_t bytes = images_.get_byte_size() / images_.get_shape()[0];
-  for (std::size_t i = 1; i < images_.get_shape()[0]; ++i) std::copy_n(image, bytes, image + i * bytes);
-  request_.infer();
-  Prediction answer;
-  const float* next = probabilities_.data<float>();
-  answer.probabilities.assign(next, next + labels_.size());
-  next = branch_probabilities_.data<float>();
-  for (std::size_t i = 0; i < branch_probabilities_.get_shape()[1]; ++i, next += labels_.size()) {
-    answer.branch_probabilities.emplace_back(next, next + labels_.size());
-  }
-  const auto best = std::max_element(answer.probabilities.begin(), answer.probabilities.end());
-  answer.index = static_cast<std::size_t>(best - answer.probabilities.begin());
-  answer.label = labels_[answer.index];
-  answer.probability = *best;
-  const auto& measures = detail::measures();
-  const auto doubt = [&](const std::string& name) {
-    return measures.at(name)(answer.probabilities, answer.branch_probabilities);
-  };
-  answer.uncertainty = static_cast<float>(doubt("entropy"));
-  answer.answered = doubt(doubt_.measure) <= doubt_.threshold;
-  answer.confidence = detail::tempered(answer.probabilities, answer.index, doubt_.temperature);
-  answer.candidates = detail::candidates(answer.probabilities, answer.index, doubt_.levels);
-  return answer;
-}
 
 }  // namespace rrr_edge
