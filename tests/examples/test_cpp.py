@@ -23,14 +23,14 @@ from rrr_edge.backends.openvino.library import load_openvino
 from rrr_edge.bundle.calibration import CALIBRATED, Calibration, LabelSets, Promise
 from rrr_edge.bundle.doubt import MEASURES, Measure
 from rrr_edge.bundle.engine import Engine
-from rrr_edge.bundle.files import sha256
+from rrr_edge.bundle.files import describe_file, sha256
 from rrr_edge.bundle.folder import ENGINE, MANIFEST, Bundle
 from rrr_edge.bundle.manifest import Manifest, Preprocess
 from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.recipe import Fit
 from rrr_edge.bundle.target import Target
 from rrr_edge.compile import compile_bundle
-from rrr_edge.errors import RRREdgeError, UsageError
+from rrr_edge.errors import BadInput, GateFailed, RRREdgeError, UsageError
 from rrr_edge.images.fit import Region, fit
 from rrr_edge.runtime.classifier import Classifier, Prediction
 from rrr_edge.timing import machine
@@ -153,6 +153,7 @@ def test_the_headers_stay_small() -> None:
     lines = {file.name: len(file.read_text().splitlines()) for file in (EXAMPLE / "include" / "rrr_edge").iterdir()}
     assert lines.keys() == {"classifier.hpp", "fit.hpp"}
     assert max(lines.values()) <= 300
+    assert sum(lines.values()) <= 480
 
 
 @pytest.mark.parametrize("size", [32, 64, 112, 128, 224])
@@ -299,9 +300,40 @@ def test_a_calibration_is_followed_as_in_python(
         for row, expected in zip(found, classifier.predict_many(frames), strict=True):
             assert_alike(row, expected)
     assert {row["answered"] for row in found} == {True, False}
-    flip_a_byte(bundle.engine_folder("openvino-int8") / CALIBRATED)
+    calibrated = f"{INT8}/{CALIBRATED}"
+    for damage, why in (
+        (edit(calibrated, promise__by_class={}), "it has more than the 7 keys that this header knows"),
+        (edit(calibrated, promise=None, measure="energy"), "this header does not know its measure 'energy'"),
+        (edit(calibrated, measure=measure, labels=["a", "b", "c"]), "it is the calibration of another engine"),
+        (lambda path: flip_a_byte(path / calibrated), "calibrated.json cannot be used"),
+    ):
+        damage(bundle.path)
+        with pytest.raises(BadInput):
+            Classifier.open(bundle.path)
+        ended = run([box / "classify", bundle.path, frames[0]])
+        assert (ended.returncode, why in ended.stderr) == (5, True), ended.stderr
+
+
+def test_an_engine_s_nonsense_is_no_answer(box: Path, compiled: Bundle, frames: list[Path], tmp_path: Path) -> None:
+    """The graph's answers times NaN."""
+    openvino = load_openvino()
+    bundle = link_bundle(compiled, tmp_path)
+    folder = bundle.engine_folder("openvino-int8")
+    folder.mkdir(parents=True)
+    graph = openvino.Core().read_model(compiled.path / INT8 / "model.xml")
+    for result in graph.get_results():
+        answers = result.input_value(0)
+        names = answers.get_names()
+        answers.set_names(set())
+        result.input(0).replace_source_output(openvino.opset13.multiply(answers, np.float32(np.nan)).output(0))
+        result.input_value(0).set_names(names)
+    openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
+    shutil.copy(compiled.path / CARD, folder)
+    edit(CARD, files=[describe_file(folder / name).model_dump() for name in ("model.xml", "model.bin")])(bundle.path)
+    with Classifier.open(bundle.path) as classifier, pytest.raises(GateFailed):
+        classifier.predict(frames[0])
     ended = run([box / "classify", bundle.path, frames[0]])
-    assert (ended.returncode, "calibrated.json cannot be used" in ended.stderr) == (5, True), ended.stderr
+    assert (ended.returncode, "what is no probability" in ended.stderr) == (3, True), ended.stderr
 
 
 def calibrate(bundle: Bundle, measure: Measure, threshold: float) -> None:
@@ -392,6 +424,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "unknown fit": (edit(MANIFEST, preprocess__fit="stretch"), "does not know its fit 'stretch'"),
     "unknown setting": (edit(CARD, target__voltage=5), "it has more than the 16 keys that this header knows"),
+    "unknown way to quantise": (
+        edit(CARD, target__quantisation=Quantisation().model_dump() | {"groups": 2}),
+        "it has more than the 5 keys that this header knows",
+    ),
     "labels of other classes": (edit(MANIFEST, labels=["a", "b"]), "manifest"),
     "no engine": (lambda b: shutil.rmtree(b / INT8), "has no openvino-int8 engine"),
     "card flipped": (lambda b: flip_a_byte(b / CARD), "engine.json cannot be used"),
