@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rrr_edge.bundle.measurements import quiet_ratio
+from rrr_edge.bundle.measurements import ratio
 from rrr_edge.errors import BadInput
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Plan
@@ -188,12 +188,11 @@ class Results:
         In one group both ran in turns, so what slowed both cancels; a single group's interval is the bootstrap's. Only
         groups that have both and enough quiet rounds count; None where there is none.
         """
-        shared = self.groups(method, other)
-        ratios = (quiet_ratio(timing.measurements[other], timing.measurements[method]) for timing in shared)
-        found = [each for each in ratios if each]
-        if len(found) == 1:
-            return Estimate(found[0].value, found[0].interval, 1)
-        return _geometric([each.value for each in found]) if found else None
+        quiet = [t for t in self.groups(method, other) if t.measurements[method].is_quiet]  # rounds are the group's
+        if len(quiet) == 1:
+            found = ratio(quiet[0].measurements[other], quiet[0].measurements[method])
+            return Estimate(found.value, found.interval, 1)
+        return _geometric([t.median_ms(other) / t.median_ms(method) for t in quiet]) if quiet else None
 
     @cached_property
     def times_faster_than_best(self) -> dict[str, Estimate]:

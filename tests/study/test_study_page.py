@@ -13,6 +13,7 @@ from drawing import marks, parsed, scale, texts
 from made_up import HERE
 from made_up_study import TARGET, make_plan, make_record, make_timing, write_data, write_study
 
+from rrr_edge.bundle.measurements import quiet_ratio
 from rrr_edge.errors import BadInput
 from rrr_edge.study import tables
 from rrr_edge.study.charts import draw_boxes, draw_data_sets, draw_pareto
@@ -61,6 +62,8 @@ def test_means_are_those_of_the_records(results: Results) -> None:
     assert results.timed[0] == "rrr"
     value, (low, high), _ = results.times_faster("rrr", "finetune")
     assert low <= value <= high
+    pairs = [(t.measurements["finetune"], t.measurements["rrr"]) for t in results.timings]
+    assert value == pytest.approx(np.exp(np.mean([np.log(quiet_ratio(*pair).value) for pair in pairs])))
     assert value == pytest.approx(9, rel=0.05)
     claim = next(pair for pair in results.pairs if (pair.better, pair.worse) == ("finetune", "linear-probe"))
     assert (claim.wins, claim.p) == (7, 2.0**-7)
