@@ -17,6 +17,7 @@ from rrr_edge.study.comparisons import draw_criteria, draw_curves, draw_heat_map
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Method
 from rrr_edge.study.results import Results
+from rrr_edge.study.statistics import SIGNIFICANT
 from rrr_edge.study.verdict import some, verdict
 
 GENERATOR = "rrr-edge study"
@@ -105,21 +106,28 @@ def _doubtful(results: Results) -> list[str]:
         found.append(f"Not in the means, as not every method has results there: {some(left_out)}.")
     if refused := [m.name for m in results.plan.methods if m.name not in results.methods and _is_refused(results, m)]:
         found.append(f"Without errors and times, as each of their engines was refused: {', '.join(refused)}.")
-    for m in results.timed:
+    for m, data in results.fewer_seeds.items():
+        found.append(f"{m} is judged by fewer seeds than other methods on {some(data)}: refused or not finished.")
+    for m in results.methods:
         if (timed := len(results.groups(m))) < len(results.timings):
-            found.append(f"{m} has times in {timed} of {len(results.timings)} groups: the others have no engine of it.")
+            groups = counted(len(results.timings), "group")
+            found.append(f"{m} has times in {timed} of {groups}: elsewhere it has no engine, or a newer one.")
     if len({timing.environment.machine_id for timing in results.timings}) > 1:
         found.append("The times come from different machines; what differs between data sets may be the machine.")
     disturbed = [timing for timing in results.timings if any(m.disturbed for m in timing.measurements.values())]
     if disturbed:
-        where = f"{len(disturbed)} of {counted(len(results.timings), 'group')}"
+        every = len(disturbed) == len(results.timings)
+        where = "every group" if every else f"{len(disturbed)} of {len(results.timings)} groups"
         found.append(
             f"Other programs ran while engines were timed, in {where}; ratios suffer less than times, as engines of a "
             "group ran in turns."
         )
-    if 1 < len(results.common) < 6:
-        least = 0.5 ** len(results.common)
-        found.append(f"With {len(results.common)} data sets no test over them can have p below {least:.2g}.")
+    claims, least = len(results.pairs), 0.5 ** len(results.common)
+    if claims * least >= SIGNIFICANT:
+        found.append(
+            f"With {len(results.common)} data sets and {claims} claims p by Holm cannot be below "
+            f"{min(1.0, claims * least):.2g}, so no difference can be significant."
+        )
     return found
 
 

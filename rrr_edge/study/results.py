@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 
 class Pair(NamedTuple):
-    """The claim that `better` errs less than `worse`, over the data sets that both have.
+    """The claim that `better` errs less than `worse`, over the data sets that all methods have.
 
     `difference` is of the errors, data set by data set; `p` is Wilcoxon's, one-tailed and exact, and `corrected` is
     that by Holm over all pairs.
@@ -132,6 +132,14 @@ class Results:
         """The data sets that another method has and this one lacks."""
         return tuple(d for d in self.data if (method, d) not in self._cells)
 
+    @cached_property
+    def fewer_seeds(self) -> dict[str, tuple[str, ...]]:
+        """By method the common data sets where it lacks a seed that another method has there."""
+        seeds = {key: {record.cell.seed for record in records} for key, records in self._cells.items()}
+        every = {d: set[int]().union(*(seeds[m, d] for m in self.methods)) for d in self.common}
+        found = {m: tuple(d for d in self.common if seeds[m, d] < every[d]) for m in self.methods}
+        return {m: data for m, data in found.items() if data}
+
     def errors(self, method: str) -> Floats:
         """Mean errors of the common data sets."""
         return np.array([fmean(self.seed_errors(method, d)) for d in self.common])
@@ -144,17 +152,13 @@ class Results:
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
-        """Every ordered pair of methods with two data sets or more in common, the surest claims first.
+        """Every ordered pair of methods, the surest claims first; none with fewer than two common data sets.
 
         Both directions of a pair are claims, and Holm's correction counts them all.
         """
         found = []
-        for better, worse in permutations(self.methods, 2):
-            both = [d for d in self.data if {(better, d), (worse, d)} <= self._cells.keys()]
-            if len(both) < 2:
-                continue
-            means = [[fmean(self.seed_errors(m, d)) for d in both] for m in (better, worse)]
-            differences = np.round(np.array(means[0]) - np.array(means[1]), 9)
+        for better, worse in permutations(self.methods, 2) if len(self.common) > 1 else ():
+            differences = np.round(self.errors(better) - self.errors(worse), 9)
             wins, ties = int((differences < 0).sum()), int((differences == 0).sum())
             found.append(Pair(better, worse, estimate(differences), wins, ties, wilcoxon_less(differences), 1.0))
         corrected = holm([pair.p for pair in found])

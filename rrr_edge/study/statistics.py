@@ -11,6 +11,8 @@ from rrr_edge.errors import MissingLibrary
 from rrr_edge.timing.statistics import CONFIDENCE, Interval
 
 Floats = NDArray[np.float64]
+# A claim is significant where its corrected p is below this.
+SIGNIFICANT = 0.05
 # Errors are counts over counts: what is equal must not differ by a rounding.
 _DIGITS = 9
 

@@ -107,8 +107,9 @@ def pairs(results: Results) -> Table:
     header = ("claim", "points", "95 % interval", "better : equal : worse", "p, exact", "p by Holm")
     cut = f", the {_PAIRS} surest of {len(surer)}" if len(surer) > _PAIRS else ""
     return Table(
-        f"Does the first err less? Wilcoxon's signed-rank test over data sets, one-tailed; Holm over all "
-        f"{len(results.pairs)} claims, both directions of each pair{cut}",
+        f"Does the first err less? Wilcoxon's signed-rank test over the {counted(len(results.common), 'data set')} "
+        f"that all methods have, one-tailed; Holm over all {len(results.pairs)} claims, both directions of each "
+        f"pair{cut}",
         header,
         rows,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rrr_edge.study.results import Results
+from rrr_edge.study.statistics import SIGNIFICANT
 from rrr_edge.timing.statistics import Interval
 
 # So many names are listed.
@@ -34,12 +35,20 @@ def some(names: Sequence[str]) -> str:
 def _errs_least(results: Results, best: str, alike: Sequence[str]) -> str:
     error = results.overall(best)
     assert error
-    where = f"On {results.common[0]}" if len(results.common) == 1 else f"On your {len(results.common)} data sets"
+    where = _where(results)
     errs = f"{100 * error.mean:.1f} %{_span(error.interval)}{_but(results, best)}"
     if len(results.methods) == 1:
         return f"{where} {best} errs {errs}. There is nothing to compare it with."
     least = f"{some([best, *alike])} err alike and least" if alike else f"{best} errs least"
     return f"{where} {least}, {errs}."
+
+
+def _where(results: Results) -> str:
+    number, asked = len(results.common), len(results.plan.data)
+    if number < asked:
+        which = f"{results.common[0]}, the only one" if number == 1 else f"the {number}"
+        return f"On {which} of {asked} data sets that all methods have{',' * (number == 1)}"
+    return f"On {results.common[0]}" if number == 1 else f"On your {number} data sets"
 
 
 def _but(results: Results, best: str) -> str:
@@ -91,7 +100,7 @@ def _surely(results: Results, best: str, alike: Sequence[str]) -> str:
     if len(results.common) == 1:
         return "One data set tells nothing of others."
     of_best = [pair for pair in results.pairs if pair.better == best and pair.worse not in alike]
-    unsure = [pair.worse for pair in of_best if pair.corrected >= 0.05]
+    unsure = [pair.worse for pair in of_best if pair.corrected >= SIGNIFICANT]
     if unsure:
         return f"Over these data sets it is not surely better than {some(unsure)} (Wilcoxon, Holm)."
     return "That it errs less than each of the others is significant (Wilcoxon, Holm)." if of_best else ""

@@ -12,6 +12,7 @@ import pytest
 from drawing import marks, parsed, scale, texts
 from made_up import HERE
 from made_up_study import TARGET, make_plan, make_record, make_timing, write_data, write_study
+from scipy import stats
 
 from rrr_edge.bundle.measurements import quiet_ratio
 from rrr_edge.errors import BadInput
@@ -191,7 +192,7 @@ def test_unfinished_and_disturbed_studies_say_so(tmp_path: Path) -> None:
     page = page_of(Results.read(study))
     for words in ("1 cell not finished", "not every method has results there: mugs.", "It answers differently."):
         assert words in page
-    assert "Other programs ran while engines were timed, in 1 of 1 group;" in page
+    assert "Other programs ran while engines were timed, in every group;" in page
     assert Results.read(study).common == ("cups",)
     # What was recorded for other photos is of another study.
     other = make_record(first.model_copy(update={"data": first.data.model_copy(update={"listing": "x"})}), 0.1)
@@ -245,13 +246,64 @@ def test_methods_are_judged_by_their_engines_where_there_are_engines(tmp_path: P
     assert (results.best, results.common) == ("rrr", ("cups",))
     assert results.mean_error("finetune") == pytest.approx(0.6)
     assert results.pareto == ("rrr", "finetune")
-    assert verdict(results).startswith("On cups rrr errs least, 20.0 %. finetune errs 40.0 points more and is 2")
+    where = "On cups, the only one of 2 data sets that all methods have,"
+    assert verdict(results).startswith(f"{where} rrr errs least, 20.0 %. finetune errs 40.0 points more and is 2")
     row = dict(zip(tables.errors(results).header, tables.errors(results).rows[-1], strict=True))
     assert (row["method"], row["mean error, %"], row["its networks', %"]) == ("finetune", "60.0", "10.0")
+    assert results.pairs == ()
     # A refused engine costs its method that group's time, and nobody else anything.
     assert set(results.timed) == set(ms)
     assert results.latency_ms("linear-probe").n == 1
     assert "linear-probe has times in 1 of 2 groups" in page_of(results)
+
+
+def test_who_is_judged_by_fewer_seeds_is_named(tmp_path: Path) -> None:
+    """Of three seeds the worst of one method was refused, another has only two where nobody has more."""
+    plan = make_plan(write_data(tmp_path / "data", "mugs", "cups"), "rrr,finetune", seeds=(0, 1, 2), target=TARGET)
+    study = StudyFolder(tmp_path / "study")
+    study.write_plan(plan)
+    for cell in plan.cells:
+        if (cell.data.name, cell.seed) != ("cups", 2):
+            study.write_record(make_record(cell, 0.1))
+    whole = page_of(Results.read(study))
+    assert "fewer seeds" not in whole
+    worst = next(c for c in plan.cells if (c.data.name, c.method, c.seed) == ("mugs", "finetune", 1))
+    study.write_record(make_record(worst, 0.5, engine=None, refused="It answers differently."))
+    results = Results.read(study)
+    assert results.fewer_seeds == {"finetune": ("mugs",)}
+    assert "finetune is judged by fewer seeds than other methods on mugs: refused or not finished." in page_of(results)
+    # As many seeds, but others.
+    other = next(c for c in plan.cells if (c.data.name, c.method, c.seed) == ("mugs", "rrr", 0))
+    study.write_record(make_record(other, 0.5, engine=None, refused="It answers differently."))
+    assert Results.read(study).fewer_seeds == {"rrr": ("mugs",), "finetune": ("mugs",)}
+
+
+@pytest.mark.parametrize(("methods", "least"), [(2, 6), (3, 7), (5, 9)])
+def test_too_few_data_sets_for_so_many_claims_are_called_so(tmp_path: Path, methods: int, least: int) -> None:
+    """Where every data set has the methods in the same order, no p can be smaller: scipy's times the claims."""
+    names = ("rrr", "finetune", "linear-probe", "resnet18", "resnet34")[:methods]
+    data = [f"data{number}" for number in range(least)]
+    plan = make_plan(write_data(tmp_path / "data", *data), ",".join(names))
+    errors = {(d, m): 0.1 * (1 + i) + 0.01 * j for i, m in enumerate(names) for j, d in enumerate(data)}
+    results = Results.read(recorded(tmp_path / "study", plan, errors))
+    fewer = replace(results, records=tuple(r for r in results.records if r.cell.data.name != "data0"))
+    for found, number, significant in ((results, least, True), (fewer, least - 1, False)):
+        p = stats.wilcoxon(-np.arange(1.0, number + 1), alternative="less", method="exact").pvalue
+        smallest = methods * (methods - 1) * p
+        assert found.pairs[0].corrected == pytest.approx(smallest)
+        assert (smallest < 0.05) == significant
+        assert ("no difference can be significant" in page_of(found)) != significant
+
+
+def test_every_claim_is_over_the_data_sets_that_all_methods_have(tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", *NAMES[:6]), "rrr,finetune,linear-probe")
+    errors = {(d, m): 0.1 + 0.1 * i + 0.01 * j for i, m in enumerate(("rrr", "finetune")) for j, d in enumerate(NAMES)}
+    errors |= {(d, "linear-probe"): 0.3 for d in ("mugs", "cups")}
+    results = Results.read(recorded(tmp_path / "study", plan, errors))
+    assert {pair.difference.n for pair in results.pairs} == {2}
+    said = verdict(results)
+    assert said.startswith("On the 2 of 6 data sets that all methods have rrr errs least")
+    assert "significant" not in said
 
 
 def test_fewer_methods_keep_their_times_and_only_engines_of_others_go(tmp_path: Path) -> None:
