@@ -228,13 +228,13 @@ class Accuracy(Record):
     per_class: dict[str, float]
 
 
-def guessing_warning(accuracy: Accuracy, classes: int) -> str:
+def guessing_warning(accuracy: Accuracy, classes: int, *, network: str = "network") -> str:
     """A sentence where the network may be no better than guessing, else nothing."""
     low, high = accuracy.interval
     if low > 1 / classes:
         return ""
     return (
-        f"The network may be no better than guessing: its accuracy lies between {low:.1%} and {high:.1%} (95 %), and "
+        f"The {network} may be no better than guessing: its accuracy lies between {low:.1%} and {high:.1%} (95 %), and "
         f"chance is right in {1 / classes:.1%}."
     )
 

@@ -26,12 +26,13 @@ from rrr_edge.compress.prune import BLOCK, CHANNEL, ELEMENT
 from rrr_edge.compress.rrr import RECYCLE
 from rrr_edge.compress.rrr.selection import path_of
 from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
-from rrr_edge.compress.validation import as_held_out, going_on_from, held_out_of
+from rrr_edge.compress.validation import as_held_out, going_on_from
 from rrr_edge.compress.weights import check_weights, require_source
 from rrr_edge.compress.workdir import Task, Workdir
 from rrr_edge.compress.write import image_counts, reference_rows, write_bundle
 from rrr_edge.errors import BadInput, MissingLibrary, UsageError
 from rrr_edge.images.dataset import Dataset, scan
+from rrr_edge.images.held_out import held_out_of
 from rrr_edge.images.layouts import require_folder
 from rrr_edge.images.reading import read_pictures
 from rrr_edge.networks import Network, build
@@ -101,8 +102,8 @@ def compress(
     nothing unless the recipe keeps the best weights or chooses depths or sizes by them.
 
     Raises UsageError (something is there already, settings that contradict each other), BadInput (photos, weights),
-    MissingLibrary, CannotRunHere, GateFailed (the training diverged, or the exported graph answers differently),
-    Interrupted.
+    MissingLibrary, CannotRunHere, GateFailed (the training diverged, the accuracy that pruning is to keep may be
+    chance, or the exported graph answers differently), Interrupted.
     """
     workdir = run.workdir(out)
     fabric = open_fabric(TrainingRun(device=run.device))

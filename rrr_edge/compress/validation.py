@@ -1,31 +1,12 @@
 """The photos that watch a training, and that decide between networks: never the test photos."""
 
 from rrr_edge.bundle.folder import Bundle
-from rrr_edge.bundle.recipe import RRR, BasisScaling, NetTailor, Recipe
-from rrr_edge.errors import BadInput, UsageError, counted
+from rrr_edge.bundle.recipe import Recipe
+from rrr_edge.bundle.verification import Accuracy, guessing_warning
+from rrr_edge.errors import BadInput, GateFailed, UsageError, counted
 from rrr_edge.images.dataset import Dataset
-from rrr_edge.images.layouts import HeldOut
+from rrr_edge.images.held_out import decides, held_out_of
 from rrr_edge.training import Examples
-
-# Unless the recipe says what share, so much of the training photos is held out where they watch, and where they decide.
-WATCHING, DECIDING = 0.1, 0.2
-
-
-def held_out_of(recipe: Recipe) -> HeldOut:
-    """What is held out of the training photos where there is no val/."""
-    share = recipe.training.validation_share
-    if decides(recipe):
-        return HeldOut(DECIDING if share is None else share, least=2)
-    return HeldOut(WATCHING if share is None else share)
-
-
-def decides(recipe: Recipe) -> bool:
-    """Whether the method chooses how large the network becomes by photos that it has not learned from."""
-    if isinstance(recipe, RRR):
-        return recipe.depths == "auto"
-    if isinstance(recipe, NetTailor):
-        return recipe.drop_blocks == "auto"
-    return isinstance(recipe, BasisScaling) and recipe.sparsity == "auto"
 
 
 def may_have_seen(bundle: Bundle, recipe: Recipe, dataset: Dataset) -> bool:
@@ -80,6 +61,22 @@ def validation_photos(dataset: Dataset) -> Examples:
             "place of auto.",
         )
     return Examples(dataset.val.images, dataset.val.labels)
+
+
+def require_better_than_guessing(
+    judged: Accuracy | None, classes: int, *, network: str, to_tell: str, instead: str
+) -> None:
+    """Raise GateFailed where the accuracy that photos are to keep may be chance, which anything keeps.
+
+    `to_tell` is what the photos decide, `instead` the option that does without them.
+    """
+    doubt = guessing_warning(judged, classes, network=network) if judged else ""
+    if judged and doubt:
+        raise GateFailed(
+            f"{doubt} So {counted(judged.images, 'validation photo')} cannot tell {to_tell}, and nothing was pruned.",
+            advice="More photos, more --epochs or weights that know more give it an accuracy to keep; or say how much "
+            f"goes, whatever the accuracy: {instead}.",
+        )
 
 
 def note_of(dataset: Dataset) -> str:

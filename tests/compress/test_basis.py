@@ -29,11 +29,12 @@ from rrr_edge.compress.basis.removals import Found, Removals
 from rrr_edge.compress.basis.rows import notes_of, table_of
 from rrr_edge.compress.method import Inputs
 from rrr_edge.compress.stages import Stages
-from rrr_edge.errors import CannotRunHere, UsageError
+from rrr_edge.errors import CannotRunHere, GateFailed, UsageError
 from rrr_edge.images.dataset import scan
 from rrr_edge.networks import Network, build
 from rrr_edge.networks.factored import pairs_of
 from rrr_edge.timing.progress import Step
+from rrr_edge.timing.statistics import wilson_interval
 from rrr_edge.training import Examples
 from rrr_edge.training import Run as TrainingRun
 from rrr_edge.training.batches import normalise
@@ -184,12 +185,15 @@ def test_a_number_is_reached_and_no_more_goes(settings: Any, inputs: Inputs) -> 
 
 
 class Judged:
-    """Accuracies that are given in advance, as of ten photos."""
+    """Accuracies that are given in advance, as of ten photos: after the first training and each of the others."""
 
-    def __init__(self, stages: Stages, monkeypatch: pytest.MonkeyPatch, right: list[int]) -> None:
+    def __init__(self, stages: Stages, monkeypatch: pytest.MonkeyPatch, right: list[int], *, transfer: int = 8) -> None:
         accuracy = stages.judge(tiny())
         assert accuracy is not None
-        given = iter([accuracy.model_copy(update={"accuracy": count / 10}) for count in [0, *right]])
+        given = iter(
+            accuracy.model_copy(update={"images": 10, "accuracy": count / 10, "interval": wilson_interval(count, 10)})
+            for count in [transfer, *right]
+        )
         monkeypatch.setattr(Stages, "judge", lambda self, network: next(given))
 
 
@@ -232,6 +236,27 @@ def test_pruning_ends_where_nothing_is_left_to_prune(inputs: Inputs, monkeypatch
     found = Removals(recipe, tiny(), stages).run()
     assert found.rows[-1].bases == len(found.network.spec.ranks)  # type: ignore[union-attr]
     assert found.taken == len(found.rows) - 1
+
+
+@pytest.mark.parametrize(("right", "guesses"), [(0, True), (6, True), (7, False)])
+def test_a_network_that_may_guess_is_not_pruned_by_its_accuracy(
+    right: int, guesses: bool, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three classes a guess is right in 33 %: Wilson's interval of 6 in 10 begins at 31 %, of 7 in 10 at 40 %."""
+    stages = stages_of(inputs, tmp_path)
+    Judged(stages, monkeypatch, [0] * 99, transfer=right)
+    recipe = RECIPE.model_copy(update={"prune_share": 0.9})
+    refusal = "between .* and chance is right in 33.3%. So 10 validation photos cannot tell how much accuracy pruning"
+    with pytest.raises(GateFailed, match=refusal) if guesses else nullcontext():
+        Removals(recipe, tiny(), stages).run()
+    assert {path.parent.name for path in tmp_path.glob("*/stage.json")} >= {"transfer"}
+    assert (tmp_path / "removal-000").exists() != guesses
+    if guesses:
+        monkeypatch.undo()
+        # It is not learned again, and as many parameters go as are asked for.
+        with pytest.raises(GateFailed, match=refusal):
+            Removals(recipe, tiny(), stages_of(inputs, tmp_path)).run()
+        assert run(inputs, sparsity=0.3).rows[-1].sparsity >= 0.3
 
 
 class Crash(Exception):

@@ -38,10 +38,11 @@ from rrr_edge.compress.basis import BASIS_SCALING
 from rrr_edge.compress.chain import inherit, lineage
 from rrr_edge.compress.method import Inputs, cost_of
 from rrr_edge.compress.prune import CHANNEL, ELEMENT
-from rrr_edge.compress.validation import going_on_from, held_out_of, may_have_seen
+from rrr_edge.compress.validation import going_on_from, may_have_seen
 from rrr_edge.compress.workdir import Task, Workdir
 from rrr_edge.errors import UsageError
 from rrr_edge.images.dataset import scan
+from rrr_edge.images.held_out import held_out_of
 from rrr_edge.images.layouts import HeldOut
 from rrr_edge.networks import build
 from rrr_edge.report.reproduce import recipe_toml
@@ -93,9 +94,11 @@ def test_a_chain_of_three_rrr_basis_int8(shared_bundle: Bundle, scaled: Bundle) 
     assert 0.5 <= 1 - manifest.cost.params / first.cost.params < 0.501
     inherited = ("backbone", "weights", "image_size", "fit")
     assert [getattr(manifest.recipe, name) for name in inherited] == [getattr(first.recipe, name) for name in inherited]
-    grouped = load_file(scaled.weights)["layer3.0.conv2.basis.weight"]
-    rank = manifest.spec.ranks["layer3.0.conv2"]
-    assert len(grouped) == 2 * rank
+    # Which pairs are left is for small differences of gradients to say, which machines compute in different ways.
+    branched = {name: rank for name, rank in manifest.spec.ranks.items() if name.startswith(("layer3", "layer4"))}
+    assert branched
+    weights = load_file(scaled.weights)
+    assert {name: len(weights[f"{name}.basis.weight"]) for name in branched} == {n: 2 * r for n, r in branched.items()}
     assert compile_bundle(scaled, "openvino", precision="int8").verification.passed
     assert manifest.parent == "shapes.rrr"
     (ancestor,) = manifest.chain
@@ -227,7 +230,7 @@ def test_photos_must_be_of_the_same_classes_and_others_are_said(narrow: Bundle, 
     photos = tmp_path / "photos"
     shutil.copytree(shapes, photos)
     (photos / "train" / "cross" / "0.png").unlink()
-    recipe = inherit(BasisScaling(start=str(narrow.path), prune_share=0.9, training=TRAINING, max_drop=0.9))
+    recipe = inherit(BasisScaling(start=str(narrow.path), prune_share=0.9, training=TRAINING, sparsity=0.3))
     notes = " ".join(BASIS_SCALING.make(recipe, inputs_of(photos)).notes)
     assert "narrow.rrr has learned from other photos, or another split of them" in notes
     assert "that were held out are among those that narrow.rrr has learned from" in notes

@@ -20,20 +20,23 @@ from rrr_edge.bundle.folder import MANIFEST, WEIGHTS
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import FineTune, NetTailor, Schedule, TailorTraining, Training
 from rrr_edge.bundle.tailored import TailoredNode, whole_network, with_proxies
+from rrr_edge.bundle.verification import Accuracy
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress import Run, compress
 from rrr_edge.compress.method import CompressedNetwork, Inputs, cost_of
 from rrr_edge.compress.nettailor import NETTAILOR
 from rrr_edge.compress.nettailor.complexity import ExpectedComplexity
 from rrr_edge.compress.nettailor.objective import Tailoring, Teacher
+from rrr_edge.compress.stages import Stages
 from rrr_edge.compress.transfer import FINE_TUNE
 from rrr_edge.compress.weights import load_weights
-from rrr_edge.errors import BadInput, UsageError
+from rrr_edge.errors import BadInput, GateFailed, UsageError
 from rrr_edge.images.dataset import scan
 from rrr_edge.images.layouts import HeldOut
 from rrr_edge.networks import Tailored, build
 from rrr_edge.networks.tailored import is_universal
 from rrr_edge.timing.progress import Step
+from rrr_edge.timing.statistics import wilson_interval
 from rrr_edge.training import Examples
 from rrr_edge.training import Run as TrainingRun
 
@@ -146,9 +149,15 @@ def album(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tailored(tmp_path_factory: pytest.TempPathFactory, album: Path) -> Bundle:
-    recipe = RECIPE.model_copy(update={"drop_blocks": "auto", "within": 0.99})
-    return compress(album, tmp_path_factory.mktemp("out") / "t.rrr", recipe=recipe, run=Run(device="cpu"))
+def tailored(tmp_path_factory: pytest.TempPathFactory, album: Path, shapes: Path) -> Bundle:
+    """With four validation photos a class, most of which the teacher has right."""
+    photos = Path(shutil.copytree(album, tmp_path_factory.mktemp("photos") / "album"))
+    for label in sorted((shapes / "train").iterdir()):
+        (photos / "val" / label.name).mkdir(parents=True)
+        for photo in sorted(label.iterdir())[4:8]:
+            shutil.copy(photo, photos / "val" / label.name)
+    recipe = RECIPE.model_copy(update={"drop_blocks": "auto", "within": 0.99, "teacher_epochs": 20})
+    return compress(photos, tmp_path_factory.mktemp("out") / "t.rrr", recipe=recipe, run=Run(device="cpu"))
 
 
 def inputs_of(album: Path, run: TrainingRun, held_out: HeldOut = HeldOut(0)) -> Inputs:  # noqa: B008  (a constant)
@@ -255,6 +264,8 @@ def test_a_teacher_must_fit(tmp_path: Path, tailored: Bundle, album: Path) -> No
     whole, good = whole_network("resnet18", CLASSES), tailored.manifest.accuracy
     assert good is not None
     full = tailored.manifest.preprocess.model_copy(update={"decoding": "full"})
+    digest = scan(album, tailored.manifest.preprocess, seed=0).digest
+    origin = tailored.manifest.provenance.model_copy(update={"data_sha256": digest})
     sure, guessing = (good.model_copy(update={"interval": interval}) for interval in ((0.9, 1.0), (0.1, 0.6)))
 
     def teacher(name: str, *, seed: int = 1, **changes: Any) -> str:
@@ -264,7 +275,8 @@ def test_a_teacher_must_fit(tmp_path: Path, tailored: Bundle, album: Path) -> No
             torch.manual_seed(seed)
             (folder / WEIGHTS).write_bytes(save(build(whole).state_dict()))
         kept = [file for file in tailored.manifest.files if file.name != WEIGHTS]
-        changed = {"spec": whole, "accuracy": sure, "files": (*kept, describe_file(folder / WEIGHTS))} | changes
+        files = (*kept, describe_file(folder / WEIGHTS))
+        changed = {"spec": whole, "accuracy": sure, "files": files, "provenance": origin} | changes
         (folder / MANIFEST).write_text(tailored.manifest.model_copy(update=changed).to_json())
         return str(folder)
 
@@ -295,6 +307,21 @@ def test_a_teacher_must_fit(tmp_path: Path, tailored: Bundle, album: Path) -> No
         use(teacher("others", labels=("cross", "disc", "square")))
     with pytest.raises(UsageError, match="has nothing to teach"):
         use(teacher("guessing", accuracy=guessing))
+
+
+def test_a_teacher_that_may_guess_ends_the_search_before_it_begins(
+    album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guess = Accuracy(
+        images=6, correct=3, accuracy=0.5, interval=wilson_interval(3, 6), calibration_error=0.0, per_class={}
+    )
+    monkeypatch.setattr(Stages, "judge", lambda self, network: guess)
+    recipe = _resolved(RECIPE.model_copy(update={"drop_blocks": "auto", "teacher_epochs": 1}))
+    inputs = inputs_of(album, TrainingRun(checkpoints=tmp_path), HeldOut(0.5))
+    refusal = "The teacher may be no better than guessing.* So 6 validation photos cannot tell how many blocks"
+    with pytest.raises(GateFailed, match=refusal):
+        NETTAILOR.make(recipe, inputs)
+    assert {folder.name for folder in tmp_path.iterdir()} == {"teacher"}
 
 
 def test_a_resnet18_is_fine_tuned_whole_and_shares_nothing(album: Path) -> None:

@@ -17,6 +17,7 @@ from rrr_edge.compress.basis.decompose import decompose, fold_norms, let_learn
 from rrr_edge.compress.basis.pruning import prune, weakest, without
 from rrr_edge.compress.basis.rows import row_of
 from rrr_edge.compress.stages import Stage, Stages
+from rrr_edge.compress.validation import require_better_than_guessing
 from rrr_edge.networks import Network, build
 from rrr_edge.training.checkpoint import EpochRow
 from rrr_edge.training.whole import CrossEntropy
@@ -64,6 +65,7 @@ class Removals:
             self._ways.append(self._without_channels)
 
     def run(self) -> Found:
+        """Raises GateFailed where an accuracy is to be kept that may be chance, and what a training raises."""
         network, way = self._begin()
         good, taken, missed = network, 0, 0
         while True:
@@ -106,6 +108,14 @@ class Removals:
         let_learn(network, recipe.importance)
         objective = CrossEntropy(network, adapts=recipe.adapt_statistics)
         self._transfer = self._stages.run(_TRANSFER, objective, recipe.training)
+        if recipe.sparsity == "auto":
+            require_better_than_guessing(
+                self._transfer.judged,
+                len(self._stages.inputs.dataset.labels),
+                network="network",
+                to_tell="how much accuracy pruning loses",
+                instead="--sparsity 0.5",
+            )
         return network.cpu(), 0
 
     def _learn(self, network: Network, way: int) -> None:

@@ -24,14 +24,13 @@ from rrr_edge.compress.nettailor.search import Found, drop_as_many_as_go, drop_s
 from rrr_edge.compress.nettailor.teacher import (
     begin,
     doubt_of,
-    guessing_teacher,
     load_teacher,
     require_same_teacher,
     require_teacher,
     require_unseen_by,
 )
 from rrr_edge.compress.stages import Stage, Stages
-from rrr_edge.compress.validation import validation_photos
+from rrr_edge.compress.validation import require_better_than_guessing, validation_photos
 from rrr_edge.compress.weights import load_weights
 from rrr_edge.errors import UsageError
 from rrr_edge.networks import Network
@@ -91,6 +90,13 @@ def _make(recipe: NetTailor, inputs: Inputs) -> CompressedNetwork:
         recipe.weights, backbone=recipe.backbone, seed=recipe.seed, on_progress=inputs.run.on_progress
     )
     teacher, taught_s, judged, doubt = _teacher(recipe, stages, trunk)
+    require_better_than_guessing(
+        judged,
+        len(dataset.labels),
+        network="teacher",
+        to_tell="how many blocks the task does without",
+        instead="--drop-blocks 2",
+    )
     student = begin(_spec_of(recipe, len(dataset.labels)), trunk, seed=recipe.seed)
     student.freeze_universal()
     imitated = Teacher(teacher, recipe.mimic, detached=recipe.losses == "code")
@@ -107,7 +113,7 @@ def _make(recipe: NetTailor, inputs: Inputs) -> CompressedNetwork:
     else:
         found = drop_so_many(recipe, student, tune, recipe.drop_blocks)
     found.network.record_attention()
-    doubts = [doubt, guessing_teacher(judged, len(dataset.labels)), _RANDOM_BLOCKS if recipe.weights == RANDOM else ""]
+    doubts = [doubt, _RANDOM_BLOCKS if recipe.weights == RANDOM else ""]
     notes = (*_notes(recipe, found), *found.notes, *filter(None, doubts))
     return CompressedNetwork(
         found.network,

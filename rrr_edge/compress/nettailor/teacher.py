@@ -15,9 +15,10 @@ from rrr_edge.bundle.sources import SOURCES
 from rrr_edge.bundle.spec import NetworkSpec, source_spec
 from rrr_edge.bundle.tailored import TailoredSpec, whole_network
 from rrr_edge.bundle.verification import Accuracy, guessing_warning
-from rrr_edge.compress.validation import held_out_of, may_have_seen
+from rrr_edge.compress.validation import may_have_seen
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.images.dataset import Dataset
+from rrr_edge.images.held_out import held_out_of
 from rrr_edge.networks.tailored import Tailored
 
 _NOTE = "teacher.sha256"
