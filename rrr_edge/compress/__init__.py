@@ -195,10 +195,7 @@ def plan(
 
 
 def _estimate(recipe: Recipe, dataset: Dataset, run: Run) -> Estimate | None:
-    """None where nothing is to be learned."""
     method = METHODS[type(recipe)]
-    if not recipe.training.epochs:
-        return None
     with torch.random.fork_rng(devices=[]):
         network = build(method.spec(recipe, len(dataset.labels)))
     method.freeze(recipe, network)

@@ -56,6 +56,8 @@ class Plan(Record):
             each = counted(recipe.epochs_per_prune, "epoch")
             epochs = f"{epochs}, then {each} before each removal of {recipe.prune_share:.0%} of the basis vectors,"
         takes = f", in {self.estimate.words} here" if self.estimate else ""
+        if self.estimate and self.estimate.may_end_earlier:
+            takes += ": photos that it does not learn from may end it earlier"
         return (
             f"{self.bundle} would have {self.cost.params:,} parameters and {self.cost.macs / 1e6:,.0f} million "
             f"MACs{begin}; {epochs} on {counted(self.photos['train'], 'photo')}{takes}. --json tells all of it"

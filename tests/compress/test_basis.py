@@ -25,7 +25,7 @@ from rrr_edge.compress.basis import BASIS_SCALING
 from rrr_edge.compress.basis.channels import Channels, most_slimmed
 from rrr_edge.compress.basis.decompose import decompose, deliver
 from rrr_edge.compress.basis.pruning import params_with
-from rrr_edge.compress.basis.removals import Found, Removals
+from rrr_edge.compress.basis.removals import Found, Removals, trainings_of
 from rrr_edge.compress.basis.rows import notes_of, table_of
 from rrr_edge.compress.method import Inputs
 from rrr_edge.compress.stages import Stages
@@ -182,6 +182,8 @@ def test_a_number_is_reached_and_no_more_goes(settings: Any, inputs: Inputs) -> 
     largest = max(20 * 9 + 20, 20 + 20)
     assert found.rows[-1].params > 0.7 * whole - largest
     assert all(row.within and row.least is None for row in found.rows)
+    asked = RECIPE.model_copy(update={"sparsity": 0.3})
+    assert len(found.rows) <= trainings_of(asked, NARROW) <= len(found.rows) + 1
 
 
 class Judged:
@@ -236,6 +238,7 @@ def test_pruning_ends_where_nothing_is_left_to_prune(inputs: Inputs, monkeypatch
     found = Removals(recipe, tiny(), stages).run()
     assert found.rows[-1].bases == len(found.network.spec.ranks)  # type: ignore[union-attr]
     assert found.taken == len(found.rows) - 1
+    assert len(found.rows) == trainings_of(recipe, NARROW)
 
 
 @pytest.mark.parametrize(("right", "guesses"), [(0, True), (6, True), (7, False)])
@@ -267,6 +270,7 @@ def test_a_run_that_stops_in_every_phase_ends_with_the_same_bits(inputs: Inputs,
     recipe = RECIPE.model_copy(update={"sparsity": 0.6, "prune_share": 0.25})
     straight = Removals(recipe, tiny(), stages_of(inputs)).run()
     assert len(straight.rows) > 3
+    assert len(straight.rows) <= trainings_of(recipe, NARROW) <= 2 * len(straight.rows)
 
     def crash_at(stage: str, done: int) -> Callable[[Step], None]:
         def report(step: Step) -> None:
@@ -349,6 +353,7 @@ def test_coupled_channels_are_judged_and_removed_as_one(inputs: Inputs) -> None:
 def test_double_pruning_reaches_both_numbers_and_resumes(inputs: Inputs, tmp_path: Path) -> None:
     recipe = RECIPE.model_copy(update={"sparsity": 0.3, "then": "channel", "then_sparsity": 0.6, "prune_share": 0.2})
     straight = Removals(recipe, tiny(), stages_of(inputs)).run()
+    assert len(straight.rows) / 2 <= trainings_of(recipe, NARROW) <= 2 * len(straight.rows)
     base = straight.network.spec.base  # type: ignore[union-attr]
     assert isinstance(base, ChannelSpec)
     assert sum(phase.outputs for phase in base.phases) < 8 + 12 + 16 + 20

@@ -4,9 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from rrr_edge.bundle.recipe import RRR, BasisScaling, FineTune, NetTailor, Recipe, Selection, TailorTraining, Training
+from rrr_edge.bundle.manifest import Preprocess
+from rrr_edge.bundle.recipe import (
+    RRR,
+    BasisScaling,
+    BasisTraining,
+    FineTune,
+    NetTailor,
+    Recipe,
+    Selection,
+    TailorTraining,
+    Training,
+)
+from rrr_edge.bundle.spec import ChannelSpec, PhaseWidths, ResNetSpec
 from rrr_edge.compress import Run, plan
-from rrr_edge.compress.estimate import Estimate, _epochs_of
+from rrr_edge.compress.estimate import Estimate, epochs_of, estimate_of
+from rrr_edge.images.dataset import scan
+from rrr_edge.networks import build
+from rrr_edge.training import Run as TrainingRun
 from rrr_edge.training import Trained
 from rrr_edge.training.checkpoint import EpochRow
 
@@ -31,6 +46,7 @@ def test_the_second_step_tells_the_time_of_all(shapes: Path, tmp_path: Path, mon
     found = plan(shapes, tmp_path / "x.rrr", recipe=SMALL, run=Run(try_steps=True)).estimate
     assert found is not None
     assert found.seconds == pytest.approx(3 * 10 * 0.5)
+    assert not found.may_end_earlier
     assert (seen[0].epochs, seen[0].batch_size) == (2, 12)
     assert plan(shapes, tmp_path / "x.rrr", recipe=SMALL).estimate is None
     nothing = SMALL.model_copy(update={"training": Training(epochs=0)})
@@ -45,7 +61,10 @@ def test_steps_are_really_tried_and_leave_nothing(shapes: Path, tmp_path: Path) 
     assert planned.estimate is not None
     assert 0 < planned.estimate.seconds < 600
     assert planned.estimate.memory_bytes > 1e8
-    assert f"10 epochs on 33 photos, in {planned.estimate.words} here" in planned.words
+    assert planned.estimate.may_end_earlier
+    assert planned.estimate.words.startswith("at most about ")
+    said = f"10 epochs on 33 photos, in {planned.estimate.words} here: photos that it does not learn from may end it"
+    assert said in planned.words
     assert not list(tmp_path.iterdir())
 
 
@@ -56,11 +75,38 @@ def test_steps_are_really_tried_and_leave_nothing(shapes: Path, tmp_path: Path) 
         (RRR(depths="auto", selection=Selection(epochs_per_step=20, max_additions=4, control=True)), 300 + 2 * 5 * 20),
         (NetTailor(teacher_epochs=7, tune_epochs=3), 7 + 50 + 17 * 3),
         (NetTailor(teacher="x.rrr", drop_blocks=2, training=TailorTraining(epochs=5)), 5 + 5),
-        (BasisScaling(sparsity=0.5, prune_share=0.2, epochs_per_prune=2), 30 + 4 * 2),  # 0.8^4 < 0.5
     ],
 )
 def test_the_epochs_of_all_trainings_are_counted(recipe: Recipe, epochs: int) -> None:
-    assert _epochs_of(recipe) == epochs
+    assert epochs_of(recipe, ResNetSpec(depths=(1, 1, 1, 1))) == epochs
+
+
+def test_basis_scaling_is_tried_with_the_factors_that_learn_and_all_removals_count(
+    shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 17 convolutions each has two basis vectors: nine in ten of them are more than one of each, so one removal."""
+    learning: list[str] = []
+
+    def minimise(objective, examples, **_: object) -> Trained:
+        learning.extend(name for name, p in objective.network.named_parameters() if p.requires_grad)
+        rows = (EpochRow(epoch=e, loss=1, train_accuracy=0, seconds=2, images_per_second=1) for e in (1, 2))
+        return Trained(tuple(rows), "32-true", "cpu")
+
+    monkeypatch.setattr("rrr_edge.compress.estimate.minimise", minimise)
+    dataset, run = scan(shapes, Preprocess(image_size=32)), TrainingRun(device="cpu")
+    recipe = BasisScaling(training=BasisTraining(epochs=5, batch_size=36), prune_share=0.9, epochs_per_prune=3)
+    spec = ChannelSpec(stem=2, phases=tuple(PhaseWidths(outputs=2, blocks=((2, 2),)) for _ in range(4)), num_classes=3)
+    found = estimate_of(recipe, build(spec), dataset, run)
+    assert found is not None
+    # A training before the removal, and one after it.
+    assert found.seconds == (5 + 3 * 2) * 2
+    assert found.may_end_earlier
+    assert {name.rpartition(".")[2] for name in learning} == {"factors", "weight", "bias"}
+    assert len(learning) == 17 + 2
+    asked = recipe.model_copy(update={"sparsity": 0.0, "training": BasisTraining(epochs=0, batch_size=36)})
+    found = estimate_of(asked, build(spec), dataset, run)
+    assert found is not None
+    assert (found.seconds, found.may_end_earlier) == (3 * 2, False)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(59, "59 s"), (150, "2 min"), (9000, "2 h")])

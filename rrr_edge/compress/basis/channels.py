@@ -51,14 +51,19 @@ def require_channels(base: BaseSpec, what: str) -> BranchedSpec:
 
 def most_slimmed(base: BranchedSpec) -> float:
     """The share of the parameters of `base` that goes when every layer keeps one channel, and one basis vector."""
+    least = slimmer(FactoredSpec(base=base, ranks=dict.fromkeys(full_ranks(base), 1)), all_but_one(base))
+    return 1 - cost(delivered(least), image_size=32).params / cost(base, image_size=32).params
+
+
+def all_but_one(base: BranchedSpec) -> dict[str, int]:
+    """How many channels can go of those that are coupled, by a pair that gives them."""
     widths = _widths(base)
     counts = {"conv1": widths.stem - 1}
     for number, phase in enumerate(widths.phases, start=1):
         counts[f"layer{number}.0.conv3"] = phase.outputs - 1
         for block, (first, second) in enumerate(phase.blocks):
             counts |= {f"layer{number}.{block}.conv1": first - 1, f"layer{number}.{block}.conv2": second - 1}
-    least = slimmer(FactoredSpec(base=base, ranks=dict.fromkeys(full_ranks(base), 1)), counts)
-    return 1 - cost(delivered(least), image_size=32).params / cost(base, image_size=32).params
+    return counts
 
 
 class Channels:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -57,6 +58,35 @@ def _of_branches(pair: Pair) -> Tensor:
     """The importance [B, R] of each branch's basis vectors."""
     assert pair.importance is not None
     return pair.importance.reshape(pair.branches, pair.rank).abs().cpu()
+
+
+def removals_at_most(base: BaseSpec, share: float, sparsity: float | None) -> int:
+    """How many removals of `share` of the vectors each it takes, at most, until `sparsity` of the parameters are gone.
+
+    None: until no convolution can lose one. The vectors that save least go first, as they would at worst: a pair saves
+    nothing before it is smaller than its convolution.
+    """
+    every = convolutions(base, image_size=32).values()
+    saved = sorted(
+        max(0, -one.added_params(rank - 1)) - max(0, -one.added_params(rank))
+        for one in every
+        for rank in range(2, one.full_rank + 1)
+    )
+    enough = len(saved)
+    if sparsity is not None:
+        whole = cost(base, image_size=32).params
+        wanted = whole - int(whole * (1 - sparsity))
+        enough = next((count for count, sum_ in enumerate(accumulate(saved, initial=0)) if sum_ >= wanted), enough)
+    return removals_of(enough, share, left=sum(one.full_rank for one in every))
+
+
+def removals_of(count: int, share: float, *, left: int) -> int:
+    """How many removals take `count` of what is `left`, where each takes `share` of what is left then."""
+    removals = 0
+    while count > 0:
+        gone = max(1, round(share * left))
+        count, left, removals = count - gone, left - gone, removals + 1
+    return removals
 
 
 def params_with(base: BaseSpec, ranks: Ranks) -> int:

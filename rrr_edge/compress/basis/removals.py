@@ -1,5 +1,6 @@
 """The removal of basis vectors, and of channels, step by step, until enough are gone or too much is lost."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,12 @@ from rrr_edge.bundle.factored import delivered
 from rrr_edge.bundle.files import write_file
 from rrr_edge.bundle.recipe import BasisScaling
 from rrr_edge.bundle.record import Record
-from rrr_edge.bundle.spec import FactoredSpec, TorchvisionSpec
-from rrr_edge.compress.basis.channels import Channels, slimmer
+from rrr_edge.bundle.spec import BaseSpec, FactoredSpec, TorchvisionSpec
+from rrr_edge.compress.basis.channels import Channels, all_but_one, require_channels, slimmer
 from rrr_edge.compress.basis.decompose import decompose, fold_norms, let_learn
-from rrr_edge.compress.basis.pruning import prune, weakest, without
+from rrr_edge.compress.basis.pruning import prune, removals_at_most, removals_of, weakest, without
 from rrr_edge.compress.basis.rows import row_of
+from rrr_edge.compress.chain import name_of
 from rrr_edge.compress.stages import Stage, Stages
 from rrr_edge.compress.validation import require_better_than_guessing
 from rrr_edge.networks import Network, build
@@ -48,6 +50,20 @@ class Found(NamedTuple):
     stage: Stage
     history: tuple[EpochRow, ...]
     later_s: float
+
+
+def trainings_of(recipe: BasisScaling, base: BaseSpec) -> int:
+    """How many trainings the removals from a network of `base` take at most, unless channels go up to a sparsity.
+
+    Then it is about so many: the share of the parameters that is left is taken for the square of the channels'.
+    """
+    sparsity = None if recipe.sparsity == "auto" else recipe.sparsity
+    removals = removals_at_most(base, recipe.prune_share, sparsity)
+    if recipe.then == "channel":
+        channels = sum(all_but_one(require_channels(base, name_of(recipe))).values())
+        left = (1 - (recipe.then_sparsity or 1.0)) / (1 - (sparsity or 0.0))
+        removals += removals_of(round((1 - math.sqrt(left)) * channels), recipe.prune_share, left=channels + 1)
+    return 1 + removals
 
 
 class Removals:
