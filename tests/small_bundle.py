@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.files import describe_file
+from rrr_edge.bundle.folder import CALIBRATION, MANIFEST, Bundle
+from rrr_edge.images.dataset import Dataset, scan
+from rrr_edge.images.held_out import held_out_of
 
 COLOURS = {"circle": (190, 60, 60), "cross": (60, 190, 60), "square": (60, 60, 190)}
 LABELS = tuple(COLOURS)
@@ -66,3 +69,23 @@ def write_target(folder: Path, file: str = "mine", **settings: str | int) -> Pat
     settings = {"name": file, "backend": "openvino", "device": "CPU", **settings}
     path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
     return path
+
+
+def with_held_out(bundle: Bundle, photos: Path, share: float) -> tuple[Bundle, Dataset]:
+    """`bundle` as if it had been made from `photos` with that share of the training photos held out; changed in place.
+
+    Returns the photos too, as they were divided.
+    """
+    manifest = bundle.manifest
+    training = manifest.recipe.training.model_copy(update={"validation_share": share})
+    recipe = manifest.recipe.model_copy(update={"training": training})
+    dataset = scan(photos, manifest.preprocess, seed=recipe.seed, held_out=held_out_of(recipe))
+    np.savez(bundle.path / CALIBRATION, images=dataset.train.images)
+    images = {split: sum(classes.values()) for split, classes in dataset.counts.items()}
+    provenance = manifest.provenance.model_copy(
+        update={"data": photos.name, "data_sha256": dataset.digest, "images": images}
+    )
+    files = tuple(describe_file(bundle.path / file.name) for file in manifest.files)
+    changed = manifest.model_copy(update={"recipe": recipe, "provenance": provenance, "files": files})
+    (bundle.path / MANIFEST).write_text(changed.to_json())
+    return Bundle.open(bundle.path), dataset

@@ -15,6 +15,9 @@ from rrr_edge.timing.statistics import Interval
 
 # Beside the engine.
 CALIBRATED = "calibrated.json"
+# What a calibration was made with, besides other photos; the second of a data set by its name.
+OWN_TEST_PHOTOS = "the test photos in the bundle"
+HELD_OUT = "the photos of {} that were held out to validate"
 
 
 class Ranking(Record):

@@ -39,7 +39,7 @@ def calibrate(
         typer.Argument(
             metavar="[PHOTOS]",
             help="Photos in a folder for each class that the training has not seen; of train/, val/ and test/ it is "
-            "val/.",
+            "val/, of what the bundle was made from what was held out to validate.",
         ),
     ] = None,
     target: TargetName = "openvino",
@@ -94,7 +94,7 @@ def calibrate(
             chose = names & {SELECTION, TAILORING, BASIS} or recipe.training.keep == "best"
             held, learned = len(opened.calibration), opened.manifest.provenance.images["train"]
             notes = [_CHOSEN] if chose else []
-            notes += [_PARTLY.format(held, learned)] if held < learned else []
+            notes += [_PARTLY.format(held, learned)] if held < learned and not found.are_held_out else []
         found = without_copies(replace(found, notes=(*found.notes, *notes)))
         with Classifier.open(bundle, chosen, unsure=False, on_progress=on_progress) as classifier:
             try:

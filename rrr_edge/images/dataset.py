@@ -167,6 +167,15 @@ def scan(
     )
 
 
+def held_out_files(data: str | Path, *, seed: int, held_out: HeldOut) -> set[str]:
+    """The files, relative to `data`, that `scan` holds out of the training photos there. Raises BadInput as it does."""
+    _, splits = _divided(Path(data), seed)
+    if "val" in splits:
+        return set()
+    divided = held_out.divide(splits, seed=seed)
+    return {file for files in divided.get("val", {}).values() for file in files}
+
+
 def read_folder(
     folder: str | Path, preprocess: Preprocess, *, limit: int | None = None, on_progress: OnProgress = silent
 ) -> Pictures:

@@ -1,7 +1,7 @@
 """Labelled photos to judge a network by: a folder of them, or those that a bundle holds."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -9,11 +9,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rrr_edge.bundle.calibration import HELD_OUT, OWN_TEST_PHOTOS
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Manifest, Preprocess
 from rrr_edge.errors import BadInput, UsageError, counted
-from rrr_edge.images.dataset import choose_balanced, dataset_digest
+from rrr_edge.images.dataset import choose_balanced, dataset_digest, held_out_files, scan
 from rrr_edge.images.decode import Pixels
+from rrr_edge.images.held_out import known_held_out
 from rrr_edge.images.layouts import TEST_SHARE, Classes, Layout, divide_for_test, find_layout
 from rrr_edge.images.names import first_few, shown
 from rrr_edge.images.reading import read_pictures
@@ -21,16 +23,17 @@ from rrr_edge.timing.progress import OnProgress, silent
 
 # What of a network's preprocessing its photos follow from, and how it is said; the rest happens in the graph.
 _PIXELS = {"image_size": "at {} pixels", "fit": "with --fit {}", "decoding": "with {} decoding"}
-OWN_TEST_PHOTOS = "the test photos in the bundle"
 _SPLIT = {"test": "the test photos", "val": "the validation photos"}
+_NONE_HELD_OUT = ", and none of its photos are known to have been held out to validate"
 
 
 @dataclass(frozen=True)
 class LabelledPhotos:
     """`images` uint8 [N, S, S, 3], as `preprocess` fits them, with `labels` int64 [N], indices of the bundle's classes.
 
-    `names` are the files relative to `folder`, or numbers where there is none; `source` says where they come from.
-    `are_held_out` is true for the bundle's own test photos: those in it, or all in the folder that it was made from.
+    `names` are the files relative to `folder`, or to the one that the bundle was made from, or numbers where they are
+    not known; `source` says where they come from. `are_held_out` is true for what `compress` held out: the bundle's own
+    test photos (in it, or all in the folder that it was made from), or the photos of that folder that validated it.
     `notes` are what a reader of the accuracy should know.
     """
 
@@ -113,16 +116,20 @@ def read_labelled(
 
     Of train/CLASS with test/CLASS and val/CLASS only those of `split` are read. Where CLASS/* or a Meta-Album folder
     is, byte for byte, what the bundle was made from, only the test photos that it held out then are taken; else all of
-    them. Photos that are among the bundle's calibration images were trained on: a note says how many.
+    them. With the split val those that it held out to validate are taken, also of a train/ without a val/ beside it.
+    Photos that are among the bundle's calibration images were trained on: a note says how many.
 
-    Raises BadInput: no folder of a class, classes that the network does not know, a class without a picture among
-    classes that have some, or a larger share than `max_bad` of unreadable files.
+    Raises BadInput: no folder of a class, no photos of the split, classes that the network does not know, a class
+    without a picture among classes that have some, or a larger share than `max_bad` of unreadable files.
     """
     path, manifest = Path(folder), bundle.manifest
     layout, splits = find_layout(path)
+    if split == "val" and split not in splits and (found := _read_validation(path, splits, bundle, on_progress)):
+        return found
     if layout == "splits" and split not in splits:
         raise BadInput(
-            f"{path} has no {split}/.", advice=f"Put photos into {split}/CLASS that the training does not see."
+            f"{path} has no {split}/{_NONE_HELD_OUT if split == 'val' else ''}.",
+            advice=f"Put photos into {split}/CLASS that the training does not see.",
         )
     classes = splits[split if layout == "splits" else "all"]
     _require_known(path, classes, manifest.labels)
@@ -139,6 +146,11 @@ def read_labelled(
         )
     good = [entry for entry, digest in zip(files, digests, strict=True) if digest]
     rows, are_held_out = _held_out(path, layout, classes, good, digests=list(filter(None, digests)), manifest=manifest)
+    if are_held_out and split == "val":
+        raise BadInput(
+            f"{path} is what {bundle.path} was made from{_NONE_HELD_OUT}.",
+            advice="Give photos that the training has not seen.",
+        )
     found = LabelledPhotos(
         images=images[rows],
         labels=np.array([manifest.labels.index(good[row][0]) for row in rows], np.int64),
@@ -153,6 +165,54 @@ def read_labelled(
     missing = f"There are no photos of {first_few(absent)}." if absent else ""
     notes = tuple(filter(None, (missing, skipped, remark, trained_on(bundle, found.images))))
     return replace(found, notes=notes)
+
+
+def _read_validation(
+    path: Path, splits: Mapping[str, Classes], bundle: Bundle, on_progress: OnProgress
+) -> LabelledPhotos | None:
+    """The photos of the folder `path` that `compress` held out to validate; None where it is another, or held none out.
+
+    What an earlier bundle of the chain has learned from is left out, and so are copies of other photos.
+    """
+    manifest = bundle.manifest
+    recipe, origin, held_out = manifest.recipe, manifest.provenance, known_held_out(manifest.recipe)
+    fewer = sum(len(files) for classes in splits.values() for files in classes.values()) < sum(origin.images.values())
+    if not held_out.share or fewer:
+        return None
+    try:
+        dataset = scan(
+            path, manifest.preprocess, seed=recipe.seed, held_out=held_out, max_bad=1.0, on_progress=on_progress
+        )
+    except BadInput:
+        return None  # what `compress` refuses is no bundle's folder
+    if dataset.val is None or {origin.data_sha256, *(a.data_sha256 for a in manifest.chain)} != {dataset.digest}:
+        return None
+    # The digest does not tell who is held out by another order of the names.
+    chosen = choose_balanced(dataset.train.labels, len(bundle.calibration), seed=recipe.seed)
+    if not np.array_equal(dataset.train.images[chosen], bundle.calibration):
+        return None
+    never = set(dataset.val.files)
+    for ancestor in manifest.chain:
+        never &= held_out_files(path, seed=ancestor.recipe.seed, held_out=known_held_out(ancestor.recipe))
+    known = {image.tobytes() for split in (dataset.train, dataset.test) for image in split.images}
+    photos = zip(dataset.val.files, dataset.val.images, strict=True)
+    rows = [row for row, (file, image) in enumerate(photos) if file in never and image.tobytes() not in known]
+    if not rows:
+        return None
+    note = (
+        f"These are the {counted(len(rows), 'photo')} of {path.name} that were held out of the training to validate "
+        "it; the others are left out."
+    )
+    return LabelledPhotos(
+        images=dataset.val.images[rows],
+        labels=dataset.val.labels[rows],
+        names=tuple(dataset.val.files[row] for row in rows),
+        source=HELD_OUT.format(origin.data),
+        preprocess=manifest.preprocess,
+        folder=path,
+        are_held_out=True,
+        notes=(note, *dataset.remarks),
+    )
 
 
 def trained_on(bundle: Bundle, images: Pixels) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_bundle import write_bundle, write_engine
 from PIL import Image
-from small_bundle import copy_bundle, flip_a_byte, write_shapes
+from small_bundle import copy_bundle, flip_a_byte, with_held_out, write_shapes
 from test_cli import run
 
 from rrr_edge.backends.fake import Fake
@@ -286,6 +286,18 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(
     places["SHAPES/test"] = shapes / "test"
     told = run("calibrate", bundle.path, *(places.get(word, word) for word in arguments), *FAST)
     assert (told.code, said in told.stderr) == (code, True), told.stderr
+
+
+def test_of_the_photos_that_it_learned_from_those_are_taken_that_were_held_out(
+    compiled: Bundle, shapes: Path, tmp_path: Path
+) -> None:
+    bundle, dataset = with_held_out(copy_bundle(compiled, tmp_path / "x.rrr"), shapes, 0.25)
+    told = run("calibrate", bundle.path, shapes, *FAST, "--json")
+    assert told.code == 0, told.stderr
+    assert dataset.val
+    assert told.document["images"] == len(dataset.val.files) == 9
+    assert told.document["photos"] == "the photos of shapes that were held out to validate"
+    assert "9 photos of shapes that were held out of the training" in told.document["notes"][0]
 
 
 def test_copies_count_once(fake: tuple[Bundle, Engine]) -> None:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_bundle import write_bundle
 from made_up import rewrite
-from small_bundle import LABELS, copy_bundle, link_bundle
+from small_bundle import LABELS, copy_bundle, link_bundle, with_held_out
 
 from rrr_edge.bundle.folder import Bundle
+from rrr_edge.bundle.manifest import Ancestor
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.images.dataset import scan
-from rrr_edge.images.labelled import held_in, photos_of, read_labelled
+from rrr_edge.images.labelled import held_in, photos_of, read_labelled, require_unseen
+from rrr_edge.images.layouts import HeldOut
 
 
 @pytest.fixture
@@ -39,6 +42,65 @@ def test_of_the_folder_that_it_was_made_from_only_what_was_held_out_is_taken(
     found = read_labelled(classes, bundle)
     assert (len(found.labels), found.are_held_out) == (35, False)
     assert found.notes[0].startswith("At least 35 of these photos were trained on")
+
+
+@pytest.mark.parametrize("layout", ["splits", "classes"])
+def test_of_the_folder_that_it_was_made_from_what_validated_it_is_taken(
+    layout: str, shared_bundle: Bundle, shapes: Path, classes: Path, tmp_path: Path
+) -> None:
+    photos = Path(shutil.copytree(shapes, tmp_path / "shapes")) if layout == "splits" else classes
+    bundle, dataset = with_held_out(copy_bundle(shared_bundle, tmp_path / "x.rrr"), photos, 0.25)
+    assert dataset.val
+    found = read_labelled(photos, bundle, split="val")
+    assert found.names == dataset.val.files
+    assert not {*found.names} & {*dataset.train.files, *dataset.test.files}
+    np.testing.assert_array_equal(found.images, dataset.val.images)
+    np.testing.assert_array_equal(found.labels, dataset.val.labels)
+    assert found.are_held_out
+    assert found.source == f"the photos of {photos.name} that were held out to validate"
+    assert f"{len(found.names)} photos of {photos.name} that were held out of the training" in found.notes[0]
+    require_unseen(found, bundle)
+    assert read_labelled(photos, bundle).names == dataset.test.files
+    # In another order of the names others are held out; of photos of a train/ the digest does not say so.
+    first = photos / dataset.train.files[0]
+    first.rename(first.with_name("z.png"))
+    if layout == "splits":
+        with pytest.raises(BadInput, match="has no val/, and none of its photos are known to have been held out"):
+            read_labelled(photos, bundle, split="val")
+    else:
+        assert not read_labelled(photos, bundle, split="val").are_held_out
+
+
+def test_what_an_earlier_bundle_learned_from_and_copies_did_not_validate(
+    shared_bundle: Bundle, classes: Path, tmp_path: Path
+) -> None:
+    for photo in list(classes.glob("*/[0-3].png")):
+        shutil.copy(photo, photo.with_name(f"copy-{photo.name}"))
+    bundle, dataset = with_held_out(copy_bundle(shared_bundle, tmp_path / "x.rrr"), classes, 0.4)
+    assert dataset.val
+    known = {image.tobytes() for split in (dataset.train, dataset.test) for image in split.images}
+    alone = [
+        file for file, image in zip(dataset.val.files, dataset.val.images, strict=True) if image.tobytes() not in known
+    ]
+    assert 0 < len(alone) < len(dataset.val.files)
+    assert read_labelled(classes, bundle, split="val").names == tuple(alone)
+    manifest = bundle.manifest
+
+    def going_on_from(share: float | None, **changes: str) -> Bundle:
+        training = manifest.recipe.training.model_copy(update={"validation_share": share})
+        fields = {"name": "a.rrr", "weights_sha256": "", "data_sha256": dataset.digest, "params": 1, "accuracy": None}
+        recipe = manifest.recipe.model_copy(update={"training": training})
+        ancestor = Ancestor.model_validate({**fields, "recipe": recipe, "duration_s": 0, **changes})
+        return rewrite(bundle, manifest.model_copy(update={"chain": (ancestor,)}))
+
+    less = scan(classes, manifest.preprocess, seed=manifest.recipe.seed, held_out=HeldOut(0.2)).val
+    assert less
+    both = tuple(file for file in alone if file in less.files)
+    assert 0 < len(both) < len(alone)
+    assert read_labelled(classes, going_on_from(0.2), split="val").names == both
+    for earlier in (going_on_from(None), going_on_from(0.4, data_sha256="0" * 64)):
+        with pytest.raises(BadInput, match="none of its photos are known to have been held out"):
+            read_labelled(classes, earlier, split="val")
 
 
 def test_of_splits_only_the_test_photos_are_taken_and_these_are_the_bundles(
