@@ -56,9 +56,10 @@ class Foreign(Record):
 class DoubtFound(Record):
     """How many of the `photos` are `answered`, up to the threshold of the `promise` in `measure`, how many `wrong`.
 
-    Without a promise all are answered. `error_after` is the expected calibration error with the `temperature`, `plain`
-    and `tempered` are the answers by confidence without and with it. `rankings` say how well each measure tells
-    mistakes from right answers; empty without both. `unsure_sheet` shows the right answers that are doubted most.
+    Without a promise all are answered; the measure of an engine that was not `calibrated` is the plain probability.
+    `error_after` is the expected calibration error with the `temperature`, `plain` and `tempered` are the answers by
+    confidence without and with it. `rankings` say how well each measure tells mistakes from right answers; empty
+    without both. `unsure_sheet` shows the right answers that are doubted most.
     """
 
     measure: Measure
@@ -76,6 +77,13 @@ class DoubtFound(Record):
     by_class: tuple[ClassAnswers, ...]
     foreign: Foreign | None = None
     unsure_sheet: FileEntry | None = None
+    calibrated: bool = False
+
+    @property
+    def chosen(self) -> Measure | None:
+        """The measure that a calibration chose; older records tell of one by what it found."""
+        calibrated = self.calibrated or self.promise is not None or self.temperature != 1
+        return self.measure if calibrated else None
 
     @property
     def words(self) -> str:

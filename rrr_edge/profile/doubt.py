@@ -77,6 +77,7 @@ def judge_doubt(
     return DoubtFound(
         measure=doubt.measure,
         temperature=doubt.temperature,
+        calibrated=calibration is not None,
         promise=calibration.promise if calibration else None,
         same_photos=calibration is not None and calibration.photos_sha256 == photos.sha256,
         photos=len(wrong),

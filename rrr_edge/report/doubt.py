@@ -59,12 +59,15 @@ def doubt_tables(evaluation: Evaluation) -> Iterator[Table]:
     rows.append(("expected calibration error without a temperature", f"{before:.3f}", ""))
     if doubt.temperature != 1:
         rows.append((f"with the temperature {doubt.temperature:.3g}", f"{doubt.error_after:.3f}", ""))
-    yield Table(f"When it answers, by {NAMES[doubt.measure]}", ("", "found", "95 % interval"), rows)
+    caption = (
+        f"When it answers, by {NAMES[doubt.chosen]}" if doubt.chosen else "It was not calibrated, and always answers"
+    )
+    yield Table(caption, ("", "found", "95 % interval"), rows)
     if doubt.rankings:
-        yield rankings("Mistakes told from right answers: area under the ROC curve", doubt.rankings, doubt.measure)
+        yield rankings("Mistakes told from right answers: area under the ROC curve", doubt.rankings, doubt.chosen)
     if doubt.foreign:
         caption = f"{doubt.foreign.pictures} foreign pictures told from the photos: area under the ROC curve"
-        yield rankings(caption, doubt.foreign.rankings, doubt.measure)
+        yield rankings(caption, doubt.foreign.rankings, doubt.chosen)
     if doubt.promise:
         yield answers_by_class("Answers by class", doubt.by_class)
 

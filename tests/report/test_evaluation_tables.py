@@ -167,6 +167,28 @@ def doubted() -> Evaluation:
     return found.model_copy(update={"doubt": doubt})
 
 
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_only_a_calibration_chooses_a_measure(calibrated: bool) -> None:
+    rows, labels = drawn()
+    photos = LabelledPhotos(np.zeros((200, 1, 1, 3), np.uint8), labels, ("",) * 200, "photos", Preprocess(image_size=1))
+    calibration = Calibration.model_construct(
+        measure="max_probability", temperature=1.0, promise=None, sets=None, photos_sha256=""
+    )
+    found = evaluation(4)
+    doubt = judge_doubt(
+        Outputs(rows, rows[:, None]),
+        photos,
+        found.labels,
+        calibration=calibration if calibrated else None,
+        foreign=None,
+    )
+    first, ranked = doubt_tables(found.model_copy(update={"doubt": doubt}))
+    assert ("maximum probability" in first.caption, "not calibrated" in first.caption) == (calibrated, not calibrated)
+    assert [row[0] for row in ranked.rows if row[-1] == "chosen"] == ["maximum probability"] * calibrated
+    older = doubt.model_copy(update={"calibrated": False, "temperature": 2.0})
+    assert older.chosen == "max_probability"
+
+
 def drawn() -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and labels of 200 photos of four classes."""
     rng = np.random.default_rng(0)
