@@ -119,7 +119,7 @@ class Bundle:
     def reference(self) -> Reference:
         """Raises CorruptArtifact, also where its arrays do not fit each other or the manifest."""
         with reading_arrays(self._checked(REFERENCE)) as arrays:
-            found = Reference(**{name: arrays[name] for name in Reference.__dataclass_fields__})
+            found = Reference(**{name: arrays[name] for name in Reference.__dataclass_fields__ if name in arrays})
         count, classes = len(found.images), len(self.manifest.labels)
         expected = {
             "images": ("uint8", self._shape_of_images(count)),
@@ -129,6 +129,9 @@ class Bundle:
         }
         for name, (kind, shape) in expected.items():
             self._require_shape(REFERENCE, name, getattr(found, name), kind, shape)
+        if found.files is not None:
+            kind = found.files.dtype.str if found.files.dtype.kind == "U" else "str"
+            self._require_shape(REFERENCE, "files", found.files, kind, (count,))
         return found
 
     @cached_property

@@ -32,12 +32,16 @@ def in_batches(run: Callable[[Images], Sequence[Floats]], images: Images, size: 
 
 @dataclass(frozen=True)
 class Reference:
-    """Golden images uint8 [N, H, W, 3], labels [N] (-1 unknown), torch's probabilities [N, K] and [N, B, K]."""
+    """Golden images uint8 [N, H, W, 3], labels [N] (-1 unknown), torch's probabilities [N, K] and [N, B, K].
+
+    `files` [N] are the names of the photos in the folder that they come from; None in older bundles.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     branch_probabilities: NDArray[np.float32]
+    files: NDArray[np.str_] | None = None
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from rrr_edge.training.overfitting import fitting_words
 _FILES = (WEIGHTS, MODEL, REFERENCE, CALIBRATION, TRAINING_LOG)
 REFERENCE_IMAGES = 500
 BUNDLE_CALIBRATION_IMAGES = 300
-# Of the precisions that the bundle may be compiled for.
+# Of the precisions that the bundle may be compiled for: a warning about few test photos is about this one.
 _STRICTEST: Precision = "bf16"
 _RECORDED = ("torch", "torchvision", "onnx", "onnxsim", "onnxruntime", "numpy", "pillow")
 
@@ -71,7 +71,8 @@ def write_bundle(
         stage.mkdir()
         # Not save_file: its files are for their owner's eyes only, and a full disk is not an OSError there.
         (stage / WEIGHTS).write_bytes(save({key: tensor.contiguous() for key, tensor in network.state_dict().items()}))
-        np.savez_compressed(stage / REFERENCE, images=images, labels=labels, **reference._asdict())
+        files = np.array([shown(dataset.test.files[row]) for row in golden])
+        np.savez_compressed(stage / REFERENCE, images=images, labels=labels, files=files, **reference._asdict())
         np.savez_compressed(stage / CALIBRATION, images=dataset.train.images[chosen])
         (stage / TRAINING_LOG).write_text(_log(made))
         for file, text in made.files.items():

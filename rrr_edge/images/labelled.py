@@ -83,13 +83,14 @@ class LabelledPhotos:
 def photos_of(bundle: Bundle) -> LabelledPhotos:
     """The labelled reference images of `bundle`. Raises BadInput where there are none."""
     reference = bundle.reference
+    files = reference.files
     known = np.flatnonzero(reference.labels >= 0)
     if not len(known):
         raise BadInput(f"The test photos in {bundle.path} have no labels.", advice="Give a folder of labelled photos.")
     return LabelledPhotos(
         images=reference.images[known],
         labels=reference.labels[known],
-        names=tuple(f"#{index}" for index in known),
+        names=tuple(f"#{index}" if files is None else shown(files[index]) for index in known),
         source=OWN_TEST_PHOTOS,
         preprocess=bundle.manifest.preprocess,
         are_held_out=True,

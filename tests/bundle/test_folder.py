@@ -257,11 +257,11 @@ def test_a_manifest_that_contradicts_itself_is_refused_when_it_is_opened(
         Bundle.open(small.path)
 
 
-@pytest.mark.parametrize("name", ["images", "labels", "probabilities", "branch_probabilities"])
+@pytest.mark.parametrize("name", ["images", "labels", "probabilities", "branch_probabilities", "files"])
 def test_references_of_another_shape_are_refused(small: Bundle, name: str) -> None:
     path = small.path / "reference.npz"
     with np.load(path) as arrays:
-        changed = dict(arrays)
+        changed = {"files": np.array([f"{index}.png" for index in range(6)]), **arrays}
     changed[name] = changed[name][..., :2]
     np.savez(path, **changed)
     entry = describe_file(path).model_dump()

@@ -111,6 +111,7 @@ def test_of_splits_only_the_test_photos_are_taken_and_these_are_the_bundles(
     held = held_in(found, shared_bundle)
     assert held is not None
     np.testing.assert_array_equal(found.images[held], own.images)
+    assert own.names == tuple(found.names[row] for row in held)
     larger = shared_bundle.manifest.preprocess.model_copy(update={"image_size": 48})
     expected = scan(shapes, larger).test.images
     np.testing.assert_array_equal(found.fitted(larger)[held], expected)
@@ -123,6 +124,13 @@ def test_of_splits_only_the_test_photos_are_taken_and_these_are_the_bundles(
             own.fitted(own.preprocess.model_copy(update=change))
     assert own.fitted(own.preprocess.model_copy(update={"mean": (0.5, 0.5, 0.5)})) is own.images  # in the graph
     assert held_in(read_labelled(shapes / "train", shared_bundle), shared_bundle) is None
+
+
+def test_photos_of_a_bundle_are_named_by_their_files_where_it_knows_them(shared_bundle: Bundle, tmp_path: Path) -> None:
+    assert photos_of(write_bundle(tmp_path / "older.rrr")).names == tuple(f"#{index}" for index in range(6))
+    renamed = link_bundle(shared_bundle, tmp_path)
+    renamed.reference.files[0] = "\x1b[31m"
+    assert photos_of(renamed).names[0] == r"\x1b[31m"
 
 
 def test_a_class_without_photos_and_unreadable_files_are_said(
