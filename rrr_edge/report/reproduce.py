@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import PurePath
 from typing import Any
 
+from rrr_edge.bundle.calibration import HELD_OUT, OWN_TEST_PHOTOS, Calibration
 from rrr_edge.bundle.commands import asked, command_line
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.limits import MAX_DROP
@@ -15,6 +16,7 @@ from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import Recipe
 from rrr_edge.errors import RRREdgeError
 from rrr_edge.report.candidate import Candidate
+from rrr_edge.report.evaluation import evaluation_of
 
 RECIPE = "recipe.toml"
 
@@ -34,6 +36,7 @@ def commands(candidates: Sequence[Candidate]) -> str:
         for candidate in (c for c in candidates if c.bundle.path.name == bundle):
             target = asked(candidate.profile.target)
             lines.append(command_line("compile", bundle, **target, **_making(candidate)))
+            lines += [*_calibrating(candidate), *_evaluating(candidate)]
             lines.append(command_line("profile", bundle, **target, **_options(candidate.profile)))
     return "\n".join((*lines, command_line("report", *bundles, out="report.html")))
 
@@ -59,6 +62,46 @@ def _making(candidate: Candidate) -> dict[str, str | float | None]:
         "min_agreement": proof.min_agreement,
         "max_drop": ceil(lost * 1000) / 1000 if older else proof.max_drop,
     }
+
+
+def _calibrating(candidate: Candidate) -> Iterator[str]:
+    """What the engine was calibrated with, if it was; photos that are not those of the bundle are not named."""
+    bundle, target = candidate.bundle, candidate.profile.target
+    try:
+        found = Calibration.of(bundle, bundle.engine(target))
+    except RRREdgeError:
+        return
+    if found is None:
+        return
+    photos = {OWN_TEST_PHOTOS: (), HELD_OUT.format(bundle.manifest.provenance.data): ("DATA",)}
+    yield command_line(
+        "calibrate",
+        bundle.path.name,
+        *photos.get(found.photos, ("PHOTOS",)),
+        test_photos=found.photos == OWN_TEST_PHOTOS,
+        **asked(target),
+        max_error=found.promise.max_error if found.promise else None,
+        confidence=found.promise.confidence if found.promise else None,
+        sets=found.sets.coverage if found.sets else None,
+    )
+
+
+def _evaluating(candidate: Candidate) -> Iterator[str]:
+    """Of the evaluation that the page has, if it has one."""
+    bundle, target = candidate.bundle, candidate.profile.target
+    try:
+        found = evaluation_of(bundle, target.engine_name)
+    except RRREdgeError:
+        return
+    if found is None:
+        return
+    yield command_line(
+        "evaluate",
+        bundle.path.name,
+        *(() if found.photos == OWN_TEST_PHOTOS else ("PHOTOS",)),
+        **(asked(target) if found.what == target.engine_name else {"model": found.what}),
+        foreign="DIR" if found.doubt and found.doubt.foreign else None,
+    )
 
 
 def _lowering(engine: Engine) -> str | None:

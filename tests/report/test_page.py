@@ -13,9 +13,13 @@ import typer
 from fake_bundle import rewrite, write_engine
 from made_up import HERE, TARGET, layers, make_bundle, profile, store, verification
 from made_up import rewrite as rewrite_manifest
+from test_evaluation_tables import evaluation
 
+from rrr_edge.bundle.calibration import CALIBRATED, HELD_OUT, OWN_TEST_PHOTOS, Calibration, LabelSets, Promise
 from rrr_edge.bundle.engine import PairTime
-from rrr_edge.bundle.folder import ENGINE
+from rrr_edge.bundle.evaluation import sha256_of
+from rrr_edge.bundle.files import sha256
+from rrr_edge.bundle.folder import ENGINE, EVALUATION
 from rrr_edge.bundle.manifest import Ancestor
 from rrr_edge.bundle.recipe import RRR, BasisScaling, NetTailor, Selection, Training
 from rrr_edge.bundle.settings import read_recipe
@@ -295,6 +299,70 @@ def test_the_commands_have_what_the_engine_was_made_with(tmp_path: Path) -> None
     assert said[2].startswith(f"rrr-edge profile {asked} ")
 
 
+@pytest.mark.parametrize(
+    ("photos", "said"),
+    [
+        ("some photos", "mugs.rrr PHOTOS"),
+        (HELD_OUT.format("none"), "mugs.rrr DATA"),
+        (OWN_TEST_PHOTOS, "mugs.rrr --test-photos"),
+    ],
+)
+def test_the_commands_have_what_the_engine_was_calibrated_with(photos: str, said: str, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "mugs.rrr")
+    candidate = store(bundle, profile(bundle))
+    assert not any("calibrate" in line for line in commands([candidate]).splitlines())
+    folder = bundle.engine_folder(TARGET.engine_name)
+    record = Calibration(
+        bundle="mugs",
+        engine=TARGET.engine_name,
+        engine_sha256=sha256(folder / ENGINE),
+        photos=photos,
+        photos_sha256="",
+        images=9,
+        correct=9,
+        labels=bundle.manifest.labels,
+        temperature=1.0,
+        error_before=0.0,
+        error_after=0.0,
+        measure="entropy",
+        rankings=(),
+        promise=Promise(max_error=0.02, confidence=0.9, threshold=0.5, photos=6, answered=6, wrong=0, bound=0.02),
+        sets=LabelSets(coverage=0.95, levels=(0.1,) * 3, own=(True,) * 3, mean_size=1.0),
+        by_class=(),
+        machine="",
+        created="",
+    )
+    (folder / CALIBRATED).write_text(record.to_json())
+    target = "--target openvino --precision int8"
+    lines = commands([candidate]).splitlines()
+    assert lines[2] == f"rrr-edge calibrate {said} {target} --max-error 0.02 --confidence 0.9 --sets 0.95"
+    assert lines[3].startswith(f"rrr-edge profile mugs.rrr {target}")
+    plain = record.model_copy(update={"promise": None, "sets": None})
+    (folder / CALIBRATED).write_text(plain.to_json())
+    assert commands([candidate]).splitlines()[2] == f"rrr-edge calibrate {said} {target}"
+
+
+@pytest.mark.parametrize(
+    ("what", "photos", "said"),
+    [
+        ("openvino-int8", OWN_TEST_PHOTOS, "mugs.rrr --target openvino --precision int8"),
+        ("onnx", "some photos", "mugs.rrr PHOTOS --model onnx"),
+    ],
+)
+def test_the_commands_have_the_evaluation_that_the_page_shows(
+    what: str, photos: str, said: str, tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "mugs.rrr")
+    candidate = store(bundle, profile(bundle))
+    assert "evaluate" not in commands([candidate])
+    folder = bundle.evaluation_folder(what)
+    folder.mkdir(parents=True)
+    changes = {"what": what, "what_sha256": sha256_of(bundle, what), "photos": photos}
+    found = evaluation(3).model_copy(update=changes)
+    (folder / EVALUATION).write_text(found.to_json())
+    assert commands([candidate]).splitlines()[2] == f"rrr-edge evaluate {said}"
+
+
 def test_the_page_has_the_whole_chain_of_recipes(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "small.rrr")
     digest = "a" * 64
@@ -337,6 +405,10 @@ def test_pairs_of_convolutions_are_listed_with_what_they_gain(tmp_path: Path) ->
     candidate = store(bundle, profile(bundle).model_copy(update={"pairs": pairs}))
     (table,) = (table for table in Page(page_of([candidate])).tables if "gain, ms" in table[0])
     assert table[1:] == [["conv1", "0.1000", "0.2500", "+0.1500"], ["layer1.0.conv2", "2.0000", "1.0000", "-1.0000"]]
+    said = "when the engine was compiled beside other programs, which may be far off"
+    assert said not in page_of([candidate])
+    disturbed = tuple(pair.model_copy(update={"quiet": False}) for pair in pairs)
+    assert said in page_of([Candidate(bundle, candidate.profile.model_copy(update={"pairs": disturbed}))])
 
 
 def test_a_caption_speaks_of_layers_only_where_they_were_profiled(full: Candidate) -> None:
