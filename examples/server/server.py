@@ -32,8 +32,11 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/predict")
-async def predict(request: Request) -> dict[str, str | float]:
-    """The answer to the photo that is the request's body: a JPEG, or any other format that the training reads."""
+async def predict(request: Request) -> dict[str, str | float | bool]:
+    """The answer to the photo that is the request's body: a JPEG, or any other format that the training reads.
+
+    An engine that `rrr-edge calibrate` has taught when not to answer says by "answered" whether it is sure enough.
+    """
     photo = bytearray()
     async for piece in request.stream():
         photo += piece
@@ -43,4 +46,9 @@ async def predict(request: Request) -> dict[str, str | float]:
         answer = await to_thread.run_sync(app.state.classifier.predict, bytes(photo), limiter=app.state.threads)
     except BadInput as error:
         raise HTTPException(422, str(error)) from error
-    return {"label": answer.label, "probability": answer.probability, "uncertainty": answer.uncertainty}
+    return {
+        "label": answer.label,
+        "probability": answer.probability,
+        "uncertainty": answer.uncertainty,
+        "answered": answer.answered,
+    }

@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from rrr_edge.bundle.doubt import Doubt
 from rrr_edge.runtime.classifier import Classifier
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,7 @@ def address(bundle: Path) -> Iterator[str]:
         own.close()
 
 
-def post(address: str, data: bytes) -> tuple[int, dict[str, str | float]]:
+def post(address: str, data: bytes) -> tuple[int, dict[str, str | float | bool]]:
     try:
         with urllib.request.urlopen(urllib.request.Request(address, data), timeout=10) as reply:
             return reply.status, json.load(reply)
@@ -62,13 +63,18 @@ def post(address: str, data: bytes) -> tuple[int, dict[str, str | float]]:
         return error.code, json.load(error)
 
 
-def test_clients_at_once_get_the_answers_to_their_own_photos(address: str, bundle: Path) -> None:
+def some_photos() -> list[bytes]:
     rng, photos = np.random.default_rng(0), []
     for number in range(24):
         file = io.BytesIO()
         pixels = rng.integers(0, 256, (48, 60, 3), np.uint8)
         Image.fromarray(pixels // (1 + number % 4)).save(file, ("JPEG", "PNG")[number % 2])
         photos.append(file.getvalue())
+    return photos
+
+
+def test_clients_at_once_get_the_answers_to_their_own_photos(address: str, bundle: Path) -> None:
+    photos = some_photos()
     with Classifier.open(bundle, precision="fp32") as classifier:
         expected = [(classifier.predict(photo).label, classifier.predict(photo).probability) for photo in photos]
     with ThreadPoolExecutor(8) as pool:
@@ -77,6 +83,17 @@ def test_clients_at_once_get_the_answers_to_their_own_photos(address: str, bundl
     assert [answer["label"] for _, answer in answers] == [label for label, _ in expected]
     np.testing.assert_allclose([answer["probability"] for _, answer in answers], [p for _, p in expected], atol=1e-5)
     assert len({probability for _, probability in expected}) > 12
+    assert all(answer["answered"] is True for _, answer in answers)
+
+
+def test_answers_that_are_not_sure_enough_are_none(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = some_photos()
+    doubts = [1 - float(post(address, photo)[1]["probability"]) for photo in photos]
+    middle = float(np.median(doubts))
+    monkeypatch.setattr(sys.modules["server"].app.state.classifier, "doubt", Doubt(threshold=middle))
+    answered = [post(address, photo)[1]["answered"] for photo in photos]
+    assert answered == [doubt <= middle for doubt in doubts]
+    assert 0 < sum(answered) < len(photos)
 
 
 def test_what_is_no_photo_is_said(address: str) -> None:
