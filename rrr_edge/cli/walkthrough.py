@@ -1,6 +1,7 @@
 """The whole path on handwritten digits, as a user would walk it with their own photos."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from rrr_edge.bundle.folder import MANIFEST, Bundle
 from rrr_edge.bundle.outputs import require_output
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import RRR, Training
-from rrr_edge.bundle.target import Precision
+from rrr_edge.bundle.target import Precision, Target
 from rrr_edge.bundle.verification import shares_of
 from rrr_edge.cli.comparison import against_source_network
 from rrr_edge.cli.display import Display
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress import Run, compress
-from rrr_edge.errors import BadInput, CannotRunHere, UsageError
+from rrr_edge.errors import BadInput, CannotRunHere, RRREdgeError, UsageError
 from rrr_edge.images.digits import write_digits
 from rrr_edge.profile import profile_bundle
 from rrr_edge.report import REPORT, write_report
@@ -37,21 +38,28 @@ _CELL, _LINE, _COLUMNS = 128, 16, 8
 def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
     """Write photos, compress, compile, profile, report and predict into the folder `out`; print what came of it.
 
-    Raises UsageError where `out` is a bundle, or has a demo in it and `force` is not given, and what the verbs raise.
+    An interrupted demo goes on where it stopped. Raises UsageError where `out` is a bundle, or has a finished demo in
+    it, or one with other settings, and `force` is not given; and what the verbs raise.
     """
     photos, path, picture, page = (out / name for name in ("digits", "digits.rrr", "predictions.png", REPORT))
     if (out / MANIFEST).exists():
         raise UsageError(f"{out} is a bundle, not a folder for a demo.", advice="Choose another folder with --out.")
-    if any(made.exists() for made in (photos, path)) and not force:
+    resume = not force and _is_interrupted(photos, picture)
+    if any(made.exists() for made in (photos, path)) and not (force or resume):
         raise UsageError(f"{out} has a demo in it.", advice="Choose another folder with --out, or add --force.")
     require_output(page, GENERATOR)
-    for made in (photos, path):
-        shutil.rmtree(made, ignore_errors=True)
-    display.say(f"1/5  writing 1,797 handwritten digits to {photos}")
-    write_digits(photos, size=IMAGE_SIZE)
+    if resume:
+        display.say(f"{out} has an interrupted demo in it, which goes on where it stopped; --force begins anew")
+    else:
+        for made in (photos, path):
+            shutil.rmtree(made, ignore_errors=True)
+        picture.unlink(missing_ok=True)
+        display.say(f"1/5  writing 1,797 handwritten digits to {photos}")
+        write_digits(photos, size=IMAGE_SIZE)
     display.say(f"2/5  compress {photos} -> {path}")
+    run = Run(resume=resume, force=not resume)
     with display.progress() as on_progress:
-        bundle = _compress(photos, path, epochs, display, on_progress)
+        bundle = _compress(photos, path, epochs, run, display, on_progress)
     display.say(f"3/5  compile for {TARGET}: {', '.join(PRECISIONS)}")
     with display.progress() as on_progress:
         engines = _compile(bundle, display, on_progress)
@@ -81,6 +89,11 @@ def run_demo(out: Path, *, epochs: int, force: bool, display: Display) -> None:
     )
 
 
+def _is_interrupted(photos: Path, picture: Path) -> bool:
+    """Whether the photos are there, which are written at once, and not the picture, which comes last."""
+    return photos.is_dir() and {"train", "test"} == {file.name for file in photos.iterdir()} and not picture.exists()
+
+
 def _own_photos(bundle: Path) -> tuple[str, ...]:
     return (
         compressing(bundle),
@@ -89,24 +102,35 @@ def _own_photos(bundle: Path) -> tuple[str, ...]:
     )
 
 
-def _compress(photos: Path, path: Path, epochs: int, display: Display, on_progress: OnProgress) -> Bundle:
-    """From ImageNet's weights where they can be had, else from random ones, which is said."""
+def _compress(photos: Path, path: Path, epochs: int, run: Run, display: Display, on_progress: OnProgress) -> Bundle:
+    """From ImageNet's weights where they can be had, else from random ones, which is said; going on, from those of the
+    interrupted run.
+    """
     training = Training(epochs=epochs, shared_batches=True, validation_share=0)
     recipe = RRR(image_size=IMAGE_SIZE, training=training)
+    begun = run.workdir(path).begun() if run.resume else None
+    if begun:
+        recipe = recipe.model_copy(update={"weights": begun.weights})
     try:
-        bundle = compress(photos, path, recipe=recipe, run=Run(force=True), on_progress=on_progress)
+        bundle = compress(photos, path, recipe=recipe, run=run, on_progress=on_progress)
     except BadInput as error:
+        if begun:
+            raise
         display.warn(f"{error} The demo goes on with random weights.")
         random = recipe.model_copy(update={"weights": "random"})
-        bundle = compress(photos, path, recipe=random, run=Run(force=True), on_progress=on_progress)
+        bundle = compress(photos, path, recipe=random, run=run, on_progress=on_progress)
     for note in bundle.manifest.provenance.notes:
         display.say(f"note: {note}")
     return bundle
 
 
 def _compile(bundle: Bundle, display: Display, on_progress: OnProgress) -> list[Engine]:
+    """Those that are not there yet."""
     engines = []
     for precision in PRECISIONS:
+        with suppress(RRREdgeError):
+            engines.append(bundle.engine(Target.resolve(TARGET, precision)))
+            continue
         try:
             engines.append(compile_bundle(bundle, TARGET, precision=precision, on_progress=on_progress))
         except CannotRunHere as error:
@@ -115,6 +139,9 @@ def _compile(bundle: Bundle, display: Display, on_progress: OnProgress) -> list[
 
 
 def _profile(bundle: Bundle, on_progress: OnProgress) -> Profile:
+    """That of an interrupted demo, where it came so far."""
+    with suppress(RRREdgeError):
+        return Profile.read(bundle.profile_folder("openvino-int8"))
     on_progress(Step("baseline", 0, 1, "ResNet152 is built and exported"))
     baselines = against_source_network(bundle, threads=usable_cores())
     on_progress(Step("baseline", 1, 1))

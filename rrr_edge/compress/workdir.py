@@ -78,6 +78,12 @@ class Workdir:
     def stage(self) -> Path:
         return self.work / "bundle"
 
+    def begun(self) -> Recipe | None:
+        """The recipe of the bundle that is there, or of the interrupted run. Raises what reading it raises."""
+        if self.out.exists():
+            return Bundle.open(self.out).manifest.recipe
+        return Task.from_json_file(self._note).recipe if self._note.is_file() else None
+
     def check(self) -> None:
         """Refuse to overwrite a bundle, anything else, or an interrupted run, and to disturb one that goes on."""
         if self.out.name in ("", ".."):

@@ -17,6 +17,7 @@ from rrr_edge.bundle.recipe import RRR
 from rrr_edge.cli import walkthrough as demo
 from rrr_edge.cli.app import app
 from rrr_edge.compile import compile_bundle
+from rrr_edge.compress import Run
 from rrr_edge.errors import BadInput, CannotRunHere
 from rrr_edge.profile import profile_bundle
 from rrr_edge.profile.request import Baselines
@@ -28,8 +29,10 @@ def short(monkeypatch: pytest.MonkeyPatch, shapes: Path, shared_bundle: Bundle) 
     """Shapes for digits, no network, no training, no ResNet152, 20 runs, no bf16; returns the recipes asked for."""
     recipes: list[RRR] = []
 
-    def without_network(data: Path, out: Path, *, recipe: RRR, **_: Any) -> Bundle:
+    def without_network(data: Path, out: Path, *, recipe: RRR, run: Run, **_: Any) -> Bundle:
         recipes.append(recipe)
+        if run.resume and out.exists():
+            return Bundle.open(out)
         if recipe.weights != "random":
             raise BadInput("The weights cannot be downloaded.")
         shutil.copytree(shared_bundle.path, out)
@@ -93,6 +96,59 @@ def test_a_demo_that_is_there_is_kept_unless_forced_and_other_files_always(short
     assert CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--force", "--json"]).exit_code == 0
     assert not (tmp_path / "digits" / "old.txt").exists()
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_an_interrupted_demo_goes_on_where_it_stopped(
+    short: list[RRR], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the second engine is compiled, and while the page is written."""
+    done: list[str] = []
+    writes, compiles, profiles, reports = demo.write_digits, demo.compile_bundle, demo.profile_bundle, demo.write_report
+
+    def once(name: str, *, stops: bool = False) -> None:
+        done.append(name)
+        if stops and done.count(name) == 1:
+            raise KeyboardInterrupt
+
+    def write(*args: Any, **options: Any) -> None:
+        once("digits")
+        writes(*args, **options)
+
+    def compile_one(*args: Any, precision: str, **options: Any) -> Any:
+        once(precision, stops=precision == "int8")
+        return compiles(*args, precision=precision, **options)
+
+    def profile(*args: Any, **options: Any) -> Any:
+        once("profile")
+        return profiles(*args, **options)
+
+    def report(*args: Any, **options: Any) -> str:
+        once("report", stops=True)
+        return reports(*args, **options)
+
+    for name, stub in zip(
+        ("write_digits", "compile_bundle", "profile_bundle", "write_report"),
+        (write, compile_one, profile, report),
+        strict=True,
+    ):
+        monkeypatch.setattr(demo, name, stub)
+    arguments = ["demo", "--out", str(tmp_path / "demo"), "--json"]
+    codes, said = [], []
+    for _ in range(4):
+        result = CliRunner().invoke(app, arguments)
+        codes.append(result.exit_code)
+        said.append(result.stderr)
+    assert codes == [130, 130, 0, 2]
+    assert ["goes on where it stopped" in text for text in said] == [False, True, True, False]
+    assert "1/5" not in said[1] + said[2]
+    # What this machine cannot run is tried again.
+    assert done == ["digits", "fp32", "bf16", "int8", "bf16", "int8", "profile", "report", "bf16", "report"]
+    # With the weights that were begun with.
+    assert [recipe.weights for recipe in short] == ["imagenet", "random", "random", "random"]
+    assert "has a demo in it" in json.loads(result.stdout)["error"]
+    assert CliRunner().invoke(app, [*arguments, "--force"]).exit_code == 0
+    assert done.count("digits") == 2
 
 
 @pytest.mark.parametrize("right", [True, False])
