@@ -56,11 +56,15 @@ class Prepared(Sealed):
 
 
 class PairTime(Record):
-    """A convolution of a factored network by the backend's own clock, as a pair and as one."""
+    """A convolution of a factored network by the backend's own clock, as a pair and as one.
+
+    Where it is not `quiet`, other programs disturbed the runs, and it may be far off.
+    """
 
     name: str
     pair_ms: float
     product_ms: float
+    quiet: bool = True
 
     @property
     def gain_ms(self) -> float:

@@ -12,7 +12,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import Ratio
 from rrr_edge.bundle.target import LOWERINGS, PAIR_LOWERINGS, Lowering, Target
 from rrr_edge.compile.fastest import fastest as race
-from rrr_edge.compile.pairs import time_pairs
+from rrr_edge.compile.pairs import PairTimes, time_pairs
 from rrr_edge.compile.prepared import write_prepared
 from rrr_edge.compile.request import BuildRequest
 from rrr_edge.errors import GateFailed
@@ -54,7 +54,7 @@ def build_fastest(order: BuildRequest, lowerings: tuple[Lowering, ...], out: Pat
         build(order, lowerings[0], out)
         return Built(lowerings[0])
     left_out: list[str] = []
-    pair_times: tuple[PairTime, ...] = ()
+    clocked = PairTimes(())
     with TemporaryDirectory(dir=out) as scratch:
         folders: dict[Lowering, Path] = {}
 
@@ -74,16 +74,17 @@ def build_fastest(order: BuildRequest, lowerings: tuple[Lowering, ...], out: Pat
             attempt(order, lowering)
         # Where a graph is prepared first, layers are fused under other names.
         if {"grouped", "product"} <= folders.keys() and not takes_prepared(order.target):
-            pair_times = time_pairs(order, folders["grouped"], folders["product"])
-        order = replace(order, products=tuple(time.name for time in pair_times if time.gain_ms < 0))
-        if 0 < len(order.products) < len(pair_times):
+            clocked = time_pairs(order, folders["grouped"], folders["product"])
+        order = replace(order, products=tuple(time.name for time in clocked.times if time.gain_ms < 0))
+        if 0 < len(order.products) < len(clocked.times):
             attempt(order, "mixed")
         images = order.bundle.reference.images
         fastest, ratios, doubts = race(folders, order.target, images, on_progress=order.on_progress)
         for file in folders[fastest].iterdir():
             file.rename(out / file.name)
     products = order.products if fastest == "mixed" else ()
-    return Built(fastest, ratios, tuple(left_out), products, pair_times, doubts)
+    doubts = tuple(filter(None, (clocked.doubt, *doubts)))
+    return Built(fastest, ratios, tuple(left_out), products, clocked.times, doubts)
 
 
 def build(order: BuildRequest, lowering: Lowering, out: Path) -> None:

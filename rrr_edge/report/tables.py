@@ -43,8 +43,10 @@ def _pairs(profile: Profile) -> Table:
         (pair.name, f"{pair.pair_ms:.4f}", f"{pair.product_ms:.4f}", f"{pair.gain_ms:+.4f}") for pair in profile.pairs
     ]
     total = sum(max(0.0, pair.gain_ms) for pair in profile.pairs)
+    beside = "" if all(pair.quiet for pair in profile.pairs) else " beside other programs, which may be far off"
     caption = (
-        f"Pairs of convolutions beside their products, when the engine was compiled: {total:.3f} ms gained at best"
+        f"Pairs of convolutions beside their products, when the engine was compiled{beside}: {total:.3f} ms gained at "
+        "best"
     )
     return Table(caption, ("convolution", "pair, ms", "as one, ms", "gain, ms"), rows)
 

@@ -20,7 +20,6 @@ from rrr_edge.backends.graph.pairs import pairs_in
 from rrr_edge.backends.graph.rewrite import Graph
 from rrr_edge.backends.onnxruntime import run_model
 from rrr_edge.bundle.cost import cost
-from rrr_edge.bundle.engine import PairTime
 from rrr_edge.bundle.files import describe_file
 from rrr_edge.bundle.folder import MANIFEST, WEIGHTS
 from rrr_edge.bundle.manifest import Preprocess
@@ -30,7 +29,7 @@ from rrr_edge.bundle.settings import read_recipe
 from rrr_edge.bundle.spec import ChannelSpec, FactoredSpec, PhaseWidths
 from rrr_edge.bundle.target import Lowering, Target
 from rrr_edge.compile import compile_bundle
-from rrr_edge.compile.pairs import time_pairs
+from rrr_edge.compile.pairs import PairTimes, time_pairs
 from rrr_edge.compile.request import BuildRequest
 from rrr_edge.compile.sense import require_sense
 from rrr_edge.compress import Run, compress, measure_own, plan
@@ -46,6 +45,7 @@ from rrr_edge.images.held_out import held_out_of
 from rrr_edge.images.layouts import HeldOut
 from rrr_edge.networks import build
 from rrr_edge.report.reproduce import recipe_toml
+from rrr_edge.timing.machine import BackgroundLoad
 from rrr_edge.timing.progress import silent
 from rrr_edge.training import Examples
 from rrr_edge.training import Run as TrainingRun
@@ -129,17 +129,20 @@ def test_auto_clocks_each_pair_and_may_write_some_as_one(
     bundle = link_bundle(scaled, tmp_path)
     first = next(iter(scaled.manifest.spec.ranks))  # type: ignore[union-attr]
 
-    def clocked(order: BuildRequest, pairs: Path, products: Path) -> tuple[PairTime, ...]:
-        times = time_pairs(order, pairs, products)
+    def clocked(order: BuildRequest, pairs: Path, products: Path) -> PairTimes:
+        times, _ = time_pairs(order, pairs, products)
         assert {time.name for time in times} == set(scaled.manifest.spec.ranks)  # type: ignore[union-attr]
         assert all(time.pair_ms > 0 and time.product_ms > 0 for time in times)
-        return tuple(time.model_copy(update={"product_ms": 0.0 if time.name == first else 99.0}) for time in times)
+        found = (time.model_copy(update={"product_ms": 0.0 if time.name == first else 99.0}) for time in times)
+        return PairTimes(tuple(found), "Others ran.")
 
+    monkeypatch.setattr(BackgroundLoad, "share", 0.0)
     monkeypatch.setattr("rrr_edge.compile.pairs.RUNS", 2)
     monkeypatch.setattr("rrr_edge.compile.build.time_pairs", clocked)
     monkeypatch.setattr("rrr_edge.compile.build.race", lambda folders, *_, **__: (list(folders)[-1], (), ()))
     engine = compile_bundle(bundle, Target(name="mine", backend="openvino", lowering="auto"))
     assert (engine.lowering, engine.products) == ("mixed", (first,))
+    assert "Others ran." in engine.notes
     assert engine.verification.passed
     graph = (bundle.engine_folder(engine.name) / "model.xml").read_text()
     assert f"/{first}/" in graph
