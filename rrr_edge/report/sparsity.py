@@ -24,12 +24,14 @@ from rrr_edge.report.plots import (
     line,
     mark,
     shorten,
+    text,
 )
 from rrr_edge.report.words import milliseconds, three_digits
 
 # Three panels fit beside each other.
 _WIDTH = 330
 _UNPRUNED = Look("12 4", None)
+_BUSY = "Too busy a machine: the heights may be far off."
 _GRANULARITIES: tuple[Granularity, ...] = ("block", "channel", "element")
 
 
@@ -76,15 +78,13 @@ def _panel(runtime: str, alternatives: Sequence[Alternative], profile: Profile) 
             (OWN._replace(lined=False), f"{shorten(profile.bundle, 26)}, {milliseconds(own.summary.mean_ms)}")
         )
         said.append(f"{profile.bundle} {milliseconds(own.summary.mean_ms)} at {_sparsity(own):.0%}")
-    top = y.start + BOTTOM
-    return Picture(
-        "figure3",
-        runtime,
-        f"Mean milliseconds against the share of removed parameters, with 95 % intervals. {'; '.join(said)}.",
-        together((*drawn, legend(entries, top))),
-        top + legend_height(entries),
-        _WIDTH,
-    )
+    top, busy = y.start + BOTTOM, "" if all(m.is_quiet for m in shown) else _BUSY
+    height = top + legend_height(entries)
+    if busy:
+        drawn.append(text(busy, 0, height + 10, look="soft"))
+    told = f"Mean milliseconds against the share of removed parameters, with 95 % intervals. {'; '.join(said)}. {busy}"
+    drawing = together((*drawn, legend(entries, top)))
+    return Picture("figure3", runtime, told.rstrip(), drawing, height + (20 if busy else 0), _WIDTH)
 
 
 def _is(alternative: Alternative, granularity: Granularity | None) -> bool:

@@ -84,12 +84,16 @@ def _beats(a: Profile, b: Profile) -> bool:
 
 
 class Criterion(NamedTuple):
-    """What is better when smaller; a side that is not known is None."""
+    """What is better when smaller; a side that is not known is None.
+
+    Where other programs left too few quiet rounds for a ratio, the two are not `comparable`.
+    """
 
     name: str
     own: float | None
     baseline: float | None
     say: Callable[[float], str]
+    comparable: bool = True
 
 
 def criteria(own: Candidate, candidates: Sequence[Candidate]) -> list[Criterion]:
@@ -110,12 +114,14 @@ def criteria(own: Candidate, candidates: Sequence[Candidate]) -> list[Criterion]
         mine = (c for c in (own, *candidates) if c.bundle.path == own.bundle.path)
         there = next((c.profile for c in mine if c.device == device), None)
         beside_it = _baseline(there) if there else None
+        bounded = [bound.of for bound in there.bounds] if there else []
         found.append(
             Criterion(
                 f"{device} ms",
                 _median(there) if there else None,
                 beside_it.summary.median_ms if beside_it else None,
                 "{:.3g}".format,
+                comparable=beside_it is None or beside_it.name not in bounded,
             )
         )
     return found
@@ -124,7 +130,7 @@ def criteria(own: Candidate, candidates: Sequence[Candidate]) -> list[Criterion]
 def draw_spider(own: Candidate, candidates: Sequence[Candidate]) -> Picture | None:
     """An arm a criterion, as long as the larger of both values; None where fewer than three are known of both."""
     every = criteria(own, candidates)
-    known = [c for c in every if c.own is not None and c.baseline is not None]
+    known = [c for c in every if c.own is not None and c.baseline is not None and c.comparable]
     if len(known) < 3:
         return None
     centre, radius = (WIDTH / 2, 140.0), 96.0
@@ -157,19 +163,23 @@ def draw_spider(own: Candidate, candidates: Sequence[Candidate]) -> Picture | No
         lift = -12 if y < centre[1] - 90 else 8 if y > centre[1] + 100 else 0
         drawn.append(text(c.name, x, y + lift, look="strong", anchor=anchor))
         drawn.append(text(said, x, y + lift + 15, look="soft", anchor=anchor))
-    absent = [c.name for c in every if c not in known]
+    absent = [c.name for c in every if c not in known and c.comparable]
+    busy = [c.name for c in every if not c.comparable]
     entries = [(OWN, title_of(own.profile)), (LOOKS[1], name_of(own.bundle.manifest.recipe.backbone))]
     top = max(at(arm, 1.14)[1] for arm in range(len(known))) + 44
-    left_out = f"Not known of both, so left out: {', '.join(absent)}." if absent else ""
-    if left_out:
-        drawn.append(text(left_out, 0, top + legend_height(entries) + 10, look="soft"))
+    left_out = [
+        *([f"Not known of both, so left out: {', '.join(absent)}."] if absent else []),
+        *([f"Too busy a machine to compare, so left out: {', '.join(busy)}."] if busy else []),
+    ]
+    for row, sentence in enumerate(left_out):
+        drawn.append(text(sentence, 0, top + legend_height(entries) + 10 + 18 * row, look="soft"))
     told = "; ".join(f"{c.name} {said}" for c, said in zip(known, words, strict=True))
     return Picture(
         "spider",
         f"Candidate and baseline, {title_of(own.profile)}",
-        f"An arm for each criterion, as long as the larger value: {told}. {left_out}".rstrip(),
+        f"An arm for each criterion, as long as the larger value: {told}. {' '.join(left_out)}".rstrip(),
         together((*drawn, legend(entries, top))),
-        top + legend_height(entries) + (20 if left_out else 0),
+        top + legend_height(entries) + (2 + 18 * len(left_out) if left_out else 0),
     )
 
 

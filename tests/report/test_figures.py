@@ -10,6 +10,7 @@ from drawing import SPACE, marks, numbers, parsed, scale, texts, with_class
 from made_up import MACS, PARTS_MS, RESNET152, RRR_NET, SPARSITIES, TARGET, make_bundle, profile, rewrite
 from scipy import stats
 
+from rrr_edge.bundle.bounds import Bound
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.measurements import Measurement
 from rrr_edge.bundle.profile import PHOTO, PREDICT
@@ -194,6 +195,19 @@ def test_the_unpruned_network_is_a_line_and_curves_differ_without_colour(full: C
     assert not with_class(root, "own")
 
 
+def test_panels_whose_rounds_were_disturbed_say_so(full: Candidate) -> None:
+    alternatives = []
+    for alternative in full.profile.alternatives:
+        m = alternative.measurement
+        busy = m.subject.runtime == "openvino fp32"
+        loads = (0.6,) * len(m.samples_ms) if busy else ()
+        measured = Measurement(name=m.name, subject=m.subject, samples_ms=m.samples_ms, loads=loads)
+        alternatives.append(alternative.model_copy(update={"measurement": measured}))
+    panels = sparsity_panels(full.profile.model_copy(update={"alternatives": tuple(alternatives)}))
+    assert ["Too busy a machine" in panel.told for panel in panels] == [False, True, False]
+    assert ["Too busy a machine: the heights may be far off." in texts(read(p)) for p in panels] == [False, True, False]
+
+
 def test_figure_3_as_a_file_has_all_panels(full: Candidate) -> None:
     picture = next(p for p in figures_of(full) if p.name == "figure3")
     assert {"pytorch fp32", "openvino fp32", "openvino int8"} <= set(texts(read(picture)))
@@ -286,6 +300,21 @@ def test_the_spider_compares_what_is_known_of_both_and_says_what_is_not(full: Ca
         "CPU ms": (np.median(full.profile.engine.samples_ms), np.median(int8.samples_ms)),
         "GPU ms": (None, None),
     }
+
+
+def test_what_other_programs_left_no_ratio_of_has_no_arm(full: Candidate, whole: Candidate) -> None:
+    bound = Bound(
+        of="ResNet152, openvino int8", to="engine", at_least=9.9, at_most=59, disturbed=14, by_cpu=None, favours=""
+    )
+    busy = Candidate(full.bundle, full.profile.model_copy(update={"ratios": (), "bounds": (bound,)}))
+    picture = draw_spider(busy, [busy, whole])
+    said = texts(read(picture))
+    assert "Too busy a machine to compare, so left out: CPU ms." in said
+    assert "Not known of both, so left out: GPU ms." in said
+    assert {"error", "parameters", "MACs"} < set(said)
+    assert "CPU ms" not in said
+    assert picture.told.endswith("so left out: CPU ms.")
+    assert draw_spider(busy, [busy]) is None
 
 
 def test_an_error_of_nothing_is_known(full: Candidate, whole: Candidate) -> None:
