@@ -127,11 +127,10 @@ class Bundle:
             "probabilities": ("float32", (count, classes)),
             "branch_probabilities": ("float32", (count, self.manifest.spec.branches, classes)),
         }
+        if found.files is not None:
+            expected["files"] = (found.files.dtype.str if found.files.dtype.kind == "U" else "str", (count,))
         for name, (kind, shape) in expected.items():
             self._require_shape(REFERENCE, name, getattr(found, name), kind, shape)
-        if found.files is not None:
-            kind = found.files.dtype.str if found.files.dtype.kind == "U" else "str"
-            self._require_shape(REFERENCE, "files", found.files, kind, (count,))
         return found
 
     @cached_property

@@ -13,9 +13,9 @@ from rrr_edge.bundle.calibration import HELD_OUT, OWN_TEST_PHOTOS
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Manifest, Preprocess
 from rrr_edge.errors import BadInput, UsageError, counted
-from rrr_edge.images.dataset import choose_balanced, dataset_digest, held_out_files, scan
+from rrr_edge.images.dataset import choose_balanced, dataset_digest
 from rrr_edge.images.decode import Pixels
-from rrr_edge.images.held_out import known_held_out
+from rrr_edge.images.held_out import held_out_in
 from rrr_edge.images.layouts import TEST_SHARE, Classes, Layout, divide_for_test, find_layout
 from rrr_edge.images.names import first_few, shown
 from rrr_edge.images.reading import read_pictures
@@ -125,14 +125,9 @@ def read_labelled(
     """
     path, manifest = Path(folder), bundle.manifest
     layout, splits = find_layout(path)
-    if split == "val" and split not in splits and (found := _read_validation(path, splits, bundle, on_progress)):
+    if split == "val" and split not in splits and (found := _validation_photos(path, splits, bundle, on_progress)):
         return found
-    if layout == "splits" and split not in splits:
-        raise BadInput(
-            f"{path} has no {split}/{_NONE_HELD_OUT if split == 'val' else ''}.",
-            advice=f"Put photos into {split}/CLASS that the training does not see.",
-        )
-    classes = splits[split if layout == "splits" else "all"]
+    classes = _classes_of(path, layout, splits, split)
     _require_known(path, classes, manifest.labels)
     files = [(label, file) for label, names in classes.items() for file in names]
     if not files:
@@ -168,51 +163,36 @@ def read_labelled(
     return replace(found, notes=notes)
 
 
-def _read_validation(
+def _classes_of(path: Path, layout: Layout, splits: Mapping[str, Classes], split: str) -> Classes:
+    """The files of each class to judge by, or to choose from. Raises BadInput where there is no such split."""
+    if layout == "splits" and split not in splits:
+        raise BadInput(
+            f"{path} has no {split}/{_NONE_HELD_OUT if split == 'val' else ''}.",
+            advice=f"Put photos into {split}/CLASS that the training does not see.",
+        )
+    return splits[split if layout == "splits" else "all"]
+
+
+def _validation_photos(
     path: Path, splits: Mapping[str, Classes], bundle: Bundle, on_progress: OnProgress
 ) -> LabelledPhotos | None:
-    """The photos of the folder `path` that `compress` held out to validate; None where it is another, or held none out.
-
-    What an earlier bundle of the chain has learned from is left out, and so are copies of other photos.
-    """
-    manifest = bundle.manifest
-    recipe, origin, held_out = manifest.recipe, manifest.provenance, known_held_out(manifest.recipe)
-    fewer = sum(len(files) for classes in splits.values() for files in classes.values()) < sum(origin.images.values())
-    if not held_out.share or fewer:
-        return None
-    try:
-        dataset = scan(
-            path, manifest.preprocess, seed=recipe.seed, held_out=held_out, max_bad=1.0, on_progress=on_progress
-        )
-    except BadInput:
-        return None  # what `compress` refuses is no bundle's folder
-    if dataset.val is None or {origin.data_sha256, *(a.data_sha256 for a in manifest.chain)} != {dataset.digest}:
-        return None
-    # The digest does not tell who is held out by another order of the names.
-    chosen = choose_balanced(dataset.train.labels, len(bundle.calibration), seed=recipe.seed)
-    if not np.array_equal(dataset.train.images[chosen], bundle.calibration):
-        return None
-    never = set(dataset.val.files)
-    for ancestor in manifest.chain:
-        never &= held_out_files(path, seed=ancestor.recipe.seed, held_out=known_held_out(ancestor.recipe))
-    known = {image.tobytes() for split in (dataset.train, dataset.test) for image in split.images}
-    photos = zip(dataset.val.files, dataset.val.images, strict=True)
-    rows = [row for row, (file, image) in enumerate(photos) if file in never and image.tobytes() not in known]
-    if not rows:
+    """What validated the training; None where `path` is another folder, or nothing was held out."""
+    found = held_out_in(path, splits, bundle, on_progress)
+    if found is None:
         return None
     note = (
-        f"These are the {counted(len(rows), 'photo')} of {path.name} that were held out of the training to validate "
-        "it; the others are left out."
+        f"These are the {counted(len(found.files), 'photo')} of {path.name} that were held out of the training to "
+        "validate it; the others are left out."
     )
     return LabelledPhotos(
-        images=dataset.val.images[rows],
-        labels=dataset.val.labels[rows],
-        names=tuple(dataset.val.files[row] for row in rows),
-        source=HELD_OUT.format(origin.data),
-        preprocess=manifest.preprocess,
+        images=found.images,
+        labels=found.labels,
+        names=found.files,
+        source=HELD_OUT.format(bundle.manifest.provenance.data),
+        preprocess=bundle.manifest.preprocess,
         folder=path,
         are_held_out=True,
-        notes=(note, *dataset.remarks),
+        notes=(note,),
     )
 
 
