@@ -228,10 +228,18 @@ class Accuracy(Record):
     per_class: dict[str, float]
 
 
+def may_guess(low: float, classes: int) -> bool:
+    """Whether an accuracy whose interval begins at `low` may be that of drawing one of `classes` at random, 1/K.
+
+    Always naming the largest class is right more often than that where classes differ in size.
+    """
+    return low <= 1 / classes
+
+
 def guessing_warning(accuracy: Accuracy, classes: int, *, network: str = "network") -> str:
     """A sentence where the network may be no better than guessing, else nothing."""
     low, high = accuracy.interval
-    if low > 1 / classes:
+    if not may_guess(low, classes):
         return ""
     return (
         f"The {network} may be no better than guessing: its accuracy lies between {low:.1%} and {high:.1%} (95 %), and "

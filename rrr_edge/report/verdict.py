@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from rrr_edge.bundle.measurements import Alternative, Measurement, Ratio, quiet_ratio
 from rrr_edge.bundle.profile import Profile
+from rrr_edge.bundle.verification import may_guess
 from rrr_edge.report.candidate import Candidate
 from rrr_edge.report.tradeoff import accuracy_interval
 from rrr_edge.report.words import interval_of, milliseconds, title_of
@@ -50,8 +51,8 @@ def _doubts(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield "it failed its verification"
     if profile.accuracy is None:
         yield "how often it is right is not known"
-    elif accuracy_interval(profile)[0] <= 1 / classes:
-        yield f"that is no better than guessing among {classes} classes"
+    elif may_guess(accuracy_interval(profile)[0], classes):
+        yield f"that is not surely better than guessing at random among {classes} classes"
     if not (profile.ratios or profile.bounds or len(candidates) > 1):
         yield "nothing was measured beside it"
     for bound in profile.bounds:

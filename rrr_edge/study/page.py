@@ -150,7 +150,7 @@ def _figure(picture: Picture) -> Markup:
 def _footer() -> str:
     return (
         f"Made by rrr-edge {__version__}. Errors are shares of wrong answers; a data set's is the mean over seeds, and "
-        "data sets count alike. Intervals are at 95 %: Student's over data sets (of one data set over seeds), of times "
-        "over groups of engines that ran in turns. p is exact (Wilcoxon's signed ranks, all signs), corrected by Holm "
-        "over all pairs."
+        "data sets count alike. Intervals are at 95 %: Student's over data sets (of a single one: as far as Student's "
+        "over seeds or Wilson's over photos reaches), of times over groups of engines that ran in turns. p is exact "
+        "(Wilcoxon's signed ranks, all signs), corrected by Holm over all pairs."
     )

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rrr_edge.bundle.measurements import ratio
+from rrr_edge.bundle.verification import may_guess
 from rrr_edge.errors import BadInput
 from rrr_edge.study.folder import StudyFolder
 from rrr_edge.study.plan import Plan
 from rrr_edge.study.records import CellRecord, Failure, Timing
 from rrr_edge.study.statistics import Estimate, estimate, holm, wilcoxon_less
-from rrr_edge.timing.statistics import wilson_interval
+from rrr_edge.timing.statistics import Interval, wilson_interval
 
 Floats = NDArray[np.float64]
 
@@ -104,16 +105,20 @@ class Results:
         return [record for each in ([data] if data else self.data) for record in self._cells.get((method, each), [])]
 
     def guesses(self, method: str, data: str) -> bool:
-        """Whether `method` may be no better than guessing there: chance, 1/K, is not below its accuracy's interval.
-
-        That is Wilson's at 95 %, of the mean over seeds on the photos of one.
-        """
+        """Whether `method` may be no better than guessing at random there, as far as its photos tell."""
         records = self.cells(method, data)
-        if not records:
-            return False
-        photos = min(map(self.photos_of, records))
-        right = 1 - fmean(map(self.error_of, records))
-        return wilson_interval(round(right * photos), photos)[0] <= 1 / records[0].classes
+        return bool(records) and may_guess(1 - self._of_photos(method, data)[1], records[0].classes)
+
+    def _of_photos(self, method: str, data: str) -> Interval:
+        """Wilson's interval of the error at 95 %: of the mean over seeds, on the photos of one."""
+        photos = min(map(self.photos_of, self.cells(method, data)))
+        return wilson_interval(round(fmean(self.seed_errors(method, data)) * photos), photos)
+
+    def interval_of(self, method: str, data: str) -> Interval:
+        """That of the error on one data set at 95 %: as far as Wilson's over photos or Student's over seeds reaches."""
+        seeds = estimate(self.seed_errors(method, data)).interval
+        lows, highs = zip(self._of_photos(method, data), *([seeds] if seeds else []), strict=True)
+        return min(lows), max(highs)
 
     def seed_errors(self, method: str, data: str) -> list[float]:
         return [self.error_of(record) for record in self.cells(method, data)]
@@ -145,9 +150,13 @@ class Results:
         return np.array([fmean(self.seed_errors(method, d)) for d in self.common])
 
     def overall(self, method: str) -> Estimate | None:
-        """The mean error over the common data sets; of a single one over its seeds; None where none is common."""
+        """The mean error over the common data sets, with Student's interval; None where none is common.
+
+        Of a single one that is the mean over seeds, with the interval of `interval_of`.
+        """
         if len(self.common) == 1:
-            return self.error(method, self.common[0])
+            (data,) = self.common
+            return estimate(self.seed_errors(method, data))._replace(interval=self.interval_of(method, data))
         return estimate(self.errors(method)) if self.common else None
 
     @cached_property

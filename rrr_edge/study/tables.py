@@ -37,7 +37,9 @@ def errors(results: Results) -> Table:
             )
         )
     number = len(results.common)
-    over = f"Over the {number} data sets that all methods have" if number > 1 else "Over seeds"
+    over = (
+        f"On {results.common[0]}, over seeds" if number == 1 else f"Over the {number} data sets that all methods have"
+    )
     over = over if number else "No data set is common to all methods, so there are no means"
     header = (*own, *(("the paper's, its 40 data sets, %",) if paper else ()))
     whose = "engines on the bundles'" if results.of_engines else "networks on all"
@@ -124,8 +126,10 @@ def data_sets(results: Results) -> Table:
         guesses = ", ".join(m for m in results.methods if results.guesses(m, data))
         errs = (f"{100 * e.mean:.1f}" if e else "" for e in found)
         rows.append((data, f"{results.photos_of(judged)}", f"{100 * (1 - 1 / judged.classes):.1f}", *errs, guesses))
-    header = ("data set", "test photos", "guessing", *results.methods, "no better than guessing")
-    return Table("Errors in %, means over seeds; guessing errs in 1 - 1/K of K classes", header, rows)
+    header = ("data set", "test photos", "guessing at random", *results.methods, "not surely better than guessing")
+    return Table(
+        "Errors in %, means over seeds; guessing at random among K classes errs in 1 - 1/K of the photos", header, rows
+    )
 
 
 def picks(results: Results) -> Table:

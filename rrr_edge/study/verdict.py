@@ -1,13 +1,16 @@
-"""The verdict of a study, in three sentences: who errs least, what faster methods cost, and how sure that is."""
+"""The verdict of a study, in at most three sentences: who errs least, what faster ones cost, how sure that is."""
 
 from collections.abc import Sequence
 
+from rrr_edge.errors import counted
 from rrr_edge.study.results import Results
 from rrr_edge.study.statistics import SIGNIFICANT
 from rrr_edge.timing.statistics import Interval
 
 # So many names are listed.
 _NAMED = 3
+# A method is called faster from so many times on.
+_FASTER = 1.01
 
 
 def verdict(results: Results) -> str:
@@ -16,7 +19,7 @@ def verdict(results: Results) -> str:
     if best is None:
         lacking = [m for m in results.methods if results.lacks(m)]
         lacks = [f"{m} lacks {some(results.lacks(m))}" for m in lacking[:_NAMED]]
-        rest = [f"{len(lacking) - _NAMED} more lack some too"] if len(lacking) > _NAMED else []
+        rest = [f"{counted(len(lacking) - _NAMED, 'more method')} likewise"] if len(lacking) > _NAMED else []
         return f"No data set is common to all methods, so none is called the best. {'; '.join((*lacks, *rest))}."
     alike = [m for m in results.methods if m != best and results.mean_error(m) == results.mean_error(best)]
     sentences = [_errs_least(results, best, alike)]
@@ -36,7 +39,7 @@ def _errs_least(results: Results, best: str, alike: Sequence[str]) -> str:
     error = results.overall(best)
     assert error
     where = _where(results)
-    errs = f"{100 * error.mean:.1f} %{_span(error.interval)}{_but(results, best)}"
+    errs = f"{100 * error.mean:.1f} %{'' if alike else _span(error.interval)}{_but(results, [best, *alike])}"
     if len(results.methods) == 1:
         return f"{where} {best} errs {errs}. There is nothing to compare it with."
     least = f"{some([best, *alike])} err alike and least" if alike else f"{best} errs least"
@@ -51,11 +54,11 @@ def _where(results: Results) -> str:
     return f"On {results.common[0]}" if number == 1 else f"On your {number} data sets"
 
 
-def _but(results: Results, best: str) -> str:
-    """That the least errors are still chance's, and where; "" where they are not."""
-    guessed = [data for data in results.common if results.guesses(best, data)]
+def _but(results: Results, methods: Sequence[str]) -> str:
+    """That even the least errors may be chance's, and where, as far as it is so of each of `methods`."""
+    guessed = [data for data in results.common if all(results.guesses(m, data) for m in methods)]
     where = f" on {some(guessed)}" if 0 < len(guessed) < len(results.common) else ""
-    return f", but that is no better than guessing{where}" if guessed else ""
+    return f", but that is not surely better than guessing at random{where}" if guessed else ""
 
 
 def _span(interval: Interval | None) -> str:
@@ -67,40 +70,54 @@ def _span(interval: Interval | None) -> str:
 
 def _costs(results: Results, best: str) -> str:
     """What faster methods cost and gain beside the most accurate one: the most accurate of them, and the fastest."""
-    others = [m for m in results.pareto if m != best]
-    gains = {m: words for m in others if (words := _gain(results, m, best))}
+    gains = _gains(results, best)
     if gains:
-        named = dict.fromkeys((next(iter(gains)), list(gains)[-1]))
-        return f"{'; '.join(f'{m} errs {_more(results, m, best)} points more and {gains[m]}' for m in named)}."
-    unknown = [m for m in others if results.timed and m not in results.times_faster_than_best]
-    if any(results.groups(m, best) for m in unknown):
-        return "How much faster others are cannot be said: other programs ran whenever they were timed."
-    if unknown:
-        return f"How much faster others are cannot be said: none was timed beside {best}."
-    return f"No other method is {'surely faster' if results.timed else 'smaller'}."
-
-
-def _more(results: Results, method: str, best: str) -> str:
-    return f"{100 * (results.mean_error(method) - results.mean_error(best)):.1f}"
-
-
-def _gain(results: Results, method: str, best: str) -> str:
-    """How much faster `method` is than the most accurate one; "" where it is not surely."""
+        nearest = min(gains, key=lambda m: (results.mean_error(m), -gains[m][0]))
+        fastest = max(gains, key=lambda m: (gains[m][0], -results.mean_error(m)))
+        named = dict.fromkeys((nearest, fastest))
+        return f"{'; '.join(f'{m} {_errs_more(results, m, best)} and {gains[m][1]}' for m in named)}."
     if not results.timed:
-        return f"has {results.cost(best, 'macs') / results.cost(method, 'macs'):.3g} times fewer MACs"
-    found = results.times_faster_than_best.get(method)
-    if found is None or not found.interval or found.interval[0] <= 1:
-        return ""
-    low, high = found.interval
-    return f"is {found.mean:.3g} times faster ({low:.3g} to {high:.3g})"
+        return "No other method has at least 1 % fewer MACs."
+    others = [m for m in results.methods if m not in (best, *results.times_faster_than_best)]
+    never = [m for m in others if not results.groups(m, best)]
+    disturbed = [m for m in others if m not in never]
+    why = [f"never timed beside {best}: {some(never)}"] if never else []
+    why += [f"other programs ran whenever these were timed: {some(disturbed)}"] if disturbed else []
+    known = "No other method is surely at least 1 % faster"
+    said = known if results.times_faster_than_best else "Whether another method is faster is not known"
+    return f"{said} ({'; '.join(why)})." if why else f"{said}."
+
+
+def _errs_more(results: Results, method: str, best: str) -> str:
+    points = 100 * (results.mean_error(method) - results.mean_error(best))
+    return f"errs {points:.1f} points more" if points >= 0.05 else "errs as often"
+
+
+def _gains(results: Results, best: str) -> dict[str, tuple[float, str]]:
+    """How many times faster each method is that surely is, and in words; where nothing was timed, by MACs."""
+    if results.timed:
+        times = {m: (t.mean, *t.interval) for m, t in results.times_faster_than_best.items() if t.interval}
+        return {
+            m: (mean, f"is {mean:.3g} times faster ({low:.3g} to {high:.3g})")
+            for m, (mean, low, high) in times.items()
+            if low >= _FASTER
+        }
+    macs = {m: results.cost(best, "macs") / results.cost(m, "macs") for m in results.methods}
+    return {m: (n, f"has {n:.3g} times fewer MACs") for m, n in macs.items() if n >= _FASTER}
 
 
 def _surely(results: Results, best: str, alike: Sequence[str]) -> str:
     """Which methods the best one surely beats over data sets, and which it does not."""
+    rest = [m for m in results.methods if m not in (best, *alike)]
     if len(results.common) == 1:
-        return "One data set tells nothing of others."
-    of_best = [pair for pair in results.pairs if pair.better == best and pair.worse not in alike]
+        (data,) = results.common
+        highest = results.interval_of(best, data)[1]
+        near = [m for m in rest if results.interval_of(m, data)[0] <= highest]
+        here = f", and on it {best} is not surely better than {some(near)}: their intervals overlap" if near else ""
+        return f"One data set tells nothing of others{here}."
+    of_best = [pair for pair in results.pairs if pair.better == best and pair.worse in rest]
     unsure = [pair.worse for pair in of_best if pair.corrected >= SIGNIFICANT]
     if unsure:
-        return f"Over these data sets it is not surely better than {some(unsure)} (Wilcoxon, Holm)."
-    return "That it errs less than each of the others is significant (Wilcoxon, Holm)." if of_best else ""
+        return f"Over these data sets {best} is not surely better than {some(unsure)} (Wilcoxon, Holm)."
+    each = "each of the rest" if alike else "each of the others"
+    return f"That {best} errs less than {each} is significant (Wilcoxon, Holm)." if of_best else ""

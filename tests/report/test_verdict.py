@@ -41,7 +41,7 @@ def test_it_is_one_sentence_with_the_numbers_of_the_samples(full: Candidate) -> 
     ("changes", "words"),
     [
         ({"accuracy": None}, "but how often it is right is not known."),
-        ({"accuracy": 0.35}, "but that is no better than guessing among 3 classes."),
+        ({"accuracy": 0.35}, "but that is not surely better than guessing at random among 3 classes."),
         ({"baselines": {}}, "but nothing was measured beside it."),
         ({"spread": 0.5}, "but its own time was unstable (the middle half of the runs spreads by"),
         (

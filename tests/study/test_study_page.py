@@ -144,7 +144,8 @@ def test_disturbed_groups_say_nothing_of_speed(results: Results) -> None:
     never = replace(results, timings=tuple(busy))
     assert never.times_faster("rrr", "finetune") is None
     assert "times faster" not in verdict(never)
-    assert "How much faster others are cannot be said: other programs ran whenever they were timed." in verdict(never)
+    busy_words = "other programs ran whenever these were timed: rrr and linear-probe"
+    assert f"Whether another method is faster is not known ({busy_words})." in verdict(never)
     once = replace(results, timings=(busy[0], results.timings[1], *busy[2:]))
     alone = replace(results, timings=results.timings[1:2])
     assert once.times_faster("rrr", "finetune") == alone.times_faster("rrr", "finetune")
@@ -224,6 +225,12 @@ def recorded(
     return study
 
 
+def wilson(error: float, photos: int = 400) -> tuple[float, float]:
+    """In percent, by scipy."""
+    found = stats.binomtest(round(error * photos), photos).proportion_ci(method="wilson")
+    return 100 * found.low, 100 * found.high
+
+
 def test_methods_are_judged_by_their_engines_where_there_are_engines(tmp_path: Path) -> None:
     plan = make_plan(write_data(tmp_path / "data", "mugs", "cups"), "rrr,finetune,linear-probe", target=TARGET)
     errors = {(d, m): e for d in ("mugs", "cups") for m, e in (("rrr", 0.2), ("finetune", 0.1), ("linear-probe", 0.3))}
@@ -247,7 +254,9 @@ def test_methods_are_judged_by_their_engines_where_there_are_engines(tmp_path: P
     assert results.mean_error("finetune") == pytest.approx(0.6)
     assert results.pareto == ("rrr", "finetune")
     where = "On cups, the only one of 2 data sets that all methods have,"
-    assert verdict(results).startswith(f"{where} rrr errs least, 20.0 %. finetune errs 40.0 points more and is 2")
+    low, high = wilson(0.2)
+    least = f"{where} rrr errs least, 20.0 % (95 % interval {low:.1f} to {high:.1f})"
+    assert verdict(results).startswith(f"{least}. finetune errs 40.0 points more and is 2")
     row = dict(zip(tables.errors(results).header, tables.errors(results).rows[-1], strict=True))
     assert (row["method"], row["mean error, %"], row["its networks', %"]) == ("finetune", "60.0", "10.0")
     assert results.pairs == ()
@@ -357,7 +366,7 @@ def test_what_is_equal_is_called_so(tmp_path: Path) -> None:
     results = Results.read(recorded(tmp_path / "study", plan, errors))
     said = verdict(results)
     assert "rrr and finetune err alike and least, 25.0 %" in said
-    assert "No other method is smaller." in said
+    assert "No other method has at least 1 % fewer MACs." in said
     assert "significant" not in said
     assert len(tables.pairs(results).rows) == 1
 
@@ -376,8 +385,120 @@ def test_of_many_faster_methods_the_nearest_and_the_fastest_are_named(tmp_path: 
         said[rrr] = verdict(Results.read(study))
     assert re.findall(r"([\w-]+) errs (\d+).0 points more", said[9.0]) == [("linear-probe", "15"), ("resnet34", "30")]
     assert re.findall(r"([\w-]+) errs (\d+).0 points more", said[3.0]) == [("rrr", "10"), ("resnet34", "30")]
-    assert "it is not surely better than rrr, linear-probe, resnet18 and 1 more (Wilcoxon, Holm)." in said[3.0]
+    assert "finetune is not surely better than rrr, linear-probe, resnet18 and 1 more (Wilcoxon, Holm)." in said[3.0]
     assert all(words.count(". ") == 2 and len(words) < 400 for words in said.values())
+
+
+def test_the_nearest_is_sought_among_all_that_are_surely_faster(tmp_path: Path) -> None:
+    """rrr errs less than linear-probe and is faster than it in each group, but by two ratios it is not surely so."""
+    plan = make_plan(write_data(tmp_path / "data", "mugs", "cups"), "finetune,rrr,linear-probe,resnet18", target=TARGET)
+    means = {"finetune": 0.1, "rrr": 0.2, "linear-probe": 0.3, "resnet18": 0.3}
+    study = recorded(tmp_path / "study", plan, {(d, m): e for d in ("mugs", "cups") for m, e in means.items()})
+    for name, times in (("mugs", 2.0), ("cups", 2.6)):
+        ms = {"finetune": 9.0, "rrr": 9.0 / times, "linear-probe": 9.0 / 1.6, "resnet18": 9.5}
+        timing = make_timing(plan, name, 0, ms)
+        engines = timing.engines if name == "mugs" else tuple(e for e in timing.engines if e.method != "linear-probe")
+        study.write_timing(timing.model_copy(update={"engines": engines}))
+    results = Results.read(study)
+    logs = np.log([t.median_ms("finetune") / t.median_ms("rrr") for t in results.timings])
+    low, high = np.exp(stats.t.interval(0.95, 1, logs.mean(), stats.sem(logs)))
+    assert results.times_faster("rrr", "finetune").interval == pytest.approx((low, high))
+    assert low < 1 < high
+    assert results.pareto == ("finetune", "rrr")
+    costs = verdict(results).split(". ")[1]
+    assert re.fullmatch(
+        r"linear-probe errs 20.0 points more and is 1.6\d? times faster \(1.[56]\d* to 1.[67]\d*\)", costs
+    )
+    slow = tuple(t.model_copy(update={"engines": t.engines[:2]}) for t in results.timings[:1])
+    assert "linear-probe has times in 0 of 1 group" in page_of(replace(results, timings=slow))
+
+
+def test_who_was_never_timed_beside_the_best_is_named(tmp_path: Path) -> None:
+    plan = make_plan(write_data(tmp_path / "data", "mugs", "cups"), "finetune,rrr,linear-probe", target=TARGET)
+    means = {"finetune": 0.1, "rrr": 0.2, "linear-probe": 0.3}
+    study = recorded(tmp_path / "study", plan, {(d, m): e for d in ("mugs", "cups") for m, e in means.items()})
+    timing = make_timing(plan, "mugs", 0, {"finetune": 9.0, "rrr": 9.0, "linear-probe": 9.0})
+    study.write_timing(timing)
+    whole = Results.read(study)
+
+    def costs(*together: tuple[str, ...]) -> str:
+        engines = [tuple(e for e in timing.engines if e.method in names) for names in together]
+        timings = tuple(timing.model_copy(update={"engines": each}) for each in engines)
+        return verdict(replace(whole, timings=timings)).split(". ")[1]
+
+    known = "No other method is surely at least 1 % faster"
+    assert costs(("finetune", "rrr", "linear-probe")) == known
+    assert costs(("finetune", "rrr"), ("linear-probe",)) == f"{known} (never timed beside finetune: linear-probe)"
+    unknown = "Whether another method is faster is not known"
+    assert costs(("finetune",)) == f"{unknown} (never timed beside finetune: rrr and linear-probe)"
+
+
+def test_equal_means_have_no_interval_of_one_and_no_claim_among_themselves(tmp_path: Path) -> None:
+    """rrr errs 10 or 50 %, finetune 30 % everywhere; that is guessing for one of them at most."""
+    plan = make_plan(write_data(tmp_path / "data", *NAMES[:6]), "rrr,finetune,linear-probe")
+    errors = {(d, "rrr"): 0.1 if i % 2 else 0.5 for i, d in enumerate(NAMES[:6])}
+    errors |= {(d, "finetune"): 0.3 for d in NAMES} | {(d, "linear-probe"): 0.6 for d in NAMES}
+    said = verdict(Results.read(recorded(tmp_path / "study", plan, errors)))
+    assert said.startswith("On your 6 data sets rrr and finetune err alike and least, 30.0 %. ")
+    both = Results.read(recorded(tmp_path / "study", plan, dict.fromkeys(errors, 0.5)))
+    assert "linear-probe err alike and least, 50.0 %, but that is not surely better than guessing" in verdict(both)
+    assert said.endswith("Over these data sets rrr is not surely better than linear-probe (Wilcoxon, Holm).")
+    more = make_plan(write_data(tmp_path / "more", *(f"data{i}" for i in range(8))), "rrr,finetune,linear-probe")
+    errors = {(d.name, m): e for d in more.data for m, e in (("rrr", 0.2), ("finetune", 0.2), ("linear-probe", 0.6))}
+    said = verdict(Results.read(recorded(tmp_path / "study-more", more, errors)))
+    assert said.endswith("That rrr errs less than each of the rest is significant (Wilcoxon, Holm).")
+
+
+def test_one_photo_less_is_within_chance(tmp_path: Path) -> None:
+    """Of 80 photos 8 and 9 wrong: by scipy's intervals nobody is surely better; 40 wrong ones are more."""
+    plan = make_plan(write_data(tmp_path / "data", "mugs"), "rrr,finetune,linear-probe")
+    wrong = {"rrr": 8, "finetune": 9, "linear-probe": 40}
+    study = StudyFolder(tmp_path / "study")
+    study.write_plan(plan)
+    for cell in plan.cells:
+        study.write_record(make_record(cell, wrong[cell.method] / 80, images=80))
+    results = Results.read(study)
+    for method, count in wrong.items():
+        assert results.overall(method).interval == pytest.approx(np.array(wilson(count / 80, 80)) / 100)
+    said = verdict(results)
+    low, high = wilson(0.1, 80)
+    assert said.startswith(f"On mugs rrr errs least, 10.0 % (95 % interval {low:.1f} to {high:.1f}).")
+    unsure = "and on it rrr is not surely better than finetune: their intervals overlap."
+    assert said.endswith(f"One data set tells nothing of others, {unsure}")
+
+
+@pytest.mark.parametrize("errors", [(0.1, 0.3), (0.2, 0.2, 0.2)])
+def test_one_data_sets_interval_is_of_seeds_or_photos_as_either_reaches(
+    tmp_path: Path, errors: tuple[float, ...]
+) -> None:
+    seeds = tuple(range(len(errors)))
+    plan = make_plan(write_data(tmp_path / "data", "mugs"), "rrr", seeds=seeds)
+    study = StudyFolder(tmp_path / "study")
+    study.write_plan(plan)
+    for cell in plan.cells:
+        study.write_record(make_record(cell, errors[cell.seed]))
+    photos = np.array(wilson(fmean(errors))) / 100
+    reach = np.nan_to_num(stats.t.interval(0.95, len(errors) - 1, fmean(errors), stats.sem(errors)), nan=fmean(errors))
+    expected = min(photos[0], reach[0]), max(photos[1], reach[1])
+    assert Results.read(study).overall("rrr").interval == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("more", "words"), [(0, "as often"), (1, "as often"), (4, "0.1 points more")])
+def test_small_differences_are_no_points(tmp_path: Path, more: int, words: str) -> None:
+    plan = make_plan(write_data(tmp_path / "data", "mugs", "cups"), "finetune,rrr")
+    study = StudyFolder(tmp_path / "study")
+    study.write_plan(plan)
+    for cell in plan.cells:
+        wrong = 400 + more * (cell.method == "rrr")
+        macs = {"finetune": 10_000, "rrr": 5_000 if more else 9_950}[cell.method]
+        record = make_record(cell, wrong / 4000, images=4000)
+        study.write_record(record.model_copy(update={"cost": record.cost.model_copy(update={"macs": macs})}))
+    said = verdict(Results.read(study))
+    if more:
+        assert f"rrr errs {words} and has 2 times fewer MACs." in said
+    else:
+        assert "rrr and finetune err alike" in said or "finetune and rrr err alike" in said
+        assert "No other method has at least 1 % fewer MACs." in said
 
 
 def test_only_what_is_surely_faster_is_called_so(tmp_path: Path) -> None:
@@ -389,7 +510,11 @@ def test_only_what_is_surely_faster_is_called_so(tmp_path: Path) -> None:
     study.write_timing(timing.model_copy(update={"engines": (first, other)}))
     results = Results.read(study)
     assert results.pareto == ("finetune", "rrr")
-    expected = ("On mugs finetune errs least, 10.0 %.", "No other method is surely faster.")
+    low, high = wilson(0.1)
+    expected = (
+        f"On mugs finetune errs least, 10.0 % (95 % interval {low:.1f} to {high:.1f}).",
+        "No other method is surely at least 1 % faster.",
+    )
     assert verdict(results) == " ".join((*expected, "One data set tells nothing of others."))
 
 
@@ -401,7 +526,7 @@ def test_errors_that_are_chance_are_called_guessing(tmp_path: Path) -> None:
     results = Results.read(study)
     assert [results.guesses("rrr", d) for d in ("mugs", "cups", "jugs")] == [False, True, False]
     errs_least, *_ = verdict(results).split(". ")
-    assert errs_least.endswith("), but that is no better than guessing on cups")
+    assert errs_least.endswith("), but that is not surely better than guessing at random on cups")
     rows = {row[0]: row for row in tables.data_sets(results).rows}
     assert {name: (row[2], row[-1]) for name, row in rows.items()} == {
         "cups": ("50.0", "rrr, finetune"),
@@ -411,6 +536,8 @@ def test_errors_that_are_chance_are_called_guessing(tmp_path: Path) -> None:
     methods = {method["method"]: method["guesses_on"] for method in results_document(results)["methods"]}
     assert methods == {"rrr": ["cups"], "finetune": ["cups", "jugs", "mugs"]}
     alone = replace(results, records=tuple(r for r in results.records if r.cell.method == "finetune"))
-    assert verdict(alone).endswith("), but that is no better than guessing. There is nothing to compare it with.")
+    assert verdict(alone).endswith(
+        "), but that is not surely better than guessing at random. There is nothing to compare it with."
+    )
     right = replace(results, records=tuple(r for r in results.records if r.cell.data.name == "mugs"))
     assert "guessing" not in verdict(right)
