@@ -99,8 +99,7 @@ def draw_pareto(results: Results) -> Picture | None:
 
 
 def _percents(interval: Interval | None) -> tuple[float, ...]:
-    """Cut off where no error can be."""
-    return tuple(100 * min(1.0, max(0.0, edge)) for edge in interval) if interval else ()
+    return tuple(100 * edge for edge in interval) if interval else ()
 
 
 def _sideways(y: float, low: float, high: float, look: Look) -> Markup:

@@ -125,8 +125,8 @@ def _doubtful(results: Results) -> list[str]:
     claims, least = len(results.pairs), 0.5 ** len(results.common)
     if claims * least >= SIGNIFICANT:
         found.append(
-            f"With {len(results.common)} data sets and {claims} claims p by Holm cannot be below "
-            f"{min(1.0, claims * least):.2g}, so no difference can be significant."
+            f"With {len(results.common)} data sets and {claims} claims no difference can be significant: p by Holm is "
+            f"at least {min(1.0, claims * least):.2g}."
         )
     return found
 

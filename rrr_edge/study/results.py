@@ -116,7 +116,7 @@ class Results:
 
     def interval_of(self, method: str, data: str) -> Interval:
         """That of the error on one data set at 95 %: as far as Wilson's over photos or Student's over seeds reaches."""
-        seeds = estimate(self.seed_errors(method, data)).interval
+        seeds = _error(self.seed_errors(method, data)).interval
         lows, highs = zip(self._of_photos(method, data), *([seeds] if seeds else []), strict=True)
         return min(lows), max(highs)
 
@@ -126,7 +126,7 @@ class Results:
     def error(self, method: str, data: str) -> Estimate | None:
         """The mean over seeds."""
         found = self.seed_errors(method, data)
-        return estimate(found) if found else None
+        return _error(found) if found else None
 
     @cached_property
     def common(self) -> tuple[str, ...]:
@@ -156,8 +156,8 @@ class Results:
         """
         if len(self.common) == 1:
             (data,) = self.common
-            return estimate(self.seed_errors(method, data))._replace(interval=self.interval_of(method, data))
-        return estimate(self.errors(method)) if self.common else None
+            return _error(self.seed_errors(method, data))._replace(interval=self.interval_of(method, data))
+        return _error(self.errors(method)) if self.common else None
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
@@ -260,6 +260,12 @@ class Results:
         else:
             slower = self.cost(one, "macs") - self.cost(other, "macs")
         return worse <= 0 and slower <= 0 and (worse < 0 or slower < 0)
+
+
+def _error(errors: Sequence[float] | Floats) -> Estimate:
+    """Their mean, its interval cut off where no error can be."""
+    mean, interval, n = estimate(errors)
+    return Estimate(mean, (max(0.0, interval[0]), min(1.0, interval[1])) if interval else None, n)
 
 
 def _geometric(values: Sequence[float]) -> Estimate:

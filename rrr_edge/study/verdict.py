@@ -50,7 +50,7 @@ def _where(results: Results) -> str:
     number, asked = len(results.common), len(results.plan.data)
     if number < asked:
         which = f"{results.common[0]}, the only one" if number == 1 else f"the {number}"
-        return f"On {which} of {asked} data sets that all methods have{',' * (number == 1)}"
+        return f"On {which} of {asked} data sets that all methods have,"
     return f"On {results.common[0]}" if number == 1 else f"On your {number} data sets"
 
 
@@ -64,8 +64,7 @@ def _but(results: Results, methods: Sequence[str]) -> str:
 def _span(interval: Interval | None) -> str:
     if interval is None:
         return ""
-    low, high = (100 * min(1.0, max(0.0, edge)) for edge in interval)
-    return f" (95 % interval {low:.1f} to {high:.1f})"
+    return f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
 def _costs(results: Results, best: str) -> str:

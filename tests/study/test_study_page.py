@@ -57,7 +57,10 @@ def errors_of(results: Results, method: str) -> list[float]:
 
 def test_means_are_those_of_the_records(results: Results) -> None:
     for method in ERRORS:
-        assert results.overall(method).mean == pytest.approx(np.mean(errors_of(results, method)))
+        found = errors_of(results, method)
+        assert results.overall(method).mean == pytest.approx(np.mean(found))
+        interval = stats.t.interval(0.95, len(NAMES) - 1, np.mean(found), stats.sem(found))
+        assert results.overall(method).interval == pytest.approx(np.clip(interval, 0, 1))
     assert results.best == "finetune"
     assert results.pareto == ("finetune", "rrr")
     assert results.timed[0] == "rrr"
@@ -311,7 +314,7 @@ def test_every_claim_is_over_the_data_sets_that_all_methods_have(tmp_path: Path)
     results = Results.read(recorded(tmp_path / "study", plan, errors))
     assert {pair.difference.n for pair in results.pairs} == {2}
     said = verdict(results)
-    assert said.startswith("On the 2 of 6 data sets that all methods have rrr errs least")
+    assert said.startswith("On the 2 of 6 data sets that all methods have, rrr errs least")
     assert "significant" not in said
 
 
@@ -357,6 +360,11 @@ def test_no_verdict_without_a_common_data_set(tmp_path: Path) -> None:
     assert "rrr lacks cups; finetune lacks mugs" in said
     assert "least" not in said
     assert "No data set is common" in page_of(results)
+    words = "rrr,finetune,linear-probe,resnet18,resnet34"
+    plan = make_plan(tmp_path / "data", words)
+    apart = {("cups" if m == "rrr" else "mugs", m): 0.1 for m in words.split(",")}
+    said = verdict(Results.read(recorded(tmp_path / "more", plan, apart)))
+    assert said.endswith("rrr lacks mugs; finetune lacks cups; linear-probe lacks cups; 2 more methods likewise.")
     assert tables.summary(results).rows[0][1] == ""
 
 
@@ -431,6 +439,11 @@ def test_who_was_never_timed_beside_the_best_is_named(tmp_path: Path) -> None:
     assert costs(("finetune", "rrr"), ("linear-probe",)) == f"{known} (never timed beside finetune: linear-probe)"
     unknown = "Whether another method is faster is not known"
     assert costs(("finetune",)) == f"{unknown} (never timed beside finetune: rrr and linear-probe)"
+    # The larger gain is the fastest's, though the two were never timed together.
+    timing = make_timing(plan, "mugs", 0, {"finetune": 9.0, "rrr": 3.0, "linear-probe": 6.0})
+    apart = costs(("finetune", "rrr"), ("finetune", "linear-probe"))
+    assert apart.startswith("rrr errs 10.0 points more and is 3 times faster (")
+    assert "linear-probe" not in apart
 
 
 def test_equal_means_have_no_interval_of_one_and_no_claim_among_themselves(tmp_path: Path) -> None:
@@ -467,7 +480,7 @@ def test_one_photo_less_is_within_chance(tmp_path: Path) -> None:
     assert said.endswith(f"One data set tells nothing of others, {unsure}")
 
 
-@pytest.mark.parametrize("errors", [(0.1, 0.3), (0.2, 0.2, 0.2)])
+@pytest.mark.parametrize("errors", [(0.1, 0.3), (0.15, 0.2, 0.25), (0.2, 0.2, 0.2)])
 def test_one_data_sets_interval_is_of_seeds_or_photos_as_either_reaches(
     tmp_path: Path, errors: tuple[float, ...]
 ) -> None:
@@ -479,7 +492,7 @@ def test_one_data_sets_interval_is_of_seeds_or_photos_as_either_reaches(
         study.write_record(make_record(cell, errors[cell.seed]))
     photos = np.array(wilson(fmean(errors))) / 100
     reach = np.nan_to_num(stats.t.interval(0.95, len(errors) - 1, fmean(errors), stats.sem(errors)), nan=fmean(errors))
-    expected = min(photos[0], reach[0]), max(photos[1], reach[1])
+    expected = np.clip((min(photos[0], reach[0]), max(photos[1], reach[1])), 0, 1)
     assert Results.read(study).overall("rrr").interval == pytest.approx(expected)
 
 
