@@ -1,11 +1,13 @@
 /// Classify pictures with a bundle: PPM files, or raw frames such as a camera's.
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <iomanip>
 #include <iostream>
 #include <limits>
 #include <locale>
+#include <new>
 #include <rrr_edge/classifier.hpp>
 #include <sstream>
 #include <string>
@@ -23,7 +25,7 @@ one after the other, and - is the standard input.
 
   --target NAME       the engine's target (openvino)
   --precision P       fp32, bf16, fp16 or int8 (int8)
-  --threads N         cores to compute on (the target's number, or all usable ones)
+  --threads N         cores to compute on (the target's number, or all usable ones; never more than these)
   --roi X,Y,W,H       the part of each frame to look at, in shares of its sides
   --raw WIDTHxHEIGHT  raw frames of this size
   --json              one JSON document a line, with all probabilities and the milliseconds that `predict` took
@@ -155,6 +157,7 @@ void answer(rrr_edge::Classifier& classifier, const Picture& picture, const std:
                                              {"measures", found.measures},
                                              {"probabilities", found.probabilities},
                                              {"branch_probabilities", found.branch_probabilities},
+                                             {"threads", classifier.threads()},
                                              {"ms", ms.count()}};
     std::cout << document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
   } else {
@@ -170,7 +173,8 @@ void classify(const Arguments& arguments) {
     std::ifstream opened;
     if (name != "-" || !arguments.raw_width) {
       opened.open(name, std::ios::binary);
-      if (!std::filesystem::exists(name) || std::filesystem::is_directory(name) || !opened) {
+      std::error_code unknown;
+      if (!opened || std::filesystem::is_directory(name, unknown)) {
         throw BadInput(name + " cannot be opened.", "Give a file.");
       }
     }
@@ -193,6 +197,12 @@ int main(int count, char** words) {
   } catch (const rrr_edge::Error& error) {
     std::cerr << error.what() << ' ' << error.advice << '\n';
     return error.exit_code;
+  } catch (const std::bad_alloc&) {
+    std::cerr << "There is not enough memory for this. Stop other programs, or use smaller pictures.\n";
+    return 4;
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return 1;
   }
   return 0;
 }

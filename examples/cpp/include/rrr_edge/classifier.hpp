@@ -6,26 +6,21 @@
 /// Needs C++17, Linux, OpenVINO, nlohmann-json and OpenSSL's libcrypto.
 #pragma once
 
-#include <openssl/sha.h>
 #include <string.h>
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
+#include <new>
 #include <openvino/runtime/core.hpp>
 #include <openvino/runtime/properties.hpp>
 #include <string>
 #include <vector>
 
+#include "bundle.hpp"
 #include "fit.hpp"
 
 namespace rrr_edge {
-
-namespace fs = std::filesystem;
-using Json = nlohmann::json;
 
 /// `branch_probabilities` [B][K] are the branches' own answers, of which `probabilities` [K] is the mean; `measures` of
 /// doubt go from 0 (sure) to 1, and `uncertainty` is "entropy" among them. As `rrr-edge calibrate` found: `answered` is
@@ -53,56 +48,6 @@ struct Options {
 namespace detail {
 
 using Row = std::vector<float>;
-
-template <typename Problem = std::runtime_error, typename... Words>
-void require(bool holds, const Words&... otherwise) {
-  if (!holds) throw Problem(otherwise...);
-}
-
-inline std::string content(const fs::path& path) {
-  require(fs::is_regular_file(path), path.filename().string() + " is missing");
-  std::string text(fs::file_size(path), '\0');
-  std::ifstream(path, std::ios::binary).read(text.data(), static_cast<std::streamsize>(text.size()));
-  return text;
-}
-
-inline std::string sha256(const std::string& text) {
-  unsigned char digest[SHA256_DIGEST_LENGTH];
-  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest);
-  std::string hex;
-  for (const int byte : digest) hex += {"0123456789abcdef"[byte >> 4], "0123456789abcdef"[byte & 15]};
-  return hex;
-}
-
-/// `record`, which may have fewer keys than are known here, as old ones do: one more may change the answers.
-inline const Json& known(const Json& record, std::size_t keys) {
-  require(record.size() <= keys, "it has more than the " + std::to_string(keys) + " keys that this header knows");
-  return record;
-}
-
-/// The record of a `kind` in `path`. Its seal is the SHA-256 of the text with zeros in the seal's own place.
-inline Json read_record(const fs::path& path, const std::string& kind, std::size_t keys) {
-  std::string text = content(path);
-  const Json record = Json::parse(text);
-  const int schema = record.at("schema");
-  require<CorruptArtifact>(schema == 1, path.string() + " has schema " + std::to_string(schema) + ", not 1.",
-                           "Use the header of the rrr-edge that wrote it.");
-  require(record.at("kind") == kind, "it is no " + kind);
-  const std::string seal = record.at("seal");
-  require(seal.size() == 64 && sha256(text.replace(text.find(seal), 64, 64, '0')) == seal,
-          "it has changed since it was written");
-  return known(record, keys);
-}
-
-/// The CPU quota of a container in whole cores, at least 1; 0 where there is none.
-inline int cpu_quota(const std::string& mount = "/sys/fs/cgroup") {
-  double quota = 0, period = 0;
-  if (!(std::ifstream(mount + "/cpu.max") >> quota >> period)) {  // version 1 of cgroups has two files
-    std::ifstream(mount + "/cpu/cpu.cfs_quota_us") >> quota;
-    std::ifstream(mount + "/cpu/cpu.cfs_period_us") >> period;
-  }
-  return quota > 0 && period > 0 ? std::max(1, static_cast<int>(quota / period)) : 0;
-}
 
 inline double logarithm(double p) { return std::log(std::max(p, 1e-12)); }
 
@@ -133,68 +78,79 @@ inline std::map<std::string, double> measures(const Row& row, const std::vector<
           {"disagreement", distances / count}};
 }
 
+/// What OpenVINO, of whose many lines the last one says it, or nlohmann-json found wrong. Throws std::bad_alloc for
+/// lack of memory, which OpenVINO wraps in errors of its own.
+inline std::string reason(const std::exception& error) {
+  std::string text = error.what();
+  if (text.find("bad_alloc") != std::string::npos) throw std::bad_alloc();
+  text.erase(text.find_last_not_of(" .\n") + 1);
+  text.erase(0, text.rfind('\n') + 1);
+  if (text[0] == '[') text.erase(0, text.find(' ') + 1);  // nlohmann-json's number of the error
+  return text;
+}
+
 }  // namespace detail
 
 /// Not thread-safe: one per thread.
 class Classifier {
  public:
-  /// Throws UsageError (not compiled), BadInput (no bundle), CorruptArtifact or CannotRunHere.
-  explicit Classifier(const fs::path& bundle, const Options& options = {}) : roi_(options.roi) {
+  /// Throws UsageError (not compiled; no such region or threads), BadInput (no bundle), CorruptArtifact, CannotRunHere.
+  explicit Classifier(const std::filesystem::path& bundle, const Options& options = {}) : roi_(options.roi) {
+    using namespace detail;
     static const std::map<std::string, Fit> fits = {
         {"crop", Fit::crop}, {"centre-crop", Fit::crop}, {"squash", Fit::squash}, {"pad", Fit::pad}};
-    const fs::path folder = bundle / "engines" / (options.target + "-" + options.precision);
+    require_inside(roi_);
+    const std::string name = options.target + "-" + options.precision, shown = quoted(bundle.string());
+    const std::string asked = " --target " + quoted(options.target) + " --precision " + quoted(options.precision);
+    const fs::path folder = bundle / "engines" / name;
     fs::path path = bundle / "manifest.json";  // what is being read
     std::string repair = "Copy the bundle again.";
-    detail::require<BadInput>(fs::is_regular_file(path), bundle.string() + " is not a bundle: it has no manifest.json.",
-                              "Give the folder that `rrr-edge compress` wrote.");
+    require<BadInput>(is_file(path), bundle.string() + " is not a bundle: it has no manifest.json.",
+                      "Give the folder that `rrr-edge compress` wrote.");
     try {
-      const Json manifest = detail::read_record(path, "rrr-edge bundle", 15);
-      const Json& preprocess = detail::known(manifest.at("preprocess"), 5);
-      const std::string fit = preprocess.at("fit");
-      detail::require(fits.count(fit), "this header does not know its fit '" + fit + "'");
+      const Json manifest = read_record(path, "rrr-edge bundle");
+      const Json &preprocess = known(manifest.at("preprocess"), "preprocess"), &spec = manifest.at("spec");
+      const std::string fit = preprocess.at("fit"), model = listed(manifest, "model.onnx");
+      require(fits.count(fit), "this header does not know its fit '" + fit + "'");
       fit_ = fits.at(fit);
       image_size_ = preprocess.at("image_size");
       manifest.at("labels").get_to(labels_);
       path = folder / "engine.json";
-      repair = "Run: rrr-edge compile '" + bundle.string() + "' --target " + options.target + " --precision " +
-               options.precision;
-      detail::require<UsageError>(fs::is_regular_file(path),
-                                  bundle.string() + " has no " + folder.filename().string() + " engine.", repair);
-      const Json engine = detail::read_record(path, "rrr-edge engine", 19);
-      const Json& target = detail::known(engine.at("target"), 16);
-      detail::require(target.at("name") == options.target && target.at("precision") == options.precision,
-                      "it is of another engine");
+      repair = "Run: rrr-edge compile " + shown + asked;
+      require<UsageError>(is_file(path), bundle.string() + " has no " + name + " engine.", repair);
+      const Json engine = read_record(path, "rrr-edge engine");
+      const Json& target = known(engine.at("target"), "target");
+      require(target.at("name") == options.target && target.at("precision") == options.precision,
+              "it is of another engine");
       for (const Json& file : engine.at("files")) {
-        const std::string name = file.at("name"), is = detail::sha256(detail::content(folder / name));
-        detail::require(file.at("sha256") == is, name + " has changed since it was written");
+        const std::string part = file.at("name");
+        require(file.at("sha256") == file_sha256(folder / part), part + " has changed since it was written");
       }
-      for (const Json& file : manifest.at("files")) {
-        detail::require(file.at("name") != "model.onnx" || file.at("sha256") == engine.at("model_sha256"),
-                        "it was compiled from another model.onnx");
-      }
+      require(engine.at("model_sha256") == model, "it was compiled from another model.onnx");
       path = folder / "model.xml";
-      load(path, engine, options.threads);
+      // A factored network has its base's branches; networks that never have several do not say so.
+      load(path, engine, options.threads, spec.value("base", spec).value("branches", 1));
       path = folder / "calibrated.json";
-      repair = "Run: rrr-edge calibrate '" + bundle.string() + "' PHOTOS";
-      if (fs::exists(path)) read_calibration(path);
+      repair = "Run: rrr-edge calibrate " + shown + " PHOTOS" + asked;
+      if (is_file(path)) read_calibration(path);
     } catch (const Error&) {
       throw;
     } catch (const std::exception& error) {
-      std::string reason = error.what();  // of OpenVINO's many lines the last one says what is wrong
-      reason.erase(reason.find_last_not_of(" .\n") + 1);
-      reason.erase(0, reason.rfind('\n') + 1);
-      if (reason[0] == '[') reason.erase(0, reason.find(' ') + 1);  // nlohmann-json's number of the error
-      throw CorruptArtifact(path.string() + " cannot be used: " + reason + ".", repair);
+      throw CorruptArtifact(path.string() + " cannot be used: " + reason(error) + ".", repair);
     }
   }
 
-  /// Throws BadInput where `frame` is no picture, GateFailed where the engine's answer is no probability.
+  /// Throws BadInput (`frame` is no picture), GateFailed (the answer is no probability) or CannotRunHere.
   Prediction predict(const Frame& frame) {
     auto* image = images_.data<std::uint8_t>();
     fit(cut(frame, roi_), image_size_, image, fit_);
     const std::size_t batch = images_.get_shape()[0], bytes = images_.get_byte_size() / batch, classes = labels_.size();
     for (std::size_t i = 1; i < batch; ++i) std::copy_n(image, bytes, image + i * bytes);
-    request_.infer();
+    try {
+      request_.infer();
+    } catch (const std::exception& error) {
+      throw CannotRunHere("OpenVINO cannot run the engine: " + detail::reason(error) + ".", "Compile it again.");
+    }
     Prediction found;
     detail::Row& row = found.probabilities;
     const float* next = answers_.data<float>();
@@ -224,27 +180,31 @@ class Classifier {
 
   const std::vector<std::string>& labels() const { return labels_; }
   int image_size() const { return image_size_; }
+  /// On which the engine computes.
+  int threads() const { return threads_; }
 
  private:
   /// Throws CannotRunHere where this machine cannot run `engine`.
-  void load(const fs::path& graph, const Json& engine, int threads) {
+  void load(const std::filesystem::path& graph, const detail::Json& engine, int threads, std::size_t branches) {
+    using namespace detail;
     static const std::map<std::string, ov::element::Type> kinds = {
         {"fp32", ov::element::f32}, {"bf16", ov::element::bf16}, {"fp16", ov::element::f16}};
     const auto fits = [](bool holds, const std::string& otherwise) {
-      detail::require<CannotRunHere>(holds, otherwise, "Choose another engine, or compile one here.");
+      require<CannotRunHere>(holds, otherwise, "Choose another engine, or compile one here.");
     };
     const Json& target = engine.at("target");
     const std::string backend = target.at("backend"), device = target.at("device"), cpu = target.at("cpu");
     fits(backend == "openvino", "The engine's backend is \"" + backend + "\"; this header runs \"openvino\".");
+    for (const char* part : {"model.xml", "model.bin"}) listed(engine, part);
     ov::Core core;
     const std::vector<std::string> devices = core.get_available_devices();
     fits(std::count(devices.begin(), devices.end(), device), "OpenVINO sees no device '" + device + "' here.");
-    const std::string machine = core.get_property("CPU", ov::device::full_name);
+    const std::string machine = cpu_name();
     fits(strcasestr(machine.c_str(), cpu.c_str()),
          "The engine is for a '" + cpu + "' CPU; this machine is " + machine + ".");
     const std::string precision = target.at("precision");
     std::string floats = precision;  // of the layers that are not quantised
-    const Json ways = detail::known(target.value("quantisation", Json()), 5);
+    const Json ways = known(target.value("quantisation", Json()), "quantisation");
     if (precision == "int8") floats = ways.is_null() ? "fp32" : ways.at("float_precision");
     const auto able = core.get_property(device, ov::device::capabilities.name()).as<std::string>();
     for (const std::string& word : {precision, floats}) {
@@ -254,40 +214,41 @@ class Classifier {
     const auto release = [](const std::string& version) { return version.substr(0, version.find('.', 5)); };  // 2026.4
     fits(strverscmp(release(here).c_str(), release(built).c_str()) >= 0,
          "The engine was built with OpenVINO " + built + "; this is the older " + here + ".");
-    if (!threads) threads = target.at("threads");
-    if (!threads) threads = detail::cpu_quota();  // without one OpenVINO takes the cores that the affinity allows
     // As rrr_edge.backends.openvino has it; without a hint OpenVINO would choose bf16 by itself where the CPU has it.
     const ov::AnyMap settings = {ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::num_streams(1),
-                                 ov::inference_num_threads(threads), ov::hint::enable_cpu_pinning(false),
+                                 ov::inference_num_threads(threads_to_use(threads, target.at("threads"))),
+                                 ov::hint::enable_cpu_pinning(false),
                                  ov::hint::inference_precision(kinds.at(floats))};
-    request_ = core.compile_model(graph.string(), device, settings).create_infer_request();
+    ov::CompiledModel compiled = core.compile_model(graph.string(), device, settings);
+    threads_ = compiled.get_property(ov::inference_num_threads);
+    request_ = compiled.create_infer_request();
     images_ = request_.get_input_tensor();
     answers_ = request_.get_output_tensor(0);
     branches_ = request_.get_output_tensor(1);
     const std::size_t batch = target.at("batch"), size = image_size_, classes = labels_.size();
     const std::vector<ov::Shape> shapes = {images_.get_shape(), answers_.get_shape(), branches_.get_shape()};
-    const std::vector<ov::Shape> due = {{batch, size, size, 3}, {batch, classes}, {batch, shapes[2].at(1), classes}};
-    detail::require(shapes == due && images_.get_element_type() == ov::element::u8,
-                    "its inputs and outputs are not those of the manifest");
+    const std::vector<ov::Shape> due = {{batch, size, size, 3}, {batch, classes}, {batch, branches, classes}};
+    require(shapes == due && images_.get_element_type() == ov::element::u8,
+            "its inputs and outputs are not those of the manifest");
   }
 
-  void read_calibration(const fs::path& path) {
-    const Json record = detail::read_record(path, "rrr-edge calibration", 22);
-    const std::string engine = detail::sha256(detail::content(path.parent_path() / "engine.json"));
-    detail::require(record.at("engine_sha256") == engine && record.at("labels") == labels_,
-                    "it is the calibration of another engine");
+  void read_calibration(const std::filesystem::path& path) {
+    using namespace detail;
+    const Json record = read_record(path, "rrr-edge calibration");
+    require(record.at("engine_sha256") == file_sha256(path.parent_path() / "engine.json") &&
+                record.at("labels") == labels_,
+            "it is the calibration of another engine");
     measure_ = record.at("measure");
-    detail::require(detail::measures({0, 1}, {{0, 1}}).count(measure_),
-                    "this header does not know its measure '" + measure_ + "'");
+    require(measures({0, 1}, {{0, 1}}).count(measure_), "this header does not know its measure '" + measure_ + "'");
     temperature_ = record.at("temperature");
-    const Json &promise = detail::known(record.at("promise"), 7), &sets = detail::known(record.at("sets"), 4);
+    const Json &promise = known(record.at("promise"), "promise"), &sets = known(record.at("sets"), "sets");
     if (!promise.is_null()) threshold_ = promise.at("threshold");
     if (!sets.is_null()) sets.at("levels").get_to(levels_);
-    detail::require(levels_.empty() || levels_.size() == labels_.size(), "it has levels of other classes");
+    require(levels_.empty() || levels_.size() == labels_.size(), "it has levels of other classes");
   }
 
   std::vector<std::string> labels_;
-  int image_size_ = 0;
+  int image_size_ = 0, threads_ = 0;
   Fit fit_ = Fit::crop;
   Region roi_;
   std::string measure_ = "max_probability";  // of doubt, where the engine is not calibrated

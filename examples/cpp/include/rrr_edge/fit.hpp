@@ -24,7 +24,7 @@ struct ErrorOf : Error {
 };
 using UsageError = ErrorOf<2>;       // an engine that was not compiled, or arguments that make no sense
 using GateFailed = ErrorOf<3>;       // an engine that answers with what is no probability
-using CannotRunHere = ErrorOf<4>;    // a machine, or its OpenVINO, that does not fit the engine
+using CannotRunHere = ErrorOf<4>;    // a machine, or its OpenVINO, that does not fit the engine, or fails
 using BadInput = ErrorOf<5>;         // what is no bundle or no picture
 struct CorruptArtifact : BadInput {  // a bundle or an engine that is not what was written
   using BadInput::BadInput;
@@ -40,17 +40,19 @@ struct Frame {
 /// How a frame becomes square: its centre, all of it out of proportion, or all of it on gray.
 enum class Fit { crop, squash, pad };
 
-/// A region of interest in shares of the frame: its left and upper edge, its width and height. Throws UsageError.
+/// A region of interest in shares of the frame: its left and upper edge, its width and height.
 struct Region {
-  Region() = default;
-  Region(double left, double top, double across, double down) : x(left), y(top), width(across), height(down) {
-    constexpr double kEnd = 1 + 1e-9;  // shares such as 0.58 + 0.42 may add up to a little more than 1
-    if (x >= 0 && y >= 0 && width > 0 && height > 0 && x + width <= kEnd && y + height <= kEnd) return;
-    throw UsageError("The region of interest is not inside the frame.",
-                     "x, y, width and height are shares of the frame: x + width and y + height reach 1 at most.");
-  }
   double x = 0, y = 0, width = 1, height = 1;
 };
+
+/// Throws UsageError where `region` is not inside the frame, or holds what is no number.
+inline void require_inside(const Region& region) {
+  const auto [x, y, width, height] = region;
+  constexpr double kEnd = 1 + 1e-9;  // shares such as 0.58 + 0.42 may add up to a little more than 1
+  if (x >= 0 && y >= 0 && width > 0 && height > 0 && x + width <= kEnd && y + height <= kEnd) return;
+  throw UsageError("The region of interest is not inside the frame.",
+                   "x, y, width and height are shares of the frame: x + width and y + height reach 1 at most.");
+}
 
 namespace detail {
 
@@ -134,8 +136,9 @@ inline void resize(const Frame& picture, int width, int height, std::uint8_t* ou
 
 }  // namespace detail
 
-/// The view of `frame` within `region`, to the nearest pixels. Throws BadInput where `frame` is no picture.
+/// The view of `frame` within `region`, to the nearest pixels. Throws BadInput where `frame` is no picture, UsageError.
 inline Frame cut(const Frame& frame, const Region& region) {
+  require_inside(region);
   const std::ptrdiff_t row = std::ptrdiff_t{3} * frame.width, stride = frame.stride ? frame.stride : row;
   if (!frame.pixels || frame.width < 1 || frame.height < 1 || stride < row) {
     throw BadInput("A frame of " + std::to_string(frame.width) + "x" + std::to_string(frame.height) +
