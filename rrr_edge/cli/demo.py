@@ -20,7 +20,7 @@ def demo(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Walk the whole path on the handwritten digits in scikit-learn; an interrupted demo goes on where it stopped."""
+    """Walk the whole path on scikit-learn's handwritten digits. An interrupted demo goes on where it stopped."""
     require_compress_extra()
     from rrr_edge.cli.walkthrough import run_demo
 
