@@ -8,6 +8,8 @@ from rrr_edge.bundle.reused import Chained
 from rrr_edge.bundle.sources import Backbone
 from rrr_edge.bundle.training import BasisTraining
 
+# How the note of a bundle begins from which no basis vector went.
+NOTHING_PRUNED = "Nothing was pruned"
 PATENT = "Basis scaling is patented (US 12,288,160 B2, IBM): whether you may use it is yours to find out and decide."
 
 Importance = Literal["taylor2", "taylor1"]

@@ -49,9 +49,19 @@ def compiling_named(bundle: Path, target: str, precision: str) -> str:
     return words if known else f"{words} (FILE.toml is the file of the target {target!r})"
 
 
-def profiling(bundle: Path, target: Target | None = None) -> str:
+def compiling_first(bundle: Path) -> str:
+    """The command that compiles `bundle`, which has no engine yet."""
+    return command_line("compile", bundle, target="openvino")
+
+
+def profiling(bundle: Path, target: Target) -> str:
     """The command that profiles the engine of `bundle` for `target`."""
-    return command_line("profile", bundle, **(asked(target) if target else {"target": "NAME"}))
+    return command_line("profile", bundle, **asked(target))
+
+
+def profiling_named(bundle: Path, target: str, precision: str) -> str:
+    """`profiling` for a target of which nothing but the name is known."""
+    return command_line("profile", bundle, target=target if is_known(target) else "FILE.toml", precision=precision)
 
 
 def asked(target: Target) -> dict[str, str]:

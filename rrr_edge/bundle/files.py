@@ -228,6 +228,11 @@ def _hold(stage: Path) -> int | None:
     return None
 
 
+def work_folder(out: Path) -> Path:
+    """Where the bundle `out` is made: hidden beside it, kept only where something was learned."""
+    return out.parent / f".{out.name}.work"
+
+
 def try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool | None:
     """Lock an open file or folder, until its descriptor is closed or its process ends, unless another holds it.
 

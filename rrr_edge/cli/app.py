@@ -88,7 +88,7 @@ def _guarded(function: Callable[..., None], *, many: bool = False, indent: int |
         try:
             function(**options)
         except (KeyboardInterrupt, SystemExit, Interrupted) as stop:
-            _fail(display, _interrupted(stop, function.__name__))
+            _fail(display, _interrupted(stop, function.__name__, options))
         except RRREdgeError as error:
             _fail(display, error)
         except Exception as error:
@@ -118,10 +118,15 @@ def _limit_of(error: Exception) -> CannotRunHere | None:
     return None
 
 
-def _interrupted(stop: BaseException, command: str) -> Interrupted:
+def _interrupted(stop: BaseException, command: str, options: dict[str, Any]) -> Interrupted:
     """`stop` is a SystemExit where a signal came while no training was there to finish its step."""
     said = str(stop) if isinstance(stop, Interrupted) else "Interrupted."
-    error = Interrupted(said, advice=_AGAIN.get(command, "Run it again."))
+    advice = _AGAIN.get(command, "Run it again.")
+    if command == "compress":
+        from rrr_edge.bundle.files import work_folder
+
+        advice = advice if work_folder(options["out"]).exists() else "Run it again: nothing was kept."
+    error = Interrupted(said, advice=advice)
     error.exit_code = int(getattr(stop, "exit_code", getattr(stop, "code", error.exit_code)))
     return error
 

@@ -52,7 +52,8 @@ def compress(
     verbose: Verbose = False,
 ) -> None:
     """Turn a ResNet into a small network for your photos. Needs the `compress` extra."""
-    from rrr_edge.bundle.commands import command_line
+    from rrr_edge.bundle.basis import NOTHING_PRUNED
+    from rrr_edge.bundle.commands import compiling_first
     from rrr_edge.bundle.reference_network import network_beside
     from rrr_edge.bundle.settings import read_recipe
 
@@ -75,6 +76,7 @@ def compress(
         labels=labels,
         own_size=own_size,
         after_own=display.say,
+        warn=display.warn,
     )
     if force:
         _warn_of_what_goes(out, display)
@@ -100,13 +102,15 @@ def compress(
         if accuracy
         else "no test images, so no accuracy"
     )
+    if any(note.startswith(NOTHING_PRUNED) for note in manifest.provenance.notes):
+        scored += "; nothing was pruned"
     compared = network_beside(bundle)
     beside = f"\n{compared.words}; the new one's accuracy is {compared.paired.words}" if compared else ""
     display.result(
         {**manifest.document(), **({"reference": compared.document()} if compared else {})},
         f"{bundle.path}: {manifest.cost.params:,} parameters, {manifest.cost.macs / 1e6:,.0f} million MACs, {scored}"
         f"{beside}\n"
-        f"next: {command_line('compile', bundle.path, target='openvino')}",
+        f"next: {compiling_first(bundle.path)}",
     )
 
 

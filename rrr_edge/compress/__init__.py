@@ -1,5 +1,6 @@
 """Compression, from photos to a bundle; the recipe's type picks the method."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from rrr_edge.compress.prune import BLOCK, CHANNEL, ELEMENT
 from rrr_edge.compress.rrr import RECYCLE
 from rrr_edge.compress.rrr.selection import path_of
 from rrr_edge.compress.transfer import FINE_TUNE, LINEAR_PROBE
-from rrr_edge.compress.validation import as_held_out, going_on_from
+from rrr_edge.compress.validation import MayBeGuessing, as_held_out, going_on_from, too_few_to_decide
 from rrr_edge.compress.weights import check_weights, require_source
 from rrr_edge.compress.workdir import Task, Workdir
 from rrr_edge.compress.write import image_counts, reference_rows, write_bundle
@@ -61,7 +62,8 @@ class Run:
 
     `max_bad` is the share of unreadable images that is skipped; `resume` goes on with an interrupted run of the same
     recipe and photos; `force` replaces an existing bundle or an interrupted run. Before anything is trained,
-    `after_weights` is told in one sentence what a file of weights holds, and `after_scan` what was found in the photos.
+    `after_weights` is told in one sentence what a file of weights holds, and `after_scan` what was found in the photos;
+    `warn` is told what makes a good result unlikely.
 
     A plan may `try_steps` of the training, to estimate what it takes.
 
@@ -80,6 +82,7 @@ class Run:
     labels: str | None = None
     own_size: int | None = None
     after_own: Callable[[str], None] | None = None
+    warn: Callable[[str], None] | None = None
 
     def workdir(self, out: str | Path) -> Workdir:
         return Workdir(Path(out), resume=self.resume, force=self.force)
@@ -95,7 +98,8 @@ def compress(
 ) -> Bundle:
     """Turn a ResNet into the network that `recipe` describes, trained on the photos in `data`, as the bundle `out`.
 
-    Until the bundle is whole, everything is in a hidden folder beside it, which an interruption leaves for `resume`.
+    Until the bundle is whole, everything is in a hidden folder beside it, which an interruption leaves for `resume`. It
+    goes where the network may only guess, as what helps is another task.
     Where torchrun started several processes, the first one writes, and all train.
 
     Photos in val/, or held out of the training photos, are judged now and then while the training goes on. They decide
@@ -123,7 +127,11 @@ def compress(
             own = first_does(fabric, lambda: measure_own(recipe, dataset, run=run, on_progress=on_progress))
             examples = Examples(dataset.train.images, dataset.train.labels)
             inputs = Inputs(dataset, examples, Preprocess.of(recipe), training)
-            made = replace(METHODS[type(recipe)].make(recipe, inputs), chain=chain)
+            try:
+                made = replace(METHODS[type(recipe)].make(recipe, inputs), chain=chain)
+            except MayBeGuessing:
+                shutil.rmtree(workdir.training, ignore_errors=True)
+                raise
             first_does(
                 fabric,
                 lambda: write_bundle(workdir, dataset, made=made, recipe=recipe, own=own, on_progress=on_progress),
@@ -243,6 +251,8 @@ def _prepare(data: str | Path, *, recipe: Recipe, run: Run, on_progress: OnProgr
     if start is not None:
         require_reading(start, recipe, dataset)
     recipe = as_held_out(recipe, dataset)
+    if run.warn and (doubt := too_few_to_decide(recipe, dataset)):
+        run.warn(doubt)
     with torch.device("meta"):
         network = build(method.spec(recipe, len(dataset.labels)))
     method.freeze(recipe, network)

@@ -36,7 +36,7 @@ class Estimate(Record):
     def words(self) -> str:
         gpu = f" and {self.gpu_bytes / 1e9:.1f} GB of the GPU's" if self.gpu_bytes else ""
         most = "at most " if self.may_end_earlier else ""
-        return f"{most}about {_duration(self.seconds)} and {self.memory_bytes / 1e9:.1f} GB of memory{gpu}"
+        return f"{most}about {_duration(self.seconds)} of training and {self.memory_bytes / 1e9:.1f} GB of memory{gpu}"
 
 
 def estimate_of(recipe: Recipe, network: Network, dataset: Dataset, run: Run) -> Estimate | None:

@@ -1,12 +1,15 @@
 """The photos that watch a training, and that decide between networks: never the test photos."""
 
 from rrr_edge.bundle.folder import Bundle
-from rrr_edge.bundle.recipe import Recipe
+from rrr_edge.bundle.recipe import BasisScaling, NetTailor, Recipe
 from rrr_edge.bundle.verification import Accuracy, guessing_warning
 from rrr_edge.errors import BadInput, GateFailed, UsageError, counted
 from rrr_edge.images.dataset import Dataset
 from rrr_edge.images.held_out import decides, held_out_of
 from rrr_edge.training import Examples
+
+# An accuracy of 7 in 10 is within a tenth of one of 8 in 10, of which floats are not sure.
+ROUNDING = 1e-9
 
 
 def may_have_seen(bundle: Bundle, recipe: Recipe, dataset: Dataset) -> bool:
@@ -63,16 +66,40 @@ def validation_photos(dataset: Dataset) -> Examples:
     return Examples(dataset.val.images, dataset.val.labels)
 
 
+def too_few_to_decide(recipe: Recipe, dataset: Dataset) -> str:
+    """A sentence where one photo of those that decide is more than the accuracy that may be lost, else nothing."""
+    if dataset.val is None or not decides(recipe):
+        return ""
+    if isinstance(recipe, BasisScaling):
+        option, most = "--max-drop", recipe.max_drop
+    elif isinstance(recipe, NetTailor):
+        option, most = "--within", recipe.within
+    else:
+        return ""
+    photos = len(dataset.val.labels)
+    if not 0 < most * photos < 1 - ROUNDING:
+        return ""
+    return (
+        f"{counted(photos, 'photo')} beside the test photos cannot tell a loss of {most:.2%}, for one of them is "
+        f"{1 / photos:.1%}: the first network with fewer right is refused, which may be chance. More photos in a "
+        f"folder val, or a larger {option}, let more go."
+    )
+
+
+class MayBeGuessing(GateFailed):
+    """The accuracy that pruning is to keep may be chance. What was learned until then is of no use to another try."""
+
+
 def require_better_than_guessing(
     judged: Accuracy | None, classes: int, *, network: str, to_tell: str, instead: str
 ) -> None:
-    """Raise GateFailed where the accuracy that photos are to keep may be chance, which anything keeps.
+    """Raise MayBeGuessing where the accuracy that photos are to keep may be chance, which anything keeps.
 
     `to_tell` is what the photos decide, `instead` the option that does without them.
     """
     doubt = guessing_warning(judged, classes, network=network) if judged else ""
     if judged and doubt:
-        raise GateFailed(
+        raise MayBeGuessing(
             f"{doubt} So {counted(judged.images, 'validation photo')} cannot tell {to_tell}, and nothing was pruned.",
             advice="More photos, more --epochs or weights that know more give it an accuracy to keep; or say how much "
             f"goes, whatever the accuracy: {instead}.",

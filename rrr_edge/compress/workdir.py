@@ -11,7 +11,7 @@ from typing import IO, Self
 
 from pydantic import field_validator
 
-from rrr_edge.bundle.files import try_lock, write_file, writing_to
+from rrr_edge.bundle.files import try_lock, work_folder, write_file, writing_to
 from rrr_edge.bundle.folder import MANIFEST, Bundle
 from rrr_edge.bundle.manifest import Manifest
 from rrr_edge.bundle.recipe import Recipe
@@ -68,7 +68,7 @@ class Workdir:
     @property
     def work(self) -> Path:
         """What is not yet a bundle: the task, the trainings' checkpoints, the bundle that is being written."""
-        return self.out.with_name(f".{self.out.name}.work")
+        return work_folder(self.out)
 
     @property
     def training(self) -> Path:

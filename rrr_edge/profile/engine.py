@@ -63,7 +63,7 @@ def measure_engine(
         )
         for name, values in samples.items()
     )
-    return measurements, _doubts(measurements, found.unsettled)
+    return measurements, _doubts(measurements, found.unsettled, asked=timing.runs)
 
 
 class _Engine:
@@ -124,7 +124,7 @@ def _photos(images: NDArray[np.uint8]) -> list[bytes]:
     return photos
 
 
-def _doubts(measurements: tuple[Measurement, ...], unsettled: tuple[str, ...]) -> tuple[str, ...]:
+def _doubts(measurements: tuple[Measurement, ...], unsettled: tuple[str, ...], *, asked: int) -> tuple[str, ...]:
     """Which rounds count, what makes these times less than trustworthy, and what to do about it."""
     engine = measurements[0]
     unstable = [f"{m.name} ({m.summary.spread:.0%})" for m in measurements if m.summary.spread > UNSTABLE_SPREAD]
@@ -136,6 +136,8 @@ def _doubts(measurements: tuple[Measurement, ...], unsettled: tuple[str, ...]) -
             "What other programs took meanwhile is not known, as always for less than a second of rounds: all count as "
             "quiet."
         )
+    if rounds < asked:
+        doubts.append(f"Stopped after {rounds} rounds instead of {asked}, because none was quiet.")
     if engine.disturbed:
         doubts.append(f"Too busy a machine for ratios: {engine.disturbed}, and {counted}. Times are of all rounds.")
     elif quiet < rounds:

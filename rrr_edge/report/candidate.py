@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rrr_edge.bundle.commands import profiling
+from rrr_edge.bundle.commands import compiling_first, profiling, profiling_named
 from rrr_edge.bundle.files import sha256
-from rrr_edge.bundle.folder import MANIFEST, Bundle
+from rrr_edge.bundle.folder import ENGINE, MANIFEST, Bundle
 from rrr_edge.bundle.profile import Profile
 from rrr_edge.bundle.recipe import FineTune, LinearProbe
 from rrr_edge.bundle.sources import AnyBackbone
@@ -58,10 +58,23 @@ def candidates_of(paths: Sequence[Path], *, allow_cross_machine: bool) -> list[C
     return found
 
 
+def _unprofiled(bundle: Bundle) -> UsageError:
+    engines = [name for name in bundle.engine_folders() if (bundle.engine_folder(name) / ENGINE).is_file()]
+    if not engines:
+        return UsageError(
+            f"{bundle.path} has no engine yet, so it has not been profiled.",
+            advice=f"Run: {compiling_first(bundle.path)}",
+        )
+    target, _, precision = engines[0].rpartition("-")
+    return UsageError(
+        f"{bundle.path} has not been profiled.", advice=f"Run: {profiling_named(bundle.path, target, precision)}"
+    )
+
+
 def _profiled(bundle: Bundle) -> list[Candidate]:
     found = [Candidate(bundle, Profile.read(bundle.profile_folder(name))) for name in bundle.profile_names()]
     if not found:
-        raise UsageError(f"{bundle.path} has not been profiled.", advice=f"Run: {profiling(bundle.path)}")
+        raise _unprofiled(bundle)
     for candidate in found:
         if candidate.profile.manifest_sha256 != sha256(bundle.path / MANIFEST):
             target = candidate.profile.target

@@ -9,7 +9,7 @@ from typing import Literal
 from rrr_edge.backends import backend_of
 from rrr_edge.backends.protocols import GPUBackend, GPUModel, require_files
 from rrr_edge.bundle.calibration import Calibration
-from rrr_edge.bundle.commands import command_line, compiling, compiling_named, verifying
+from rrr_edge.bundle.commands import compiling, compiling_first, compiling_named, verifying
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.target import NAME, PRECISIONS
 from rrr_edge.errors import CannotRunHere, CorruptArtifact, RRREdgeError, UsageError
@@ -43,7 +43,7 @@ def examine(path: str | Path, gpu: GPUModel | None = None) -> list[Finding]:
     except CorruptArtifact as error:
         return [_finding(str(bundle.path), "refuse", error)]
     engines = [_engine(bundle, name, gpu) for name in bundle.engine_folders()]
-    why, repair = ("", "") if engines else ("It has no engine yet.", command_line("compile", path, target="NAME"))
+    why, repair = ("", "") if engines else ("It has no engine yet.", compiling_first(bundle.path))
     return [Finding(str(bundle.path), "load", why, repair), *engines]
 
 

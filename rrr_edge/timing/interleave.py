@@ -100,7 +100,9 @@ def interleave(
                 break
             if busy and timing.patience.wait(on_progress):
                 others.skip()
-    on_progress(Step("measure", timing.runs, timing.runs))
+    said = f"of {timing.runs}: none was quiet" if len(rounds) < timing.runs else ""
+    ended = min(len(rounds), timing.runs)
+    on_progress(Step("measure", ended, ended, said))
     return Interleaved(
         samples_ms={name: tuple(turns[name].ms for turns in rounds) for name in candidates},
         cpu_ms={name: tuple(turns[name].cpu_ms for turns in rounds) for name in candidates},

@@ -12,7 +12,7 @@ from rrr_edge.networks import Network, ResNet
 from rrr_edge.timing.progress import Step, silent
 from rrr_edge.training.batches import Batches, Examples, rng
 from rrr_edge.training.branches import BranchCrossEntropy, require_branches
-from rrr_edge.training.checkpoint import EpochRow, Identity, Judged, TrainingProgress, structure_sha256
+from rrr_edge.training.checkpoint import Identity, Judged, TrainingProgress, structure_sha256
 from rrr_edge.training.evaluate import predict
 from rrr_edge.training.objective import Computation, Objective
 from rrr_edge.training.run import Run, Trained, augmenting_threads, on_device, open_fabric, precision_of
@@ -113,7 +113,7 @@ def _take_steps(state: State, batches: Batches, run: Run) -> None:
             done = state.progress
             if done.between_epochs:
                 state.end_epoch(_judge(state, run))
-            on_progress(Step("train", done.step, state.total, _note(done, epochs, state.progress.history)))
+            on_progress(Step("train", done.step, state.total, _note(done, epochs, state)))
             signal = share.most(stop.signal)
             if run.checkpoints and (state.progress.between_epochs or signal):
                 state.keep(run.checkpoints)
@@ -144,13 +144,14 @@ def _judge(state: State, run: Run) -> Judged | None:
     return Judged(*state.share.mean(float(np.mean(probabilities.argmax(1) == labels)), float(-np.log(own).mean())))
 
 
-def _note(progress: TrainingProgress, epochs: int, history: tuple[EpochRow, ...]) -> str:
+def _note(progress: TrainingProgress, epochs: int, state: State) -> str:
     """The epoch so far, and the last judgement of the validation photos among the finished epochs."""
     epoch = (progress.step - 1) // progress.steps_per_epoch + 1
     loss, right = progress.loss_sum / progress.images, progress.right_sum / progress.images
-    judged = [row for row in history if row.validation_accuracy is not None]
+    judged = [row for row in state.progress.history if row.validation_accuracy is not None]
     validation = [f"validation right {row.validation_accuracy:.1%} after epoch {row.epoch}" for row in judged[-1:]]
-    return ", ".join([f"epoch {epoch} of {epochs}, loss {loss:.3f}, branches right {right:.1%}", *validation])
+    who = "branches" if state.branches > 1 else "training"
+    return ", ".join([f"epoch {epoch} of {epochs}, loss {loss:.3f}, {who} right {right:.1%}", *validation])
 
 
 def _interrupted(run: Run, progress: TrainingProgress, signal: int) -> Interrupted:

@@ -33,6 +33,7 @@ class State:
     def __init__(
         self, objective: Objective, share: Share, at: Computation, *, training: Training, progress: TrainingProgress
     ) -> None:
+        self.branches: int = objective.network.spec.branches
         self.network = network = share.take()
         self.objective = objective.of(network)
         self.share = share
@@ -60,7 +61,7 @@ class State:
         if not math.isfinite(loss):
             raise GateFailed(
                 f"The training diverged in epoch {self.progress.epochs_done + 1}: the loss is {loss}.",
-                advice="Train with a smaller learning_rate, or in full precision.",
+                advice="Train with a smaller --learning-rate, or in full precision.",
             )
         if self._average is not None and self.progress.step == self._ema_start:
             self._average.update_parameters(self.network)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -120,6 +121,13 @@ def test_a_bug_of_ours_is_a_traceback_and_exit_1(monkeypatch: pytest.MonkeyPatch
         ("doctor {bundle}", "rrr_edge.runtime.doctor.examine", SystemExit(143), 143, "Run it again."),
         ("compress {tmp} -o {tmp}/x", "rrr_edge.compress.compress", KeyboardInterrupt(), 130, "Go on with --resume."),
         (
+            "compress {tmp} -o {tmp}/y",
+            "rrr_edge.compress.compress",
+            SystemExit(143),
+            143,
+            "Run it again: nothing was kept.",
+        ),
+        (
             "demo -o {tmp}/demo",
             "rrr_edge.cli.walkthrough.run_demo",
             Interrupted("At 3."),
@@ -135,11 +143,23 @@ def test_an_interruption_tells_how_this_command_goes_on(
     def stopped(*_: object, **__: object) -> None:
         raise stop
 
+    (tmp_path / ".x.work").mkdir()
     monkeypatch.setattr(place, stopped)
     result = run(*command.format(bundle=compiled.path, tmp=tmp_path).split(), "--json")
     assert result.code == code
     assert result.document["advice"] == advice
     assert result.document["exit_code"] == code
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+def test_that_nothing_was_pruned_is_in_the_result(
+    compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruned: bool
+) -> None:
+    notes = ("Basis scaling.",) if pruned else ("Nothing was pruned. Basis scaling.",)
+    provenance = compiled.manifest.provenance.model_copy(update={"notes": notes})
+    made = replace(compiled, manifest=compiled.manifest.model_copy(update={"provenance": provenance}))
+    monkeypatch.setattr("rrr_edge.compress.compress", lambda *_, **__: made)
+    assert ("; nothing was pruned" in run("compress", tmp_path, "-o", tmp_path / "x").stdout) != pruned
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from rrr_edge import Bundle, Classifier
+from rrr_edge.bundle.basis import NOTHING_PRUNED
 from rrr_edge.bundle.cost import cost
 from rrr_edge.bundle.manifest import Preprocess
 from rrr_edge.bundle.recipe import BasisScaling, BasisTraining
@@ -22,6 +23,7 @@ from rrr_edge.bundle.tailored import whole_network
 from rrr_edge.compile import compile_bundle
 from rrr_edge.compress import Run, compress
 from rrr_edge.compress.basis import BASIS_SCALING
+from rrr_edge.compress.basis import _note as note_of
 from rrr_edge.compress.basis.channels import Channels, most_slimmed
 from rrr_edge.compress.basis.decompose import decompose, deliver
 from rrr_edge.compress.basis.pruning import params_with
@@ -29,7 +31,8 @@ from rrr_edge.compress.basis.removals import Found, Removals, trainings_of
 from rrr_edge.compress.basis.rows import notes_of, table_of
 from rrr_edge.compress.method import Inputs
 from rrr_edge.compress.stages import Stages
-from rrr_edge.errors import CannotRunHere, GateFailed, UsageError
+from rrr_edge.compress.validation import MayBeGuessing
+from rrr_edge.errors import CannotRunHere, UsageError
 from rrr_edge.images.dataset import scan
 from rrr_edge.networks import Network, build
 from rrr_edge.networks.factored import pairs_of
@@ -217,6 +220,17 @@ def test_the_last_network_that_loses_little_enough_is_taken(inputs: Inputs, monk
     assert table_of(found.rows).splitlines()[0] == "removals,bases,params,macs,sparsity,accuracy,least,within,seconds"
 
 
+@pytest.mark.parametrize(("right", "nothing"), [([8, 0], True), ([8, 8, 0], False)])
+def test_that_nothing_was_pruned_is_said_first(
+    right: list[int], nothing: bool, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = stages_of(inputs)
+    Judged(stages, monkeypatch, right)
+    recipe = RECIPE.model_copy(update={"prune_share": 0.2})
+    found = Removals(recipe, tiny(), stages).run()
+    assert note_of(recipe, found, deliver(found.network), 1000).startswith(NOTHING_PRUNED) == nothing
+
+
 def test_a_loss_that_passes_does_not_end_it(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = stages_of(inputs, tmp_path)
     Judged(stages, monkeypatch, [8, 7, 6, 7, 6, 6, 6])
@@ -250,14 +264,14 @@ def test_a_network_that_may_guess_is_not_pruned_by_its_accuracy(
     Judged(stages, monkeypatch, [0] * 99, transfer=right)
     recipe = RECIPE.model_copy(update={"prune_share": 0.9})
     refusal = "between .* and chance is right in 33.3%. So 10 validation photos cannot tell how much accuracy pruning"
-    with pytest.raises(GateFailed, match=refusal) if guesses else nullcontext():
+    with pytest.raises(MayBeGuessing, match=refusal) if guesses else nullcontext():
         Removals(recipe, tiny(), stages).run()
     assert {path.parent.name for path in tmp_path.glob("*/stage.json")} >= {"transfer"}
     assert (tmp_path / "removal-000").exists() != guesses
     if guesses:
         monkeypatch.undo()
         # It is not learned again, and as many parameters go as are asked for.
-        with pytest.raises(GateFailed, match=refusal):
+        with pytest.raises(MayBeGuessing, match=refusal):
             Removals(recipe, tiny(), stages_of(inputs, tmp_path)).run()
         assert run(inputs, sparsity=0.3).rows[-1].sparsity >= 0.3
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,10 +25,11 @@ from small_bundle import LABELS, write_shapes
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.manifest import Preprocess
-from rrr_edge.bundle.recipe import RRR, LinearProbe, Recipe, Training
+from rrr_edge.bundle.recipe import RRR, BasisScaling, LinearProbe, NetTailor, Recipe, Training
 from rrr_edge.bundle.structure import in_stump
 from rrr_edge.compress import METHODS, Run, compress, plan
-from rrr_edge.compress.method import Inputs
+from rrr_edge.compress.method import CompressedNetwork, Inputs
+from rrr_edge.compress.validation import MayBeGuessing
 from rrr_edge.errors import BadInput, CannotRunHere, MissingLibrary, UsageError, pip_install
 from rrr_edge.images.dataset import Dataset, scan
 from rrr_edge.images.fit import PADDING, fit
@@ -419,6 +421,45 @@ def test_what_the_scan_found_is_told_before_the_training(shapes: Path, tmp_path:
     with pytest.raises(InterruptedError):
         compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED, run=Run(after_scan=stop))
     assert found[0].counts == {"train": dict.fromkeys(LABELS, 12), "test": dict.fromkeys(LABELS, 8)}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (
+            BasisScaling(backbone="resnet18"),
+            "6 photos beside the test photos cannot tell a loss of 1.00%, .* --max-drop",
+        ),
+        (
+            NetTailor(backbone="resnet18"),
+            "6 photos .* cannot tell a loss of 0.50%, for one of them is 16.7%: .* --within",
+        ),
+        (BasisScaling(backbone="resnet18", max_drop=0.2), ""),
+        (BasisScaling(backbone="resnet18", sparsity=0.5), ""),
+    ],
+)
+def test_that_so_few_photos_cannot_decide_is_told_before_the_training(
+    shapes: Path, tmp_path: Path, recipe: Recipe, said: str
+) -> None:
+    told: list[str] = []
+    small = recipe.model_copy(update={"weights": "random", "image_size": 32})
+    plan(shapes, tmp_path / "x.rrr", recipe=small, run=Run(warn=told.append))
+    assert len(told) == bool(said)
+    assert all(re.match(said, sentence) for sentence in told)
+
+
+def test_what_may_only_guess_is_not_kept(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What helps is another task, which could not go on with it."""
+
+    def make(recipe: RRR, inputs: Inputs) -> CompressedNetwork:
+        assert inputs.run.checkpoints
+        (inputs.run.checkpoints / "transfer").mkdir(parents=True)
+        raise MayBeGuessing("It guesses.")
+
+    monkeypatch.setitem(METHODS, RRR, METHODS[RRR]._replace(make=make))
+    with pytest.raises(MayBeGuessing):
+        compress(shapes, tmp_path / "x.rrr", recipe=UNTRAINED)
     assert not list(tmp_path.iterdir())
 
 

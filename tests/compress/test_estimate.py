@@ -111,4 +111,6 @@ def test_basis_scaling_is_tried_with_the_factors_that_learn_and_all_removals_cou
 
 @pytest.mark.parametrize(("seconds", "words"), [(59, "59 s"), (150, "2 min"), (9000, "2 h")])
 def test_it_is_said_in_round_numbers(seconds: float, words: str) -> None:
-    assert Estimate(seconds=seconds, memory_bytes=1_900_000_000).words == f"about {words} and 1.9 GB of memory"
+    assert (
+        Estimate(seconds=seconds, memory_bytes=1_900_000_000).words == f"about {words} of training and 1.9 GB of memory"
+    )

@@ -29,8 +29,9 @@ from rrr_edge.compress.nettailor.complexity import ExpectedComplexity
 from rrr_edge.compress.nettailor.objective import Tailoring, Teacher
 from rrr_edge.compress.stages import Stages
 from rrr_edge.compress.transfer import FINE_TUNE
+from rrr_edge.compress.validation import MayBeGuessing
 from rrr_edge.compress.weights import load_weights
-from rrr_edge.errors import BadInput, GateFailed, UsageError
+from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.images.dataset import scan
 from rrr_edge.images.layouts import HeldOut
 from rrr_edge.networks import Tailored, build
@@ -319,7 +320,7 @@ def test_a_teacher_that_may_guess_ends_the_search_before_it_begins(
     recipe = _resolved(RECIPE.model_copy(update={"drop_blocks": "auto", "teacher_epochs": 1}))
     inputs = inputs_of(album, TrainingRun(checkpoints=tmp_path), HeldOut(0.5))
     refusal = "The teacher may be no better than guessing.* So 6 validation photos cannot tell how many blocks"
-    with pytest.raises(GateFailed, match=refusal):
+    with pytest.raises(MayBeGuessing, match=refusal):
         NETTAILOR.make(recipe, inputs)
     assert {folder.name for folder in tmp_path.iterdir()} == {"teacher"}
 

@@ -121,7 +121,8 @@ def test_less_than_one_photo_to_lose_is_told() -> None:
     recipe = SEARCH.model_copy(update={"within": 0.09})
     with torch.device("meta"):
         found = drop_as_many_as_go(recipe, on_no_device(a_shortcut()), lambda *_: stage_of(5), stages, least=0.7)
-    assert any("Of 10 photos 9.00% is less than one" in note for note in found.notes)
+    (said,) = (note for note in found.notes if "Of 10 photos 9.00% is less than one" in note)
+    assert "a larger --within" in said
 
 
 def test_a_number_of_blocks_is_dropped_as_far_as_a_way_is_left() -> None:

@@ -505,7 +505,8 @@ def test_beside_other_programs_there_is_no_ratio_but_a_bound(
     (bound,) = profile.bounds
     assert (bound.of, bound.to, round(bound.disturbed)) == ("a rival", ENGINE, 50)
     assert len(profile.engine.samples_ms) == 40
-    assert profile.notes[0] == (
+    assert profile.notes[0] == "Stopped after 40 rounds instead of 200, because none was quiet."
+    assert profile.notes[1] == (
         "Too busy a machine for ratios: other programs took 62% of the cores' time, and 0 of 40 rounds were quiet "
         "(others took at most a tenth of a core). Times are of all rounds."
     )

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,16 @@ def test_machines_share_no_column_unless_allowed(tmp_path: Path) -> None:
 
 def test_what_was_not_profiled_or_has_changed_since_is_refused(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "a b.rrr")
-    with pytest.raises(UsageError, match="has not been profiled") as caught:
+    with pytest.raises(UsageError, match="has no engine yet, so it has not been profiled") as caught:
         candidates_of([bundle.path], allow_cross_machine=False)
-    assert f"rrr-edge profile '{bundle.path}'" in caught.value.advice
+    assert caught.value.advice == f"Run: rrr-edge compile '{bundle.path}' --target openvino"
+    for engine, named in (("mine-fp32", "FILE.toml"), ("openvino-fp32", "openvino")):
+        shutil.rmtree(bundle.path / "engines", ignore_errors=True)
+        bundle.engine_folder(engine).mkdir(parents=True)
+        (bundle.engine_folder(engine) / "engine.json").touch()
+        with pytest.raises(UsageError, match="has not been profiled") as caught:
+            candidates_of([bundle.path], allow_cross_machine=False)
+        assert caught.value.advice == f"Run: rrr-edge profile '{bundle.path}' --target {named} --precision fp32"
     store(bundle, profile(bundle))
     rewrite(bundle, bundle.manifest.model_copy(update={"name": "other"}))
     with pytest.raises(CorruptArtifact, match="changed since its openvino-int8 engine was profiled"):

@@ -10,6 +10,7 @@ from rrr_edge.bundle.measurements import Measurement, Subject, quiet_ratio, rati
 from rrr_edge.errors import BadInput, UsageError
 from rrr_edge.timing import machine
 from rrr_edge.timing.interleave import TimingSettings, interleave
+from rrr_edge.timing.progress import Step
 from rrr_edge.timing.quiet import ENOUGH_ROUNDS, HOPELESS_ROUNDS, Patience, RoundLoads, quiet_rounds
 
 BUSY, QUIET = 0.6, 0.01
@@ -60,13 +61,17 @@ def test_too_few_quiet_rounds_are_none(quiet: int, judged: int) -> None:
     assert len(quiet_rounds(loads, len(loads))) == judged
 
 
-@pytest.mark.parametrize(("told", "rounds"), [([BUSY], HOPELESS_ROUNDS), ([BUSY, QUIET], 60)])
+@pytest.mark.parametrize(
+    ("told", "rounds", "said"), [([BUSY], HOPELESS_ROUNDS, "of 60: none was quiet"), ([BUSY, QUIET], 60, "")]
+)
 def test_a_hopelessly_busy_machine_ends_the_rounds_and_one_quiet_round_does_not(
-    told: list[float], rounds: int, shares
+    told: list[float], rounds: int, said: str, shares
 ) -> None:
     shares(iter(np.resize(told, 1000).tolist()))
     timing = TimingSettings(runs=60, settle_runs=0, warm_up_ms=0, warm_up_runs=1, warm_up_limit_ms=0)
-    assert len(interleave({"A": lambda _: None}, timing=timing).loads) == rounds
+    steps: list[Step] = []
+    assert len(interleave({"A": lambda _: None}, timing=timing, on_progress=steps.append).loads) == rounds
+    assert steps[-1] == Step("measure", rounds, rounds, said)
 
 
 class Bed:

@@ -481,6 +481,13 @@ def test_the_log_and_the_report_add_up(fit: Fit, examples: Examples) -> None:
     assert (trained.precision, trained.device) == ("32-true", "cpu")
 
 
+def test_of_a_network_in_one_piece_the_progress_names_no_branches(fit: Fit) -> None:
+    steps: list[Step] = []
+    fit(small_network(branches=1), SHORT, replace(FP32, on_progress=steps.append))
+    assert ", training right " in steps[-1].note
+    assert "branches" not in steps[-1].note
+
+
 def test_training_leaves_global_randomness_mode_and_layout_as_they_were(fit: Fit) -> None:
     network = small_network(dropout=0.2).eval()
     state = torch.random.get_rng_state()

@@ -12,7 +12,7 @@ the normalisation of scores, and that each branch of a grouped convolution is de
 from dataclasses import replace
 from functools import partial
 
-from rrr_edge.bundle.basis import PATENT
+from rrr_edge.bundle.basis import NOTHING_PRUNED, PATENT
 from rrr_edge.bundle.factored import convolutions
 from rrr_edge.bundle.folder import BASIS, BASIS_PLOT
 from rrr_edge.bundle.recipe import RANDOM, BasisScaling
@@ -133,8 +133,9 @@ def _note(recipe: BasisScaling, found: Found, made: Network, before: int) -> str
     assert isinstance(found.network.spec, FactoredSpec)
     pairs = len(spec.ranks) if isinstance(spec, FactoredSpec) else 0
     channels = ", some with whole channels" if recipe.then == "channel" else ""
+    nothing = f"{NOTHING_PRUNED}. " if recipe.sparsity == "auto" and not taken.removals else ""
     return (
-        f"Basis scaling of {name_of(recipe)}: {taken.bases:,} of {found.rows[0].bases:,} basis vectors "
+        f"{nothing}Basis scaling of {name_of(recipe)}: {taken.bases:,} of {found.rows[0].bases:,} basis vectors "
         f"are left, in {pairs} of {len(convolutions(found.network.spec.base, 32))} convolutions as pairs, and "
         f"{taken.sparsity:.1%} of the {before:,} parameters are gone{channels}. Weights were not fine-tuned."
     )

@@ -10,10 +10,8 @@ from rrr_edge.bundle.factored import delivered
 from rrr_edge.bundle.recipe import BasisScaling
 from rrr_edge.bundle.spec import FactoredSpec
 from rrr_edge.compress.stages import Stage
+from rrr_edge.compress.validation import ROUNDING
 from rrr_edge.errors import counted
-
-# An accuracy of 7 in 10 is within a tenth of one of 8 in 10, of which floats are not sure.
-_ROUNDING = 1e-9
 
 
 def row_of(
@@ -26,7 +24,7 @@ def row_of(
         first = earlier[0].accuracy if earlier else accuracy
         assert first is not None
         least = first - recipe.max_drop
-        within = accuracy >= least - _ROUNDING
+        within = accuracy >= least - ROUNDING
     return BasisRow(
         removals=len(earlier),
         bases=sum(spec.ranks.values()),
@@ -59,9 +57,10 @@ def notes_of(recipe: BasisScaling, rows: Sequence[BasisRow], taken: BasisRow, ph
         f"has {taken.accuracy:.1%} of them right, and at least {taken.least:.1%} were allowed"
         + ("." if last is taken else f"; the last has {last.accuracy:.1%}.")
     ]
-    if not last.within and 0 < recipe.max_drop * photos < 1 - _ROUNDING:
+    if not last.within and 0 < recipe.max_drop * photos < 1 - ROUNDING:
         notes.append(
             f"Of {counted(photos, 'photo')} {recipe.max_drop:.2%} is less than one, so no network that had fewer right "
-            "was taken, which may be chance. With more photos in a folder val, or a larger max_drop, it may go further."
+            "was taken, which may be chance. With more photos in a folder val, or a larger --max-drop, it may go "
+            "further."
         )
     return tuple(notes)

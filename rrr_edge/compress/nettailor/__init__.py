@@ -50,7 +50,7 @@ def _resolve(recipe: NetTailor) -> NetTailor:
     if recipe.drop_blocks != "auto" and recipe.drop_blocks > blocks:
         raise UsageError(
             f"{recipe.drop_blocks} blocks cannot be dropped: {SOURCES[recipe.backbone].name} has {blocks}.",
-            advice=f"Set drop_blocks to at most {blocks}, or to auto.",
+            advice=f"Set --drop-blocks to at most {blocks}, or to auto.",
         )
     if recipe.teacher:
         require_teacher(recipe.teacher, recipe)

@@ -19,7 +19,7 @@ def pruned(spec: TailoredSpec, *, threshold: float, drop_blocks: int) -> Tailore
         raise UsageError(
             f"Without {drop_blocks} of its {len(weakest)} blocks, and the proxies whose attention is at most "
             f"{threshold:g}, nothing leads through this network.",
-            advice="Set a smaller drop_blocks, or a smaller prune_proxies.",
+            advice="Set a smaller --drop-blocks, or a smaller --prune-proxies.",
         )
     return spec.model_copy(update={"nodes": left})
 

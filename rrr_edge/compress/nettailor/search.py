@@ -11,15 +11,13 @@ from rrr_edge.bundle.tailored_structure import tailored_cost
 from rrr_edge.bundle.tailoring import TailoringRow
 from rrr_edge.compress.nettailor.pruning import leaner
 from rrr_edge.compress.stages import Stage, Stages
+from rrr_edge.compress.validation import ROUNDING
 from rrr_edge.errors import counted
 from rrr_edge.networks.tailored import Tailored, shrink
 from rrr_edge.report.tailoring import draw_tailoring
 
 # From a pruned network and its stage's name to the tuned network.
 Tune = Callable[[Tailored, str], Stage]
-
-# An accuracy of 7 in 10 is within a tenth of one of 8 in 10, of which floats are not sure.
-_ROUNDING = 1e-9
 
 
 class Found(NamedTuple):
@@ -63,7 +61,7 @@ def drop_as_many_as_go(recipe: NetTailor, student: Tailored, tune: Tune, stages:
             macs=cost.macs,
             accuracy=stage.accuracy,
             least=least,
-            within=stage.accuracy >= least - _ROUNDING,
+            within=stage.accuracy >= least - ROUNDING,
             seconds=stage.seconds,
         )
         rows.append(row)
@@ -86,11 +84,11 @@ def _notes(recipe: NetTailor, rows: list[TailoringRow], chosen: TailoringRow, *,
         f"{counted(chosen.dropped, 'block')} dropped: {counted(len(rows), 'network')} tuned, judged by "
         f"{counted(photos, 'photo')} beside the test photos; the least accuracy allowed was {chosen.least:.1%}."
     ]
-    if not rows[-1].within and 0 < recipe.within * photos < 1 - _ROUNDING:
+    if not rows[-1].within and 0 < recipe.within * photos < 1 - ROUNDING:
         notes.append(
             f"Of {counted(photos, 'photo')} {recipe.within:.2%} is less than one, so the search ended with the first "
             "network that had fewer right than the teacher, which may be chance. With more photos in a folder val, or "
-            "a larger within, it may find a leaner one."
+            "a larger --within, it may find a leaner one."
         )
     if not rows[0].within:
         notes.append(

@@ -95,7 +95,7 @@ def require_unseen_by(bundle: Bundle, recipe: NetTailor, dataset: Dataset) -> No
             f"The teacher {bundle.path} has learned from photos that are held out here to decide how many blocks are "
             "dropped.",
             advice=f"Train the teacher on the same photos with --seed {recipe.seed} --validation-share {share:g}, add "
-            "a folder val with photos, set drop_blocks to a number, or leave --teacher out.",
+            "a folder val with photos, say how many go (--drop-blocks 2), or leave --teacher out.",
         )
 
 
