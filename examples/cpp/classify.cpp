@@ -29,6 +29,7 @@ one after the other, and - is the standard input.
   --roi X,Y,W,H       the part of each frame to look at, in shares of its sides
   --raw WIDTHxHEIGHT  raw frames of this size
   --json              one JSON document a line, with all probabilities and the milliseconds that `predict` took
+  --help              this text
 )";
 constexpr std::int64_t kMostPixels = 100'000'000;
 
@@ -36,7 +37,7 @@ struct Arguments {
   std::string bundle;
   rrr_edge::Options options;
   int raw_width = 0, raw_height = 0;
-  bool as_json = false;
+  bool as_json = false, help = false;
   std::vector<std::string> photos;
 };
 
@@ -90,12 +91,15 @@ Arguments read_arguments(const std::vector<std::string>& words) {
       if (!found.raw_width || !found.raw_height) throw UsageError("A raw frame has at least one pixel.", kUsage);
     } else if (word == "--json") {
       found.as_json = true;
+    } else if (word == "--help" || word == "-h") {
+      found.help = true;
     } else if (word.size() > 1 && word[0] == '-') {
       throw UsageError("There is no option " + word + ".", kUsage);
     } else {
       plain.push_back(word);
     }
   }
+  if (found.help) return found;
   if (plain.size() < 2) throw UsageError("A bundle and a photo are needed.", kUsage);
   found.bundle = plain.front();
   found.photos.assign(plain.begin() + 1, plain.end());
@@ -193,7 +197,12 @@ void classify(const Arguments& arguments) {
 int main(int count, char** words) {
   std::ios::sync_with_stdio(false);
   try {
-    classify(read_arguments({words + 1, words + count}));
+    const Arguments arguments = read_arguments({words + 1, words + count});
+    if (arguments.help) {
+      std::cout << kUsage;
+    } else {
+      classify(arguments);
+    }
   } catch (const rrr_edge::Error& error) {
     std::cerr << error.what() << ' ' << error.advice << '\n';
     return error.exit_code;

@@ -1,7 +1,7 @@
 """A server that answers posted photos from one Classifier.
 
 pip install 'rrr-edge[openvino]' fastapi uvicorn
-BUNDLE=mugs.rrr uvicorn server:app
+BUNDLE=mugs.rrr uvicorn --app-dir examples/server server:app
 curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
 """
 

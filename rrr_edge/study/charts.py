@@ -27,8 +27,9 @@ from rrr_edge.report.plots import (
     shorten,
     text,
 )
-from rrr_edge.report.words import count, milliseconds
+from rrr_edge.report.words import count
 from rrr_edge.study.results import Results
+from rrr_edge.study.tables import time_of
 from rrr_edge.timing.statistics import Interval
 
 WIDE = 900
@@ -79,7 +80,7 @@ def draw_pareto(results: Results) -> Picture | None:
     for m in shown:
         look, (place, span), error = look_of(results, m), places[m], errors[m]
         at = x(place), y(100 * error.mean)
-        cost = milliseconds(place) if results.timed else f"{count(1e6 * place)} MACs"
+        cost = time_of(results, m) if results.timed else f"{count(1e6 * place)} MACs"
         words = f"{number_of(results, m)}  {m}: {100 * error.mean:.1f} %, {cost}"
         if error.interval:
             low, high = _percents(error.interval)

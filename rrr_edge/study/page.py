@@ -90,10 +90,20 @@ def _tiles(results: Results) -> Markup:
     found = [(f"{100 * results.mean_error(best):.1f} %", f"mean error of {best}, the least")] if best else []
     if results.timed:
         fastest = results.timed[0]
-        found.append((f"{results.latency_ms(fastest).mean:.3g} ms", f"one image by {fastest}, the fastest"))
+        found.append((tables.time_of(results, fastest), f"one image by {fastest}{_how_fast(results)}"))
     found += [(f"{done} of {asked}", "cells finished"), (f"{hours:.2g}", "core hours of training")]
     tiles = (element("div", element("dt", what), element("dd", value)) for value, what in found)
     return element("dl", *tiles, class_="tiles")
+
+
+def _how_fast(results: Results) -> str:
+    """Whether the method with the least time is surely the fastest of all that were timed."""
+    fastest, *others = results.timed
+    if not others:
+        return ""
+    ratios = [results.times_faster(fastest, other) for other in others]
+    surely = all(times and times.interval and times.interval[0] > 1 for times in ratios)
+    return ", the fastest" if surely else ", the least time, but not surely the fastest"
 
 
 def _doubtful(results: Results) -> list[str]:
@@ -149,8 +159,9 @@ def _figure(picture: Picture) -> Markup:
 
 def _footer() -> str:
     return (
-        f"Made by rrr-edge {__version__}. Errors are shares of wrong answers; a data set's is the mean over seeds, and "
-        "data sets count alike. Intervals are at 95 %: Student's over data sets (of a single one: as far as Student's "
-        "over seeds or Wilson's over photos reaches), of times over groups of engines that ran in turns. p is exact "
-        "(Wilcoxon's signed ranks, all signs), corrected by Holm over all pairs."
+        f"Made by rrr-edge {__version__}. A tilde marks a time that was unstable. Errors are shares of wrong answers; "
+        "a data set's is the mean over seeds, and data sets count alike. Intervals are at 95 %: Student's over data "
+        "sets (of a single one: as far as Student's over seeds or Wilson's over photos reaches; none where all errors "
+        "are equal), of times over groups of engines that ran in turns. p is exact (Wilcoxon's signed ranks, all "
+        "signs), corrected by Holm over all pairs."
     )

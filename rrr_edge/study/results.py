@@ -22,6 +22,8 @@ from rrr_edge.study.statistics import Estimate, estimate, holm, wilcoxon_less
 from rrr_edge.timing.statistics import Interval, wilson_interval
 
 Floats = NDArray[np.float64]
+# Errors are counts over counts: what is equal must not differ by a rounding.
+_DIGITS = 9
 
 
 class Pair(NamedTuple):
@@ -167,9 +169,9 @@ class Results:
         """
         found = []
         for better, worse in permutations(self.methods, 2) if len(self.common) > 1 else ():
-            differences = np.round(self.errors(better) - self.errors(worse), 9)
+            differences = np.round(self.errors(better) - self.errors(worse), _DIGITS)
             wins, ties = int((differences < 0).sum()), int((differences == 0).sum())
-            found.append(Pair(better, worse, estimate(differences), wins, ties, wilcoxon_less(differences), 1.0))
+            found.append(Pair(better, worse, _of_shares(differences), wins, ties, wilcoxon_less(differences), 1.0))
         corrected = holm([pair.p for pair in found])
         paired = [pair._replace(corrected=p) for pair, p in zip(found, corrected, strict=True)]
         return tuple(sorted(paired, key=lambda pair: pair.p))
@@ -228,7 +230,7 @@ class Results:
 
     def mean_error(self, method: str) -> float:
         """Over the common data sets, of which there must be one, without the last digits, for equal ones to be so."""
-        return round(float(self.errors(method).mean()), 9)
+        return round(float(self.errors(method).mean()), _DIGITS)
 
     @cached_property
     def best(self) -> str | None:
@@ -262,9 +264,15 @@ class Results:
         return worse <= 0 and slower <= 0 and (worse < 0 or slower < 0)
 
 
+def _of_shares(values: Sequence[float] | Floats) -> Estimate:
+    """Their mean with Student's interval; none where all are equal, for it would have no width and seem certain."""
+    found = estimate(values)
+    return found._replace(interval=None) if np.ptp(np.round(values, _DIGITS)) == 0 else found
+
+
 def _error(errors: Sequence[float] | Floats) -> Estimate:
     """Their mean, its interval cut off where no error can be."""
-    mean, interval, n = estimate(errors)
+    mean, interval, n = _of_shares(errors)
     return Estimate(mean, (max(0.0, interval[0]), min(1.0, interval[1])) if interval else None, n)
 
 

@@ -63,7 +63,7 @@ def costs(results: Results) -> Table:
         rows.append(
             (
                 m,
-                f"{latency.mean:.3g}" if latency else "",
+                time_of(results, m).removesuffix(" ms"),
                 f"{latency.interval[0]:.3g} to {latency.interval[1]:.3g}" if latency and latency.interval else "",
                 *(_beside_best(results, m) if faster else ()),
                 f"{100 * fmean(lost):+.1f}" if lost else "",
@@ -201,12 +201,20 @@ def summary(results: Results) -> Table:
         (
             m,
             f"{100 * overall.mean:.1f} %" if (overall := results.overall(m)) else "",
-            milliseconds(results.latency_ms(m).mean) if m in results.timed else "",
+            time_of(results, m),
             count(results.cost(m, "macs")),
         )
         for m in _most_accurate_first(results)
     ]
     return Table("", ("method", "error", "time", "MACs"), rows)
+
+
+def time_of(results: Results, method: str) -> str:
+    """The milliseconds of one image, with a tilde where a group's were unstable; "" where it was not timed."""
+    if method not in results.timed:
+        return ""
+    unstable = any(timing.measurements[method].summary.unstable for timing in results.groups(method))
+    return f"{'~' if unstable else ''}{milliseconds(results.latency_ms(method).mean)}"
 
 
 def _most_accurate_first(results: Results) -> list[str]:

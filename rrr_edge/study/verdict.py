@@ -81,7 +81,7 @@ def _costs(results: Results, best: str) -> str:
     never = [m for m in others if not results.groups(m, best)]
     disturbed = [m for m in others if m not in never]
     why = [f"never timed beside {best}: {some(never)}"] if never else []
-    why += [f"other programs ran whenever these were timed: {some(disturbed)}"] if disturbed else []
+    why += [f"other programs ran whenever {best} was timed beside {some(disturbed)}"] if disturbed else []
     known = "No other method is surely at least 1 % faster"
     said = known if results.times_faster_than_best else "Whether another method is faster is not known"
     return f"{said} ({'; '.join(why)})." if why else f"{said}."

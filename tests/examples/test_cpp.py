@@ -688,6 +688,14 @@ def test_wrong_usage_is_2_and_says_how(box: Path, words: list[str]) -> None:
     assert "usage: classify BUNDLE" in ended.stderr
 
 
+@pytest.mark.parametrize("words", [["--help"], ["mugs.rrr", "-h"]])
+def test_help_is_the_usage_and_no_error(box: Path, words: list[str]) -> None:
+    ended = run([box / "classify", *words])
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("usage: classify BUNDLE")
+    assert "--help" in ended.stdout
+
+
 @pytest.mark.parametrize("roi", ["0.5,0,0.6,1", "0,0,0,1", "-0.1,0,1,1", "nan,0,1,1", "0,0,1", "0,0,1,1,1", "a,b,c,d"])
 def test_what_is_no_region_is_wrong_usage(box: Path, compiled: Bundle, roi: str) -> None:
     with pytest.raises(UsageError):

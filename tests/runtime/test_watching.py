@@ -116,6 +116,11 @@ def test_a_folder_is_watched_in_order(classifier: Classifier, tmp_path: Path) ->
     )
     own = {"label", "answered", "probability", "uncertainty", "confidence", "doubt"}
     assert set(found[0].record()) == {"frame", "time_s", "age_ms", "dropped", *own}
+    # With votes the frame's are apart.
+    smoothed = list(watch([one.answer for one in found], classifier.labels, smooth=4))[-1].record()
+    assert set(smoothed) == {"frame", "time_s", "age_ms", "dropped", "own"} | own - {"confidence", "doubt"}
+    assert smoothed["own"] == {name: found[-1].record()[name] for name in own}
+    assert smoothed["probability"] != smoothed["own"]["probability"]
     assert (told := re.match(r"4 frames answered in (\d+\.\d) s, ([\d.]+) a second", text))
     assert float(told[1]) < 0.3
     assert float(told[2]) > 4 / 0.3

@@ -147,8 +147,17 @@ def test_disturbed_groups_say_nothing_of_speed(results: Results) -> None:
     never = replace(results, timings=tuple(busy))
     assert never.times_faster("rrr", "finetune") is None
     assert "times faster" not in verdict(never)
-    busy_words = "other programs ran whenever these were timed: rrr and linear-probe"
+    busy_words = "other programs ran whenever finetune was timed beside rrr and linear-probe"
     assert f"Whether another method is faster is not known ({busy_words})." in verdict(never)
+    # Neither does the tile, and the times have a tilde everywhere.
+    assert ", the fastest</dt>" in page_of(results)
+    page = page_of(never)
+    assert "one image by rrr, the least time, but not surely the fastest</dt><dd>~" in page
+    quiet_time, busy_time = tables.time_of(results, "rrr"), tables.time_of(never, "rrr")
+    assert (quiet_time[0] == "~", busy_time[0] == "~") == (False, True)
+    assert [row[2] for row in tables.summary(never).rows if row[0] == "rrr"] == [busy_time]
+    assert [row[1] for row in tables.costs(never).rows if row[0] == "rrr"] == [busy_time.removesuffix(" ms")]
+    assert draw_pareto(never).told.count("~") == len(ERRORS)  # type: ignore[union-attr]
     once = replace(results, timings=(busy[0], results.timings[1], *busy[2:]))
     alone = replace(results, timings=results.timings[1:2])
     assert once.times_faster("rrr", "finetune") == alone.times_faster("rrr", "finetune")
@@ -451,7 +460,15 @@ def test_equal_means_have_no_interval_of_one_and_no_claim_among_themselves(tmp_p
     plan = make_plan(write_data(tmp_path / "data", *NAMES[:6]), "rrr,finetune,linear-probe")
     errors = {(d, "rrr"): 0.1 if i % 2 else 0.5 for i, d in enumerate(NAMES[:6])}
     errors |= {(d, "finetune"): 0.3 for d in NAMES} | {(d, "linear-probe"): 0.6 for d in NAMES}
-    said = verdict(Results.read(recorded(tmp_path / "study", plan, errors)))
+    unequal = Results.read(recorded(tmp_path / "study", plan, errors))
+    # Six equal errors, or six equal differences, have no interval.
+    assert unequal.overall("finetune") == (pytest.approx(0.3), None, 6)
+    row = {row[0]: row[1:3] for row in tables.errors(unequal).rows}
+    assert row["finetune"] == ("30.0", "")
+    assert row["rrr"][1]
+    spans = {(p.better, p.worse): p.difference.interval is not None for p in unequal.pairs}
+    assert (spans["finetune", "linear-probe"], spans["rrr", "linear-probe"]) == (False, True)
+    said = verdict(unequal)
     assert said.startswith("On your 6 data sets rrr and finetune err alike and least, 30.0 %. ")
     both = Results.read(recorded(tmp_path / "study", plan, dict.fromkeys(errors, 0.5)))
     assert "linear-probe err alike and least, 50.0 %, but that is not surely better than guessing" in verdict(both)

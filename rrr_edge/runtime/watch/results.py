@@ -38,18 +38,22 @@ class StreamResult:
 
     def record(self) -> dict[str, Any]:
         """Its line of JSON."""
-        frame, own = self.answer.frame, self.answer.prediction.record()
+        frame, prediction = self.answer.frame, self.answer.prediction
+        own = prediction.record()
+        numbers = _numbers(prediction.label, prediction.probability, prediction.uncertainty)
         return {
             "frame": frame.number,
             "time_s": round(frame.time_s, 3),
             "age_ms": round(self.answer.age_ms, 1),
-            "label": self.label,
-            "probability": round(self.probability, 6),
-            "uncertainty": round(self.uncertainty, 6),
-            **({"own": {"label": self.answer.prediction.label, **own}} if self.smoothed else own),
+            **_numbers(self.label, self.probability, self.uncertainty),
+            **({"own": numbers | own} if self.smoothed else own),
             "answered": self.answered,
             "dropped": frame.dropped,
         }
+
+
+def _numbers(label: str, probability: float, uncertainty: float) -> dict[str, Any]:
+    return {"label": label, "probability": round(probability, 6), "uncertainty": round(uncertainty, 6)}
 
 
 def watch(answers: Iterable[Answer], labels: tuple[str, ...], *, smooth: int = 1) -> Iterator[StreamResult]:
