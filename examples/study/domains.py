@@ -1,8 +1,8 @@
-"""The suite: four small tasks that draw themselves, every picture a function of nothing but its place.
+"""Small tasks that draw themselves, every picture a function of nothing but its place.
 
 Letters, textures, handwritten digits and shapes share nothing but the way a picture is spoiled: a structured ground,
 little contrast, patches in front, noise. What a test asks for was never in the training: other fonts, other writers,
-other draws.
+other draws. Greek letters, signs and curves were drawn later: no default of rrr-edge was chosen on them.
 """
 
 import zlib
@@ -58,7 +58,7 @@ def draw_examples(
     Spoiled as the domain says, unless told otherwise. The same every time; a class's first n do not depend on how many
     follow.
     """
-    classes, draw, usual = DOMAINS[domain]
+    classes, draw, usual = {**DOMAINS, **KEPT_BACK}[domain]
     images = np.empty((len(classes) * per_class, size, size, 3), np.uint8)
     for place in range(len(images)):
         label, index = divmod(place, per_class)
@@ -88,10 +88,49 @@ FONTS: dict[Split, tuple[str, ...]] = {
 }
 
 
+# Fonts of TeX have neither of these.
+GREEK = tuple("ΓΔΘΛΞΠΣΦΨΩβγδθλμξπφψ")
+SIGNS = {
+    "plus-minus": "±",
+    "times": "\u00d7",
+    "divided": "÷",
+    "section": "§",
+    "paragraph": "¶",
+    "dagger": "†",
+    "euro": "€",
+    "pound": "£",
+    "yen": "¥",
+    "dollar": "$",
+    "copyright": "©",
+    "question": "?",
+    "exclamation": "!",
+    "and": "&",
+    "at": "@",
+    "percent": "%",
+    "number": "#",
+    "less": "<",
+    "equals": "=",
+    "asterisk": "*",
+}
+SIGN_FONTS: dict[Split, tuple[str, ...]] = {"train": FONTS["train"], "test": FONTS["test"][:4]}
+
+
 def _letter(label: int, split: Split, spoiling: Spoiling, rng: Generator) -> Floats:
-    font = _font(str(rng.choice(FONTS[split])), int(rng.integers(64, 104)))
+    return _glyph(LETTERS[label], FONTS[split], spoiling, rng)
+
+
+def _greek(label: int, split: Split, spoiling: Spoiling, rng: Generator) -> Floats:
+    return _glyph(GREEK[label], SIGN_FONTS[split], spoiling, rng)
+
+
+def _sign(label: int, split: Split, spoiling: Spoiling, rng: Generator) -> Floats:
+    return _glyph(tuple(SIGNS.values())[label], SIGN_FONTS[split], spoiling, rng)
+
+
+def _glyph(glyph: str, fonts: tuple[str, ...], spoiling: Spoiling, rng: Generator) -> Floats:
+    font = _font(str(rng.choice(fonts)), int(rng.integers(64, 104)))
     stencil = Image.new("L", (CANVAS, CANVAS))
-    ImageDraw.Draw(stencil).text((CANVAS / 2, CANVAS / 2), LETTERS[label], font=font, fill=255, anchor="mm")
+    ImageDraw.Draw(stencil).text((CANVAS / 2, CANVAS / 2), glyph, font=font, fill=255, anchor="mm")
     mask = _placed(stencil, rng, degrees=10, shift=8)
     return _pictured(mask, spoiling, rng)
 
@@ -186,6 +225,54 @@ _SHAPES: dict[str, Floats] = {
     "heart": _heart(),
 }  # fmt: skip
 _SHAPE_NAMES = tuple(_SHAPES)
+
+
+def _lissajous(across: int, up: int) -> Floats:
+    t = np.linspace(0, 2 * np.pi, 400)
+    return np.stack([np.cos(across * t), np.sin(up * t)], axis=1)
+
+
+def _rose(petals: float) -> Floats:
+    angles = np.linspace(0, 4 * np.pi, 600)
+    radius = np.cos(petals * angles)
+    return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+
+
+def _spiral(turns: float, power: float = 1.0) -> Floats:
+    t = np.linspace(0, 1, 400)
+    return np.stack([t**power * np.cos(2 * np.pi * turns * t), t**power * np.sin(2 * np.pi * turns * t)], axis=1)
+
+
+def _rolling(cusps: int, *, inside: bool) -> Floats:
+    """The path of a point on a circle that rolls on another one, inside or outside of it."""
+    t, sign = np.linspace(0, 2 * np.pi, 400), -1 if inside else 1
+    path = (cusps + sign) * np.exp(1j * t) - sign * np.exp(1j * (cusps + sign) * sign * t)
+    path /= np.abs(path).max()
+    return np.stack([path.real, path.imag], axis=1)
+
+
+_CURVES: dict[str, Floats] = {
+    **{f"lissajous {a} to {b}": _lissajous(a, b) for a, b in ((1, 2), (1, 3), (2, 3), (3, 4), (1, 4), (3, 5))},
+    **{f"rose of {name}": _rose(k) for name, k in (("3", 3), ("4", 2), ("5", 5), ("8", 4), ("3 wide", 1.5))},
+    **{f"spiral of {turns}": _spiral(turns) for turns in (1.5, 2.5, 4)},
+    "steep spiral": _spiral(3, 2.5),
+    **{f"{n} cusps inside": _rolling(n, inside=True) for n in (3, 5)},
+    **{f"{n} cusps outside": _rolling(n, inside=False) for n in (2, 3, 5)},
+}
+_CURVE_NAMES = tuple(_CURVES)
+
+
+def _curve(label: int, split: Split, spoiling: Spoiling, rng: Generator) -> Floats:
+    """A line at any angle; drawn at twice the size for soft edges."""
+    turn = np.radians(rng.uniform(0, 360))
+    stretch = np.diag(rng.uniform(0.85, 1.15, 2)) * rng.uniform(32, 46)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    line = 2 * (_CURVES[_CURVE_NAMES[label]] @ stretch @ rotation + CANVAS / 2 + rng.uniform(-8, 8, 2))
+    stencil = Image.new("L", (2 * CANVAS, 2 * CANVAS))
+    width = int(rng.integers(5, 11))
+    ImageDraw.Draw(stencil).line([(x, y) for x, y in line.tolist()], fill=255, width=width, joint="curve")
+    mask = np.asarray(stencil.resize((CANVAS, CANVAS), Image.Resampling.BOX)) / 255
+    return _pictured(mask, spoiling, rng)
 
 
 def _texture(label: int, split: Split, spoiling: Spoiling, rng: Generator) -> Floats:
@@ -344,11 +431,17 @@ DOMAINS: dict[str, Domain] = {
     "shapes": Domain(_SHAPE_NAMES, _shape, Spoiling((0.25, 0.6), patches=2, noise=0.05)),
 }
 
+KEPT_BACK: dict[str, Domain] = {
+    "greek": Domain(GREEK, _greek, DOMAINS["letters"].spoiling),
+    "signs": Domain(tuple(SIGNS), _sign, DOMAINS["letters"].spoiling),
+    "curves": Domain(_CURVE_NAMES, _curve, DOMAINS["shapes"].spoiling),
+}
+
 
 def contact_sheet(domain: str, *, columns: int = 10, side: int = 96) -> Image.Image:
     """A row of training pictures and a row of test pictures of the first `columns` classes, then of the next ones."""
     rows = []
-    for first in range(0, len(DOMAINS[domain].classes), columns):
+    for first in range(0, len({**DOMAINS, **KEPT_BACK}[domain].classes), columns):
         for split in ("train", "test"):
             examples = draw_examples(domain, split, 1, size=side)
             rows.append(np.concatenate(list(examples.images[first : first + columns]), axis=1))
