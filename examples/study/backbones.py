@@ -20,7 +20,7 @@ from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.spec import SMALLEST_DEPTHS, ResNetSpec, source_spec
 from rrr_edge.networks import ResNet, build
 from rrr_edge.timing.progress import OnProgress, silent
-from rrr_edge.training import Examples, Run, minimise, predict, train
+from rrr_edge.training import Examples, Run, minimise, train
 from rrr_edge.training.stage_weights import state_of
 from rrr_edge.training.whole import CrossEntropy
 
@@ -30,7 +30,7 @@ TRAINING = Training(
 
 
 class Pictures(Record):
-    """How many clear pictures of each class a backbone learns, and their side in pixels: larger ones take longer."""
+    """What a backbone learns from: clear pictures of each class, their side in pixels, and how often it sees each."""
 
     per_class: int = 80
     size: int = 64
@@ -43,10 +43,10 @@ def pretrain(
     """ResNet_1_1_1_1, or ResNet18, trained whole on all domains but `target`; from `cache` where it is there already.
 
     The file's name holds the hash of all that decides it, its pictures included; its checkpoints let a training that
-    was killed go on. `error` in its metadata is the share that it answers wrongly of pictures it did not learn.
+    was killed go on.
     """
     sources = [domain for domain in DOMAINS if domain != target]
-    examples = _together(sources, "train", pictures.per_class, pictures.size)
+    examples = _together(sources, pictures.per_class, pictures.size)
     training = TRAINING.model_copy(update={"epochs": pictures.epochs})
     key = hashlib.sha256(f"{examples.sha256} {training.model_dump_json()}".encode()).hexdigest()
     path = cache / f"without-{target}{'-resnet18' if resnet18 else ''}-{key[:12]}.safetensors"
@@ -58,22 +58,18 @@ def pretrain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build(spec)
-    preprocess = Preprocess(image_size=pictures.size)
     run = Run(checkpoints=path.with_suffix(".checkpoints"), resume=True, on_progress=on_progress)
     learn = partial(train, network) if isinstance(network, ResNet) else partial(minimise, CrossEntropy(network))
-    learn(examples, training=training, preprocess=preprocess, run=run)
-    held_out = _together(sources, "test", 10, pictures.size)
-    answers = predict(network, held_out.images, preprocess=preprocess).probabilities.argmax(1)
-    wrong = float(np.mean(answers != held_out.labels))
-    write_file(path, save(state_of(network), metadata={"error": str(wrong)}))
+    learn(examples, training=training, preprocess=Preprocess(image_size=pictures.size), run=run)
+    write_file(path, save(state_of(network)))
     return path
 
 
-def _together(domains: Sequence[str], split: str, per_class: int, size: int) -> Examples:
+def _together(domains: Sequence[str], per_class: int, size: int) -> Examples:
     """One task out of several, the classes of each after those of the one before."""
     images, labels, first = [], [], 0
     for domain in domains:
-        part = draw_examples(domain, split, per_class, size=size, spoiling=CLEAR)  # type: ignore[arg-type]
+        part = draw_examples(domain, "train", per_class, size=size, spoiling=CLEAR)
         images.append(part.images)
         labels.append(part.labels + first)
         first += int(part.labels.max()) + 1

@@ -58,7 +58,7 @@ def draw_examples(
     Spoiled as the domain says, unless told otherwise. The same every time; a class's first n do not depend on how many
     follow.
     """
-    classes, draw, usual = {**DOMAINS, **KEPT_BACK}[domain]
+    classes, draw, usual = ALL[domain]
     images = np.empty((len(classes) * per_class, size, size, 3), np.uint8)
     for place in range(len(images)):
         label, index = divmod(place, per_class)
@@ -88,7 +88,7 @@ FONTS: dict[Split, tuple[str, ...]] = {
 }
 
 
-# Fonts of TeX have neither of these.
+# TeX's fonts lack some of these.
 GREEK = tuple("ΓΔΘΛΞΠΣΦΨΩβγδθλμξπφψ")
 SIGNS = {
     "plus-minus": "±",
@@ -253,7 +253,7 @@ def _rolling(cusps: int, *, inside: bool) -> Floats:
 
 _CURVES: dict[str, Floats] = {
     **{f"lissajous {a} to {b}": _lissajous(a, b) for a, b in ((1, 2), (1, 3), (2, 3), (3, 4), (1, 4), (3, 5))},
-    **{f"rose of {name}": _rose(k) for name, k in (("3", 3), ("4", 2), ("5", 5), ("8", 4), ("3 wide", 1.5))},
+    **{f"rose of {name}": _rose(k) for name, k in (("3", 3), ("4", 2), ("5", 5), ("8", 4), ("6 that overlap", 1.5))},
     **{f"spiral of {turns}": _spiral(turns) for turns in (1.5, 2.5, 4)},
     "steep spiral": _spiral(3, 2.5),
     **{f"{n} cusps inside": _rolling(n, inside=True) for n in (3, 5)},
@@ -436,12 +436,13 @@ KEPT_BACK: dict[str, Domain] = {
     "signs": Domain(tuple(SIGNS), _sign, DOMAINS["letters"].spoiling),
     "curves": Domain(_CURVE_NAMES, _curve, DOMAINS["shapes"].spoiling),
 }
+ALL = {**DOMAINS, **KEPT_BACK}
 
 
 def contact_sheet(domain: str, *, columns: int = 10, side: int = 96) -> Image.Image:
     """A row of training pictures and a row of test pictures of the first `columns` classes, then of the next ones."""
     rows = []
-    for first in range(0, len({**DOMAINS, **KEPT_BACK}[domain].classes), columns):
+    for first in range(0, len(ALL[domain].classes), columns):
         for split in ("train", "test"):
             examples = draw_examples(domain, split, 1, size=side)
             rows.append(np.concatenate(list(examples.images[first : first + columns]), axis=1))

@@ -12,14 +12,14 @@ import argparse
 from pathlib import Path
 
 from backbones import Pictures, pretrain
-from domains import DOMAINS, KEPT_BACK, Split, contact_sheet, draw_examples
+from domains import ALL, DOMAINS, KEPT_BACK, Split, contact_sheet, draw_examples
 from PIL import Image
 
 from rrr_edge.bundle.files import staged_folder, write_file
 from rrr_edge.timing.progress import OnProgress, Step, silent
 
 COUNTS: dict[Split, int] = {"train": 20, "test": 40}
-# Whose backbone a kept-back task begins with: no glyph was learned before other glyphs, and no outline before curves.
+# Whose backbone a kept-back task begins with: one without letters before other glyphs, without outlines before curves.
 BACKBONES = {"greek": "letters", "signs": "letters", "curves": "shapes"}
 
 
@@ -29,7 +29,7 @@ def write_tasks(out: Path, pictures: Pictures, *, resnet18: bool = False, on_pro
         for domain in domains:
             write_pictures(out / folder / domain, domain)
     for prefix in ("", "resnet18-") if resnet18 else ("",):
-        for domain in (*DOMAINS, *KEPT_BACK):
+        for domain in ALL:
             backbone = out / "backbones" / f"{prefix}{domain}.safetensors"
             if not backbone.exists():
                 on_progress(Step("backbone", 0, 1, f"{prefix}{domain}"))
@@ -50,7 +50,7 @@ def write_pictures(folder: Path, domain: str) -> None:
     with staged_folder(folder) as stage:
         for split, per_class in COUNTS.items():
             examples = draw_examples(domain, split, per_class)
-            names = {**DOMAINS, **KEPT_BACK}[domain].classes
+            names = ALL[domain].classes
             for number, (image, label) in enumerate(zip(examples.images, examples.labels, strict=True)):
                 file = stage / split / names[label] / f"{number % per_class:03}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def main() -> None:
     write.add_argument("out", type=Path)
     write.add_argument("--resnet18", action="store_true", help="a ResNet18 for each task, too")
     draw = commands.add_parser("draw")
-    draw.add_argument("domain", choices=(*DOMAINS, *KEPT_BACK))
+    draw.add_argument("domain", choices=tuple(ALL))
     draw.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
     if options.command == "draw":

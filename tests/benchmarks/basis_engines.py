@@ -33,6 +33,7 @@ from rrr_edge.timing import machine
 from rrr_edge.timing.interleave import TimingSettings
 
 LETTERS, TRAIN, TEST = "letters", 10, 2
+RRR_NET = "RRR-Net"
 LOWERINGS: tuple[Lowering, ...] = ("grouped", "product")
 
 
@@ -58,14 +59,14 @@ def make(out: Path, size: int, sparsities: list[float]) -> dict[str, Bundle]:
     common: dict[str, Any] = {"weights": "random", "image_size": size}
     rrr = out / "rrr.rrr"
     recipes: dict[str, Recipe] = {
-        "RRR-Net": RRR(**common, training=Training(epochs=1)),
+        RRR_NET: RRR(**common, training=Training(epochs=1)),
         "MobileNetV3-Large": FineTune(**common, backbone="mobilenet_v3_large", training=Training(epochs=1)),
     }
     for sparsity in sparsities:
         recipes[f"basis {sparsity:g}"] = BasisScaling(
             start=str(rrr), sparsity=sparsity, prune_share=0.4, training=BasisTraining(epochs=1)
         )
-    names = {"RRR-Net": rrr}
+    names = {RRR_NET: rrr}
     run = Run(device="cpu", resume=True)
     return {
         name: compress(
@@ -93,13 +94,15 @@ def compare(bundles: dict[str, Bundle], target: Target, timing: TimingSettings) 
     engines: dict[str, tuple[Path, Target]] = {}
     cards: dict[str, tuple[Bundle, Engine]] = {}
     for name, bundle in bundles.items():
-        ways = (*LOWERINGS, "auto") if bundle.manifest.spec.kind == "factored" else ("grouped",)
+        pairs = bundle.manifest.spec.kind == "factored"
+        ways: tuple[Lowering, ...] = (*LOWERINGS, "auto") if pairs else ("grouped",)
+        ways = (*ways, "auto") if name == RRR_NET else ways
         for way in ways:
             own = target.model_copy(update={"name": f"{target.name}-{way}", "lowering": way})
             engine = compile_bundle(
                 bundle, own, limits=Limits(min_agreement=0.0, max_drop=1.0, search_minutes=0.0), on_progress=shown
             )
-            said = f"{name}, {way}" if len(ways) > 1 else name
+            said = name if way == ways[0] and not pairs else f"{name}, {way}"
             said += f" ({engine.lowering})" if way == "auto" else ""
             engines[said] = bundle.engine_folder(engine.name), own
             cards[said] = bundle, engine
@@ -110,7 +113,7 @@ def compare(bundles: dict[str, Bundle], target: Target, timing: TimingSettings) 
     for name, measured in times.items():
         bundle, engine = cards[name]
         cost = bundle.manifest.cost
-        ratios = " | ".join(_ratio(measured, times[other]) for other in ("RRR-Net", "MobileNetV3-Large"))
+        ratios = " | ".join(_ratio(measured, times[other]) for other in (RRR_NET, "MobileNetV3-Large"))
         print(
             f"| {name} | {cost.params / 1e6:.2f} M | {cost.macs / 1e6:.0f} M | {engine.bytes / 1e6:.1f} | "
             f"{measured.summary.median_ms:.3f} | {ratios} |"
