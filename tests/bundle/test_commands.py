@@ -10,7 +10,7 @@ import typer
 from small_bundle import write_target
 
 import rrr_edge
-from rrr_edge.bundle.commands import command_line, compiling, compressing, profiling
+from rrr_edge.bundle.commands import command_line, compiling, compiling_first, compressing, profiling, profiling_named
 from rrr_edge.bundle.target import Target
 from rrr_edge.cli import app
 
@@ -47,7 +47,8 @@ def test_the_command_names_a_target_only_where_it_is_found_by_its_name(
         compressing(Path("x.rrr"), anew=True),
         compiling(Path("x.rrr"), Target.load("tensorrt"), prepare_only=True),
         compiling(Path("x.rrr"), Target.load("openvino").model_copy(update={"lowering": "split"})),
-        profiling(Path("x.rrr")),
+        compiling_first(Path("x.rrr")),
+        profiling_named(Path("x.rrr"), "openvino", "fp32"),
         profiling(Path("x.rrr"), Target.load("openvino")),
         command_line("targets"),
     ],

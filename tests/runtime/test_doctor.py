@@ -1,4 +1,5 @@
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -49,6 +50,12 @@ def test_a_real_bundle_is_sound_in_under_a_second_and_unchanged(compiled: Bundle
     assert [finding.what for finding in findings[1:]] == ["onnxruntime-fp32", "openvino-fp32", "openvino-int8"]
     assert {finding.verdict for finding in findings} == {"load"}
     assert {file: file.stat().st_mtime_ns for file in compiled.path.rglob("*")} == before
+
+
+def test_a_bundle_without_engines_loads_and_the_repair_compiles_one(small: Bundle) -> None:
+    shutil.rmtree(small.path / "engines")
+    (whole,) = examine(small.path)
+    assert (whole.verdict, whole.repair) == ("load", f"rrr-edge compile {small.path} --target openvino")
 
 
 def test_a_sound_engine_loads(small: Bundle) -> None:
