@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -93,9 +93,23 @@ def on_device(network: Network, fabric: Fabric) -> Iterator[None]:
     fabric.to_device(network)
     network.to(memory_format=torch.channels_last)
     network.train()
+    aborts = _aborts_in_onednn(network, fabric.device)
     try:
-        with torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
+        with (
+            torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []),
+            torch.backends.mkldnn.flags(enabled=False) if aborts else nullcontext(),
+        ):
             yield
     finally:
         network.to(memory_format=torch.contiguous_format)
         network.train(was_training)
+
+
+def _aborts_in_onednn(network: Network, device: torch.device) -> bool:
+    """Where CPUs have AVX2 alone, PyTorch 2.14's oneDNN writes past its memory in the backward pass of convolutions
+    whose channels are no multiple of 8, as pruning leaves them, and the process aborts.
+    """
+    if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return False
+    convolutions = (module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+    return any(conv.out_channels % 8 or (conv.in_channels % 8 and conv.in_channels != 3) for conv in convolutions)

@@ -567,7 +567,7 @@ def test_errors_that_are_chance_are_called_guessing(tmp_path: Path) -> None:
     assert methods == {"rrr": ["cups"], "finetune": ["cups", "jugs", "mugs"]}
     alone = replace(results, records=tuple(r for r in results.records if r.cell.method == "finetune"))
     assert verdict(alone).endswith(
-        "), but that is not surely better than guessing at random. There is nothing to compare it with."
+        "errs 60.0 %, but that is not surely better than guessing at random. There is nothing to compare it with."
     )
     right = replace(results, records=tuple(r for r in results.records if r.cell.data.name == "mugs"))
     assert "guessing" not in verdict(right)
