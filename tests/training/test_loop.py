@@ -507,7 +507,7 @@ def test_no_epochs_change_nothing(fit: Fit) -> None:
 def test_a_diverging_training_stops(fit: Fit) -> None:
     with pytest.raises(GateFailed, match="diverged in epoch 1") as error:
         fit(small_network(), replace_training(learning_rate=1e30))
-    assert "learning_rate" in error.value.advice
+    assert "--learning-rate" in error.value.advice
 
 
 def test_labels_beyond_the_classes_are_refused(fit: Fit, examples: Examples) -> None:
