@@ -51,10 +51,8 @@ from rrr_edge.training import Examples
 from rrr_edge.training import Run as TrainingRun
 
 TRAINING = BasisTraining(epochs=1, batch_size=12, learning_rate=0.01, augment=False, validation_share=0)
-# Halved by pruning, no layer has fewer than 7 channels: gradients of 1x1 convolutions with stride 2 from fewer write
-# beyond their memory in PyTorch 2.14 on some CPUs (AVX-512, channels last).
 NARROW = ChannelSpec(
-    stem=16, phases=tuple(PhaseWidths(outputs=w, blocks=((w, w),)) for w in (16, 24, 32, 40)), num_classes=3
+    stem=8, phases=tuple(PhaseWidths(outputs=w, blocks=((w, w),)) for w in (8, 12, 16, 20)), num_classes=3
 )
 
 
