@@ -93,11 +93,11 @@ def on_device(network: Network, fabric: Fabric) -> Iterator[None]:
     fabric.to_device(network)
     network.to(memory_format=torch.channels_last)
     network.train()
-    aborts = _aborts_in_onednn(network, fabric.device)
+    overruns = _onednn_overruns(network, fabric.device)
     try:
         with (
             torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []),
-            torch.backends.mkldnn.flags(enabled=False) if aborts else nullcontext(),
+            torch.backends.mkldnn.flags(enabled=False, allow_tf32=None) if overruns else nullcontext(),
         ):
             yield
     finally:
@@ -105,11 +105,11 @@ def on_device(network: Network, fabric: Fabric) -> Iterator[None]:
         network.train(was_training)
 
 
-def _aborts_in_onednn(network: Network, device: torch.device) -> bool:
-    """Where CPUs have AVX2 alone, PyTorch 2.14's oneDNN writes past its memory in the backward pass of convolutions
-    whose channels are no multiple of 8, as pruning leaves them, and the process aborts.
+def _onednn_overruns(network: Network, device: torch.device) -> bool:
+    """Where CPUs have AVX2 alone, PyTorch 2.14's oneDNN writes past its memory in the backward pass of strided 1x1
+    convolutions of fewer than 8 channels, as pruning may leave them, and the process aborts.
     """
     if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
         return False
     convolutions = (module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
-    return any(conv.out_channels % 8 or (conv.in_channels % 8 and conv.in_channels != 3) for conv in convolutions)
+    return any(conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels < 8 for conv in convolutions)
