@@ -33,9 +33,7 @@ class Prepared(Sealed):
     """The card of a graph with its precision in it, verified before there is an engine.
 
     `precision_found` are the shares of the MACs, counted on the graph; `notes` what a user should know of how it was
-    made.
-    `precision_found` are the shares of the MACs, counted on the graph. `quantisation` is what a `search` has found, or
-    the origin's.
+    made. `quantisation` is what a `search` has found, or the origin's.
     """
 
     schema_version: SchemaVersion = Field(default=SCHEMA, alias="schema")

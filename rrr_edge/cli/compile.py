@@ -63,7 +63,7 @@ def compile(
     from rrr_edge.bundle.limits import Limits
     from rrr_edge.bundle.target import LOWERINGS, PAIR_LOWERINGS
     from rrr_edge.bundle.verification import few_images_warning, guessing_warning, shares_of
-    from rrr_edge.compile import compile_bundle, explain_bundle, prepare_bundle, require_sense
+    from rrr_edge.compile import compile_bundle, explain_bundle, faster_lowering, prepare_bundle, require_sense
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     opened, chosen = Bundle.open(bundle), chosen_target(target, precision, display)
@@ -103,6 +103,8 @@ def compile(
     for ratio in made.lowering_ratios if isinstance(made, Engine) else ():
         low, high = ratio.interval
         display.say(f"{ratio.of} takes {ratio.value:.3f} of {ratio.to}'s time (95 % interval {low:.3f} to {high:.3f})")
+    if advice := faster_lowering(opened, chosen):
+        display.say(advice)
     explained = {"layers": [loss.model_dump() for loss in losses]} if explains else {}
     display.result(
         made.document() | explained,
