@@ -9,7 +9,7 @@ from pydantic import model_validator
 from rrr_edge.bundle.measurements import UNSTABLE_SPREAD, Measurement
 from rrr_edge.bundle.record import Record
 
-# Beside other programs caches are cold: a run's own time on the cores was seen to grow by up to 27 % where no core
+# Beside other programs caches are cold: a run's own time on the cores was seen to grow by up to 27% where no core
 # computes for two programs at once.
 _WARM = 0.75
 # So much less of the cores than the other one had says that a candidate was held up more.

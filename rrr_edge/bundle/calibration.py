@@ -23,7 +23,7 @@ HELD_OUT = "the photos of {} that were held out to validate"
 class Ranking(Record):
     """How well a measure of doubt ranks wrong answers above right ones: the area under the ROC curve.
 
-    `interval` is Newcombe's at 95 %.
+    `interval` is Newcombe's at 95%.
     """
 
     measure: Measure

@@ -32,7 +32,7 @@ _LARGEST_K = 5
 class PairedDifference(Record):
     """Two classifiers' answers to the same `images`, of which `only_own` and `only_reference` one alone has right.
 
-    `difference` is the own accuracy minus the reference's. `interval` is Tango's score interval of it at 95 %,
+    `difference` is the own accuracy minus the reference's. `interval` is Tango's score interval of it at 95%,
     `p_value` that of McNemar's exact test that both are right equally often.
     """
 
@@ -67,10 +67,10 @@ class PairedDifference(Record):
 
     @property
     def words(self) -> str:
-        """Such as "-1.2 points (95 % interval -3.0 to 0.5, p = 0.23)"."""
+        """Such as "-1.2 points (95% interval -3.0 to 0.5, p = 0.23)"."""
         low, high = (_points(edge) for edge in self.interval)
         p = f"p = {self.p_value:.2g}" if self.p_value >= 0.001 else "p < 0.001"
-        return f"{_points(self.difference)} points (95 % interval {low} to {high}, {p})"
+        return f"{_points(self.difference)} points (95% interval {low} to {high}, {p})"
 
 
 def _points(share: float) -> str:
@@ -162,7 +162,7 @@ class Evaluation(Sealed):
         low, high = self.accuracy.interval
         return (
             f"{self.what} is right on {self.accuracy.accuracy:.1%} of {self.accuracy.images} photos "
-            f"(95 % interval {low:.1%} to {high:.1%}, Wilson's)"
+            f"(95% interval {low:.1%} to {high:.1%}, Wilson's)"
         )
 
 

@@ -42,7 +42,7 @@ class Limits(Record):
     """What an engine must keep; None is the default.
 
     A limit that is given is held against what was measured. The defaults (an agreement that depends on the precision,
-    and MAX_DROP of accuracy) are missed only where the 95 % interval lies beyond them: what so few photos cannot tell
+    and MAX_DROP of accuracy) are missed only where the 95% interval lies beyond them: what so few photos cannot tell
     is said instead. `default_drop` takes MAX_DROP's place where an engine that was allowed to lose more is verified
     again. `min_share` is the least share of the MACs in int8 or fp8 that a search may leave, and `search_minutes` what
     all searches of a compilation may take at most (0: none).

@@ -33,7 +33,7 @@ class LayerTime(Record):
 
 
 class Ceiling(Record):
-    """What this machine reaches in `precision` at best: 10^9 MACs a second, with the 95 % interval, and `how` found."""
+    """What this machine reaches in `precision` at best: 10^9 MACs a second, with the 95% interval, and `how` found."""
 
     precision: str
     gmacs_per_s: float = Field(gt=0)
@@ -101,7 +101,7 @@ class Subject(Record):
 
 
 class Summary(Record):
-    """What samples say, in ms. Both intervals are at 95 %.
+    """What samples say, in ms. Both intervals are at 95%.
 
     `mean_interval_ms` is Student's, as in Sun et al. 2023 (figure 3), and takes the runs for independent;
     `median_interval_ms` is the percentile bootstrap's. `p99_ms` needs 1,000 samples. `outliers` lie more than 1.5
@@ -217,7 +217,7 @@ class Load(Record):
 
 
 class Ratio(Record):
-    """How many times as long `of` takes as `to`: the ratio of the medians of the rounds that are judged, with its 95 %
+    """How many times as long `of` takes as `to`: the ratio of the medians of the rounds that are judged, with its 95%
     bootstrap interval.
 
     Where it is not `quiet`, too few rounds were, and it is that of all of them, which may be far off.

@@ -63,8 +63,8 @@ class RRR(OfBottlenecks):
 
     `depths` keeps that many leading blocks a phase, or "auto" finds out how many, as `selection` says. `branches` > 1
     splits conv4_x, conv5_x and the head: as Algorithm 2 is printed ("paper"), or so that each branch is a true
-    sub-network of the original ("coherent"). The default is what did better in examples/study: mean test error 34.8 %
-    coherent, 37.2 % as printed, 38.9 % with one branch over four drawn tasks, and 17.5, 19.3 and 21.8 % over three on
+    sub-network of the original ("coherent"). The default is what did better in examples/study: mean test error 34.8%
+    coherent, 37.2% as printed, 38.9% with one branch over four drawn tasks, and 17.5, 19.3 and 21.8% over three on
     which it had not been chosen.
 
     `ensemble` (Appendix C): "naive" branches learn side by side, each from all images; "bagging" gives each its own

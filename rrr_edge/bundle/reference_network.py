@@ -130,7 +130,7 @@ class ReferenceNetwork(Sealed):
         (low, high), about = self.accuracy.interval, self.network
         return (
             f"{about.name} ({about.network}, at {about.preprocess.image_size} pixels) is right on "
-            f"{self.accuracy.accuracy:.1%} of the {self.accuracy.images} test photos (95 % interval {low:.1%} to "
+            f"{self.accuracy.accuracy:.1%} of the {self.accuracy.images} test photos (95% interval {low:.1%} to "
             f"{high:.1%}). {about.note}".rstrip()
         )
 

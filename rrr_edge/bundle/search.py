@@ -78,7 +78,7 @@ class SearchResult(Record):
         cost = ""
         if self.time_ratio is not None:
             low, high = (f"{bound - 1:+.1%}" for bound in self.time_ratio.interval)
-            cost = f", {self.time_ratio.value - 1:+.1%} time (95 % interval {low} to {high}) than all {precision}"
+            cost = f", {self.time_ratio.value - 1:+.1%} time (95% interval {low} to {high}) than all {precision}"
         layers = f"{count} layer{'s' if count > 1 else ''} in {own.float_precision.upper()}" if count else own.words
         return (
             f"{precision.upper()} for {found.share:.1%} of the MACs, {layers}{cost}; found in {self.seconds:.0f} s "

@@ -18,7 +18,7 @@ class Schedule(Record):
     steps to a tenth.
 
     The cosine cycles fill the training (Huang et al. 2017); the triangular ones its last fifth (Garipov et al. 2018).
-    The steps are after 40 % and 80 % of it (Morgado and Vasconcelos 2019: epochs 8 and 16 of 20, or 20 and 40 of 50).
+    The steps are after 40% and 80% of it (Morgado and Vasconcelos 2019: epochs 8 and 16 of 20, or 20 and 40 of 50).
     """
 
     shape: Shape = "constant"
@@ -113,7 +113,7 @@ class Selection(Record):
     `epochs_per_step` (the training's epochs, unless given). A step whose relative gain (Acc - Old) / Acc is less than
     `epsilon` ends the procedure, and the network without its block is taken. The paper states no value. Ours, unless
     given, is 5 / n for n validation images: five more right answers and not one more wrong are the least that a sign
-    test can tell from luck (2^-5 = 3.1 % < 5 %). It must not be 0, or blocks that change nothing would be kept.
+    test can tell from luck (2^-5 = 3.1% < 5%). It must not be 0, or blocks that change nothing would be kept.
 
     `stop` = false looks at all further blocks too, as in Fig. 4, but chooses the same depths. `max_additions` bounds
     either. `order`: all of conv2_x first, then conv3_x ...; or, "cyclic", one block for each phase in turn.

@@ -20,7 +20,7 @@ _FP32_TIE = 2 * LIMITS["fp32"][1]
 ANY_ACCURACY = Limits(max_drop=1.0)
 
 # The least share of an engine's MACs that must run in the precision that was asked. ModelOpt leaves a convolution of
-# three channels out of fp8, and the first one has 7 % of RRR-Net's MACs.
+# three channels out of fp8, and the first one has 7% of RRR-Net's MACs.
 PRECISION_SHARE = 0.95
 FP8_SHARE = 0.9
 
@@ -79,7 +79,7 @@ class Verification(Record):
     `top1_agreement` counts images outside ties: answers whose two best classes are nearer, as the logarithm of their
     probabilities' ratio, than `tie_margin` (for fp32: probabilities that differ by less than 2e-4). `log_cosine` is the
     mean over images of the cosine of the log-probabilities; accuracies are on the reference images that have labels,
-    ties among them. Intervals are at 95 %: Wilson's of the agreement, Tango's of the accuracy after minus before on
+    ties among them. Intervals are at 95%: Wilson's of the agreement, Tango's of the accuracy after minus before on
     the same images; None in older records. `doubts` are limits that may be kept or missed, by so few images.
     `min_agreement` and `max_drop` are the limits that were given in place of the defaults.
     """
@@ -109,7 +109,7 @@ class Verification(Record):
     @property
     def words(self) -> str:
         low, high = self.drop_interval or (0.0, 0.0)
-        known = f" (95 % interval of the difference {low:+.2%} to {high:+.2%})" if self.drop_interval else ""
+        known = f" (95% interval of the difference {low:+.2%} to {high:+.2%})" if self.drop_interval else ""
         return (
             f"verified on {self.images} images: top-1 agrees on {self.agreement_words}, largest "
             f"difference {self.max_abs_diff:.2g}, accuracy {self.accuracy_reference:.2%} -> {self.accuracy:.2%}{known}"
@@ -142,7 +142,7 @@ class Verification(Record):
 
 
 def _span(low: float, high: float) -> str:
-    return f", 95 % interval {low:.2%} to {high:.2%}" if high else ""
+    return f", 95% interval {low:.2%} to {high:.2%}" if high else ""
 
 
 def verify_answers(
@@ -218,7 +218,7 @@ def drops_beyond(max_drop: float, before: float, after: float) -> bool:
 
 
 class Accuracy(Record):
-    """On the test split. `interval` is Wilson's at 95 %; `calibration_error` the expected one over 15 bins."""
+    """On the test split. `interval` is Wilson's at 95%; `calibration_error` the expected one over 15 bins."""
 
     images: int
     correct: int
@@ -242,7 +242,7 @@ def guessing_warning(accuracy: Accuracy, classes: int, *, network: str = "networ
     if not may_guess(low, classes):
         return ""
     return (
-        f"The {network} may be no better than guessing: its accuracy lies between {low:.1%} and {high:.1%} (95 %), and "
+        f"The {network} may be no better than guessing: its accuracy lies between {low:.1%} and {high:.1%} (95%), and "
         f"chance is right in {1 / classes:.1%}."
     )
 

@@ -102,7 +102,7 @@ def compile(
     searched = made.search.words(chosen.precision) if made.search else ""
     for ratio in made.lowering_ratios if isinstance(made, Engine) else ():
         low, high = ratio.interval
-        display.say(f"{ratio.of} takes {ratio.value:.3f} of {ratio.to}'s time (95 % interval {low:.3f} to {high:.3f})")
+        display.say(f"{ratio.of} takes {ratio.value:.3f} of {ratio.to}'s time (95% interval {low:.3f} to {high:.3f})")
     if advice := faster_lowering(opened, chosen):
         display.say(advice)
     explained = {"layers": [loss.model_dump() for loss in losses]} if explains else {}

@@ -98,7 +98,7 @@ def compress(
     accuracy = manifest.accuracy
     scored = (
         f"{accuracy.accuracy:.2%} of {accuracy.images} test images right "
-        f"(95 % interval {accuracy.interval[0]:.1%} to {accuracy.interval[1]:.1%})"
+        f"(95% interval {accuracy.interval[0]:.1%} to {accuracy.interval[1]:.1%})"
         if accuracy
         else "no test images, so no accuracy"
     )

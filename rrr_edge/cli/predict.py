@@ -110,7 +110,7 @@ def _summary(found: "Accuracy", *, beside: int, bundle: Path) -> str:
     low, high = found.interval
     others = f"; {beside} more lie in no folder of a class or cannot be read" if beside else ""
     return (
-        f"{found.correct} of {found.images} photos are what their folder is named: {found.accuracy:.1%} (95 % interval "
+        f"{found.correct} of {found.images} photos are what their folder is named: {found.accuracy:.1%} (95% interval "
         f"{low:.1%} to {high:.1%}){others}. To leave out those that were trained on: "
         f"{command_line('evaluate', bundle, 'PHOTOS')}"
     )

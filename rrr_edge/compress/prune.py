@@ -38,7 +38,7 @@ from rrr_edge.networks import Network, ResNet, cost
 def without_blocks(sparsity: float, whole: ResNetSpec, order: BlockOrder = "reverse") -> ResNetSpec:
     """`whole` without as many blocks as come nearest to `sparsity`, removed in that order.
 
-    Raises UsageError for more than there is in them: of ResNet152 83.3 % with 1,000 classes, 86.2 % with 20.
+    Raises UsageError for more than there is in them: of ResNet152 83.3% with 1,000 classes, 86.2% with 20.
     """
     specs = [whole.model_copy(update={"depths": depths}) for depths in depths_by_removal(whole.depths, order)]
     require_sparsity(

@@ -133,7 +133,7 @@ def scan(
     images, digests, bad, dark = read_pictures(path, [entry.file for entry in entries], preprocess, on_progress)
     if len(bad) > max_bad * len(entries):
         raise BadInput(
-            f"{len(bad)} of {len(entries)} pictures in {path} cannot be read, more than {100 * max_bad:g} %: "
+            f"{len(bad)} of {len(entries)} pictures in {path} cannot be read, more than {100 * max_bad:g}%: "
             f"{first_few([f'{file.path} ({file.reason})' for file in bad])}.",
             advice=_advice(bad, layout),
         )

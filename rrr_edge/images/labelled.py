@@ -137,7 +137,7 @@ def read_labelled(
     if len(bad) > max_bad * len(files):
         reasons = first_few([f"{file.path} ({file.reason})" for file in bad])
         raise BadInput(
-            f"{len(bad)} of {len(files)} pictures in {path} cannot be read, more than {100 * max_bad:g} %: {reasons}.",
+            f"{len(bad)} of {len(files)} pictures in {path} cannot be read, more than {100 * max_bad:g}%: {reasons}.",
             advice="Repair or remove them.",
         )
     good = [entry for entry, digest in zip(files, digests, strict=True) if digest]

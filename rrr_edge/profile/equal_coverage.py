@@ -15,7 +15,7 @@ _COVERAGE = 0.9
 def compare_at_equal_coverage(
     labels: Labels, baseline: tuple[Outputs, Doubt], candidate: tuple[Outputs, Doubt], *, max_drop: float
 ) -> EqualCoverage:
-    """Both answer as many of the photos [N] as the baseline does by its calibration, or 90 % where it always answers.
+    """Both answer as many of the photos [N] as the baseline does by its calibration, or 90% where it always answers.
 
     The candidate's wrong answers may be more by `max_drop` of all photos.
     """

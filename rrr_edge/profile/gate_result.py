@@ -23,7 +23,7 @@ class Speed(Record):
     """The candidate's time over the baseline's, from rounds in which both had their turn.
 
     `ratio` is the median over stretches of `stretch` rounds, so long that they count as independent (bounds.py).
-    `interval` then holds it with 99 % whenever one stops to look. Both are None as long as nothing can be said, and
+    `interval` then holds it with 99% whenever one stops to look. Both are None as long as nothing can be said, and
     `ratio` is that of the rounds. Times are medians, in ms. Only the `quiet_rounds` count, unless `all_count`
     because too few were quiet. `background_load` is the share of the cores' time that other programs took, if known.
     """
@@ -44,7 +44,7 @@ class Speed(Record):
 class Drop(Record):
     """Accuracies of the engines on the same labelled reference images, as they answer here.
 
-    `interval` is Wilson's at 95 % for the candidate's. `paired` is the candidate's accuracy less the baseline's: a loss
+    `interval` is Wilson's at 95% for the candidate's. `paired` is the candidate's accuracy less the baseline's: a loss
     within the limit on these images passes, one beyond it fails where the interval of the difference lies beyond the
     limit, and is undecided where the limit lies within. `reference` is the candidate's reference network beside it.
     """
@@ -60,7 +60,7 @@ class Drop(Record):
     def sentences(self, max_drop: float) -> Iterator[str]:
         low, high = self.interval
         yield (
-            f"Accuracy {self.baseline:.2%} -> {self.candidate:.2%} ({low:.1%} to {high:.1%}, 95 %) on {self.images} "
+            f"Accuracy {self.baseline:.2%} -> {self.candidate:.2%} ({low:.1%} to {high:.1%}, 95%) on {self.images} "
             f"images, {self.paired.words} on paired answers (limit: {max_drop:.2%} lower)."
         )
         if self.reference:
@@ -91,7 +91,7 @@ class EqualCoverage(Record):
         limit = f"{_ABOUT[self.verdict]} the limit of {100 * max_drop / coverage:+.1f}"
         return (
             f"Of the {coverage:.1%} of the images that each doubts least, {self.baseline_wrong} and "
-            f"{self.candidate_wrong} of {self.answered} are answered wrongly: {more:+.1f} points of risk (95 % "
+            f"{self.candidate_wrong} of {self.answered} are answered wrongly: {more:+.1f} points of risk (95% "
             f"interval {low:+.1f} to {high:+.1f}), {limit}."
         )
 
@@ -121,7 +121,7 @@ class Gate(Record):
         bounds = "nothing is sure yet"
         if speed.interval is not None:
             low, high = speed.interval
-            bounds = f"99 %, if stretches of {speed.stretch} rounds are independent: {low:.3f} to {high:.3f}"
+            bounds = f"99%, if stretches of {speed.stretch} rounds are independent: {low:.3f} to {high:.3f}"
         about = _ABOUT[speed.verdict]
         rounds, quiet = counted(speed.rounds, "round"), speed.quiet_rounds
         if quiet is not None and quiet < speed.rounds:

@@ -24,7 +24,7 @@ def _picture(rows: Sequence[BasisRow], taken: int) -> Picture:
             x(value),
             y(accuracy),
             OWN if row.removals == taken else LOOKS[0],
-            tip=f"{row.removals} removals, {row.bases} basis vectors, {row.sparsity:.1%} gone: {accuracy:.1f} %",
+            tip=f"{row.removals} removals, {row.bases} basis vectors, {row.sparsity:.1%} gone: {accuracy:.1f}%",
         )
         for row, value, accuracy in zip(rows, values, accuracies, strict=True)
     ]
@@ -32,8 +32,8 @@ def _picture(rows: Sequence[BasisRow], taken: int) -> Picture:
         height = y(100 * least)
         marks.append(element("path", class_="faint", d=f"M{LEFT},{height:.1f}H{RIGHT}", stroke_dasharray="4 3"))
     own = next(row for row in rows if row.removals == taken)
-    told = "; ".join(f"{value:.3g}: {accuracy:.1f} %" for value, accuracy in zip(values, accuracies, strict=True))
-    limit = "" if least is None else f" The least that is allowed: {100 * least:.1f} %."
+    told = "; ".join(f"{value:.3g}: {accuracy:.1f}%" for value, accuracy in zip(values, accuracies, strict=True))
+    limit = "" if least is None else f" The least that is allowed: {100 * least:.1f}%."
     return Picture(
         "basis",
         "Accuracy of pruned networks",

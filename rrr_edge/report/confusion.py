@@ -101,10 +101,10 @@ def draw_learning(bundle: Bundle) -> Picture | None:
     for look, name, curve in curves:
         drawn.append(line([(x(epoch), y(error)) for epoch, error in curve], look))
         if look.shape and len(curve) <= 40:
-            drawn += [mark(x(at), y(error), look, tip=f"{name}, epoch {at:g}: {error:.1f} %") for at, error in curve]
+            drawn += [mark(x(at), y(error), look, tip=f"{name}, epoch {at:g}: {error:.1f}%") for at, error in curve]
     entries = [(look, name) for look, name, _ in curves]
     top = y.start + BOTTOM
-    told = "; ".join(f"{name}: {curve[0][1]:.1f} % to {curve[-1][1]:.1f} %" for _, name, curve in curves)
+    told = "; ".join(f"{name}: {curve[0][1]:.1f}% to {curve[-1][1]:.1f}%" for _, name, curve in curves)
     return Picture(
         "learning",
         f"Learning curve, {bundle.manifest.name}",

@@ -62,7 +62,7 @@ def doubt_tables(evaluation: Evaluation) -> Iterator[Table]:
     caption = (
         f"When it answers, by {NAMES[doubt.chosen]}" if doubt.chosen else "It was not calibrated, and always answers"
     )
-    yield Table(caption, ("", "found", "95 % interval"), rows)
+    yield Table(caption, ("", "found", "95% interval"), rows)
     if doubt.rankings:
         yield rankings("Mistakes told from right answers: area under the ROC curve", doubt.rankings, doubt.chosen)
     if doubt.foreign:
@@ -90,7 +90,7 @@ def rankings(caption: str, found: Sequence[Ranking], chosen: Measure | None = No
         )
         for each in found
     ]
-    return Table(caption, ("measure of doubt", "area", "95 % interval", ""), rows)
+    return Table(caption, ("measure of doubt", "area", "95% interval", ""), rows)
 
 
 def answers_by_class(caption: str, found: Sequence[ClassAnswers]) -> Table:
@@ -103,5 +103,5 @@ def answers_by_class(caption: str, found: Sequence[ClassAnswers]) -> Table:
             )
             answered = _share(each.answered, each.photos)
             rows.append((each.label, f"{each.photos}", answered, f"{each.wrong}", *found_wrong))
-    header = ("class", "photos", "answered", "wrong", "of the answers", "95 % interval")
+    header = ("class", "photos", "answered", "wrong", "of the answers", "95% interval")
     return Table(caption, header, rows)

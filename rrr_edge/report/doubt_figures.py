@@ -81,20 +81,20 @@ def draw_risk(evaluation: Evaluation) -> Picture | None:
     for curve, points, look in zip(doubt.curves, shown, looks, strict=False):
         drawn.append(line([(x(c), y(r)) for c, r in points], look))
         entries.append((look, NAMES[curve.measure]))
-    told = f"Of all answers {100 * doubt.curves[0].risk[-1]:.1f} % are wrong."
+    told = f"Of all answers {100 * doubt.curves[0].risk[-1]:.1f}% are wrong."
     if doubt.promise:
         share = 100 * doubt.answered / doubt.photos
         at = x(share)
-        promised = f"promised: at most {limit:.3g} % wrong"
+        promised = f"promised: at most {limit:.3g}% wrong"
         drawn.append(element("path", class_="base", stroke_dasharray="4 3", d=f"M{x.start:g},{y(limit):.2f}H{x.end:g}"))
         entries.append((Look("4 3", None), promised))
         if doubt.answered:
             wrong = 100 * doubt.wrong / doubt.answered
             look = OWN._replace(lined=False)
-            tip = f"{doubt.wrong} of {doubt.answered} answers wrong, {share:.1f} % answered"
+            tip = f"{doubt.wrong} of {doubt.answered} answers wrong, {share:.1f}% answered"
             drawn.append(mark(at, y(wrong), look, tip=tip))
-            entries.append((look, f"here: {wrong:.3g} % wrong, {share:.3g} % answered"))
-        told += f" Promised are at most {limit:.3g} %; {doubt.words}."
+            entries.append((look, f"here: {wrong:.3g}% wrong, {share:.3g}% answered"))
+        told += f" Promised are at most {limit:.3g}%; {doubt.words}."
     return _picture("risk", f"Risk and coverage, {evaluation.what}", told, drawn, entries)
 
 

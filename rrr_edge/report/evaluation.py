@@ -45,7 +45,7 @@ def whole(evaluation: Evaluation) -> Table:
     rows += [(f"class among the {k} likeliest", f"{share:.1%}", "") for k, share in evaluation.top_k.items() if k > 1]
     rows.append(("expected calibration error, 15 bins", f"{accuracy.calibration_error:.3f}", ""))
     caption = f"{evaluation.what} on {accuracy.images} photos ({evaluation.photos})"
-    return Table(caption, ("", "found", "95 % interval"), rows)
+    return Table(caption, ("", "found", "95% interval"), rows)
 
 
 def reference_name(reference: ReferenceComparison) -> str:
@@ -72,7 +72,7 @@ def by_class(evaluation: Evaluation) -> Table:
         if count := sum(row):
             interval = _span(wilson_interval(row[i], count))
             rows.append((label, f"{count}", f"{row[i] / count:.1%}", interval, worst.get(label, "")))
-    return Table("By class", ("class", "photos", "right", "95 % interval", "most often taken for"), rows)
+    return Table("By class", ("class", "photos", "right", "95% interval", "most often taken for"), rows)
 
 
 def matrix(evaluation: Evaluation) -> Table:

@@ -40,7 +40,7 @@ _CAPTIONS = {
     "spider": "Towards the centre is better. Each arm is as long as the larger of the two.",
     "pareto": "Up and to the left is better.",
     "confusion": "A row is a class, a column an answer; the darker, the more of its photos. Wrong ones in colour.",
-    "reliability": "A mark is the answers of about one confidence, its bar the 95 % interval of what is right.",
+    "reliability": "A mark is the answers of about one confidence, its bar the 95% interval of what is right.",
     "risk": "Lower is better. The first ten answers are left out.",
     "learning": "Of the training photos as they were augmented, with the weights of that moment.",
 }
@@ -65,7 +65,7 @@ def _tiles(own: Candidate) -> Markup:
     found = [
         (
             milliseconds(own.median_ms),
-            f"one image, median; 95 % within {interval_of(profile.engine.summary.median_interval_ms)} ms",
+            f"one image, median; 95% within {interval_of(profile.engine.summary.median_interval_ms)} ms",
         )
     ]
     if profile.ratios:
@@ -192,7 +192,7 @@ def _figure3(panels: Sequence[Picture]) -> Markup:
     title = "Time against sparsity"
     drawn = (element("div", element("h4", each.title), each.inline(f"{title}, {each.title}")) for each in panels)
     caption = (
-        "Mean of one image with its 95 % interval, one panel a runtime. At equal sparsity the lower curve is the "
+        "Mean of one image with its 95% interval, one panel a runtime. At equal sparsity the lower curve is the "
         "better way to prune."
     )
     return element(
@@ -233,6 +233,6 @@ def _proof(candidates: Sequence[Candidate]) -> Iterable[Markup]:
 def _footer() -> str:
     return (
         f"Made by rrr-edge {__version__}. Method: Sun, Guyon, Mohr and Tabia, RRR-Net, 2023. "
-        "Intervals are at 95 %: of medians and ratios by the bootstrap, of means Student's, of accuracies Wilson's, of "
+        "Intervals are at 95%: of medians and ratios by the bootstrap, of means Student's, of accuracies Wilson's, of "
         "differences of accuracies Tango's for pairs."
     )

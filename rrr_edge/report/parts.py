@@ -83,4 +83,4 @@ def draw_roofline(profile: Profile) -> Picture | None:
 
 def _said_of(share: float) -> str:
     """A share in per cent; the most that was found is too low where there would be more than that."""
-    return f"{share:.0f} %" if share <= 100 else "more than 100 %"
+    return f"{share:.0f}%" if share <= 100 else "more than 100%"

@@ -37,14 +37,14 @@ def draw_selection(rows: Sequence[Row], *, chosen: str) -> str:
     for (look, name), curve in zip(entries, errors.values(), strict=True):
         drawn.append(line([(x(n), y(error)) for n, error in zip(blocks, curve, strict=True)], look))
         drawn += [
-            mark(x(n), y(error), look, tip=f"{name}, {row.depths}: {error:.1f} %")
+            mark(x(n), y(error), look, tip=f"{name}, {row.depths}: {error:.1f}%")
             for n, error, row in zip(blocks, curve, rows, strict=True)
         ]
     best = errors["blocks appended"][mine]
-    drawn.append(mark(x(blocks[mine]), y(best), OWN, tip=f"chosen: {chosen}, {best:.1f} %"))
+    drawn.append(mark(x(blocks[mine]), y(best), OWN, tip=f"chosen: {chosen}, {best:.1f}%"))
     entries.append((OWN._replace(lined=False), f"chosen: {chosen}"))
     top = y.start + BOTTOM
-    told = "; ".join(f"{row.depths} {100 * (1 - row.accuracy):.1f} %" for row in rows)
+    told = "; ".join(f"{row.depths} {100 * (1 - row.accuracy):.1f}%" for row in rows)
     return Picture(
         "selection",
         "Forward block selection",

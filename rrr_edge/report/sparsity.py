@@ -82,7 +82,7 @@ def _panel(runtime: str, alternatives: Sequence[Alternative], profile: Profile) 
     height = top + legend_height(entries)
     if busy:
         drawn.append(text(busy, 0, height + 10, look="soft"))
-    told = f"Mean milliseconds against the share of removed parameters, with 95 % intervals. {'; '.join(said)}. {busy}"
+    told = f"Mean milliseconds against the share of removed parameters, with 95% intervals. {'; '.join(said)}. {busy}"
     drawing = together((*drawn, legend(entries, top)))
     return Picture("figure3", runtime, told.rstrip(), drawing, height + (20 if busy else 0), _WIDTH)
 

@@ -67,7 +67,7 @@ def times(profile: Profile) -> Table:
         )
         for m in profile.measurements
     ]
-    return Table("", ("", "median ms", "95 % interval", "times the engine's"), rows)
+    return Table("", ("", "median ms", "95% interval", "times the engine's"), rows)
 
 
 def networks(profile: Profile) -> Table:
@@ -92,7 +92,7 @@ def networks(profile: Profile) -> Table:
     if reference and not placed:
         params, macs = f"{reference.params / 1e6:.2f} M", f"{reference.macs / 1e6:,.0f} M"
         rows.append((f"{reference.name}, {reference.network}", "", params, macs, *compared))
-    header = ("", "MB", "params", "MACs", "accuracy", "engine's is, in points (95 %)")
+    header = ("", "MB", "params", "MACs", "accuracy", "engine's is, in points (95%)")
     caption = f"What was run; the reference's accuracy is that of {reference.name}" if reference else "What was run"
     return Table(caption, header, rows) if reference else Table(caption, header[:-1], [row[:-1] for row in rows])
 
@@ -152,7 +152,7 @@ def engines(candidates: Sequence[Candidate]) -> Table:
         compared = (f"{beside.paired.short} than {beside.name}" if beside else "",) if referred else ()
         rows.append((title_of(candidate.profile), *own[1:3], *network[1:5], *compared, *machine))
     of_times, of_network = times(candidates[0].profile).header, networks(candidates[0].profile).header
-    added = (*(("in points (95 %)",) if referred else ()), *(("machine",) if several else ()))
+    added = (*(("in points (95%)",) if referred else ()), *(("machine",) if several else ()))
     names = ("engine", *of_times[1:3], *of_network[1:5], *added)
     return Table("Every engine that was profiled", names, rows)
 

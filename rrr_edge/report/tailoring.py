@@ -85,15 +85,15 @@ def _search(rows: Sequence[TailoringRow], values: Sequence[float], label: str, c
             x(value),
             y(accuracy),
             OWN if row.dropped == chosen else LOOKS[0],
-            tip=f"{counted(row.dropped, 'block')} dropped, {row.blocks} left, {row.proxies} proxies: {accuracy:.1f} %",
+            tip=f"{counted(row.dropped, 'block')} dropped, {row.blocks} left, {row.proxies} proxies: {accuracy:.1f}%",
         )
         for row, value, accuracy in zip(rows, values, accuracies, strict=True)
     ]
-    told = "; ".join(f"{value:g}: {accuracy:.1f} %" for value, accuracy in zip(values, accuracies, strict=True))
+    told = "; ".join(f"{value:g}: {accuracy:.1f}%" for value, accuracy in zip(values, accuracies, strict=True))
     return Picture(
         "search",
         f"Against {label}",
-        f"{told}. The least that is allowed: {least:.1f} %.",
+        f"{told}. The least that is allowed: {least:.1f}%.",
         together((frame(x, y, x_label=label, y_label="accuracy on the deciding photos, %"), limit, *marks)),
         TOP + PLOT + BOTTOM,
     )

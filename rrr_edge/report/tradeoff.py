@@ -48,7 +48,7 @@ def draw_pareto(candidates: Sequence[Candidate]) -> Picture | None:
     y = Axis.straight((100 * edge for interval in intervals for edge in interval), TOP + PLOT, TOP)
     best = sorted((p for p in known if not any(_beats(q, p) for q in known)), key=_median)
     drawn = [
-        frame(x, y, x_label="median ms for one image", y_label="% of the test images right, with 95 % interval"),
+        frame(x, y, x_label="median ms for one image", y_label="% of the test images right, with 95% interval"),
         line([(x(_median(p)), y(100 * p.verification.accuracy)) for p in best], Look("2 3", None)),
     ]
     entries = []

@@ -29,7 +29,7 @@ def _speed(own: Candidate) -> Iterator[str]:
     """Over the fastest of the slower baselines, which flatters least, and over the slowest."""
     slower = sorted((r for r in own.profile.ratios if r.interval[0] > 1), key=lambda r: r.value)
     if slower:
-        yield f"{_times(slower[0])} as fast as {slower[0].of} (95 % interval {interval_of(slower[0].interval)})"
+        yield f"{_times(slower[0])} as fast as {slower[0].of} (95% interval {interval_of(slower[0].interval)})"
     if len(slower) > 1:
         yield f"{_times(slower[-1])} as fast as {slower[-1].of}"
 

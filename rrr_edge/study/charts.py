@@ -53,7 +53,7 @@ def legend_of(results: Results, methods: Sequence[str], *, lined: bool = False) 
 
 
 def draw_pareto(results: Results) -> Picture | None:
-    """The engines' errors against their times with 95 % intervals both ways; without times, networks against MACs."""
+    """The engines' errors against their times with 95% intervals both ways; without times, networks against MACs."""
     errors = {m: found for m in (results.timed or results.methods) if (found := results.overall(m))}
     shown = list(errors)
     if len(shown) < 2:
@@ -72,7 +72,7 @@ def draw_pareto(results: Results) -> Picture | None:
             x,
             y,
             x_label="ms for one image" if results.timed else "million MACs",
-            y_label="% wrong on the test photos, with 95 % intervals",
+            y_label="% wrong on the test photos, with 95% intervals",
         ),
         line([(x(places[m][0]), y(100 * errors[m].mean)) for m in front], Look("2 3", None)),
     ]
@@ -81,7 +81,7 @@ def draw_pareto(results: Results) -> Picture | None:
         look, (place, span), error = look_of(results, m), places[m], errors[m]
         at = x(place), y(100 * error.mean)
         cost = time_of(results, m) if results.timed else f"{count(1e6 * place)} MACs"
-        words = f"{number_of(results, m)}  {m}: {100 * error.mean:.1f} %, {cost}"
+        words = f"{number_of(results, m)}  {m}: {100 * error.mean:.1f}%, {cost}"
         if error.interval:
             low, high = _percents(error.interval)
             drawn.append(error_bar(at[0], y(low), y(high), look))
@@ -129,7 +129,7 @@ def draw_data_sets(results: Results) -> Picture:
     drawn.append(axis_below(x, bottom, "% wrong on the test photos"))
     entries = legend_of(results, results.methods)
     told = "; ".join(
-        f"{data}: " + ", ".join(f"{m} {100 * e.mean:.1f} %" for m in results.methods if (e := results.error(m, data)))
+        f"{data}: " + ", ".join(f"{m} {100 * e.mean:.1f}%" for m in results.methods if (e := results.error(m, data)))
         for data in easiest_first
     )
     return Picture(
@@ -150,7 +150,7 @@ def _estimates(results: Results, method: str, data: str, x: Axis, y: float) -> l
     errors = [100 * error for error in results.seed_errors(method, data)]
     low, high = (x(edge) for edge in (_percents(found.interval) or (100 * found.mean, 100 * found.mean)))
     low, high = min(max(low, x.start), x.end), min(max(high, x.start), x.end)
-    tip = f"{data}, {method}: {100 * found.mean:.1f} %, {counted(found.n, 'seed')}"
+    tip = f"{data}, {method}: {100 * found.mean:.1f}%, {counted(found.n, 'seed')}"
     dots = "".join(f"M{x(error) - 1:.1f},{y:.1f}h2" for error in errors)
     return [
         element("path", class_="bar thin own" if look.own else "bar thin", d=f"M{low:.1f},{y:.1f}H{high:.1f}{dots}"),
@@ -169,7 +169,7 @@ def draw_boxes(results: Results) -> Picture | None:
         look, top = look_of(results, method), row * place
         q1, median, q3 = np.quantile(errors, [0.25, 0.5, 0.75])
         inside = errors[(errors >= q1 - 1.5 * (q3 - q1)) & (errors <= q3 + 1.5 * (q3 - q1))]
-        tip = f"{method}: median {median:.1f} %, half between {q1:.1f} and {q3:.1f} %, mean {errors.mean():.1f} %"
+        tip = f"{method}: median {median:.1f}%, half between {q1:.1f} and {q3:.1f}%, mean {errors.mean():.1f}%"
         y = top + 30
         whiskers = f"M{x(inside.min()):.1f},{y}H{x(q1):.1f}M{x(q3):.1f},{y}H{x(inside.max()):.1f}"
         drawn += [
@@ -177,10 +177,10 @@ def draw_boxes(results: Results) -> Picture | None:
             element("rect", element("title", tip), class_="hollow own" if look.own else "hollow", x=x(q1), y=y - 7,
                     width=max(0.5, x(q3) - x(q1)), height=14),
             element("path", class_="line own" if look.own else "line", d=f"{whiskers}M{x(median):.1f},{y - 7}v14"),
-            *(mark(x(e), y, LOOKS[2], tip=f"{method}: {e:.1f} %") for e in errors if e not in inside),
+            *(mark(x(e), y, LOOKS[2], tip=f"{method}: {e:.1f}%") for e in errors if e not in inside),
             mark(x(errors.mean()), y, look._replace(shape="diamond"), tip=tip),
         ]  # fmt: skip
     bottom = row * len(everything)
     drawn.append(axis_below(x, bottom, "% wrong on the test photos"))
-    told = "; ".join(f"{m}: median {np.median(e):.1f} %, mean {e.mean():.1f} %" for m, e in everything.items())
+    told = "; ".join(f"{m}: median {np.median(e):.1f}%, mean {e.mean():.1f}%" for m, e in everything.items())
     return Picture("boxes", "Errors over the data sets", told, together(drawn), bottom + BOTTOM)

@@ -100,7 +100,7 @@ def draw_criteria(results: Results) -> Picture | None:
     if len(shown) < 2:
         return None
     criteria = [
-        _Criterion("error", lambda m: float(results.errors(m).mean()), lambda value: f"{100 * value:.1f} %"),
+        _Criterion("error", lambda m: float(results.errors(m).mean()), lambda value: f"{100 * value:.1f}%"),
         _Criterion("parameters", lambda m: results.cost(m, "params"), count),
         _Criterion("MACs", lambda m: results.cost(m, "macs"), count),
         _Criterion("core hours", results.core_hours, three_digits),
@@ -162,7 +162,7 @@ def draw_curves(results: Results) -> Picture | None:
         drawn += [line(points, look), mark(*at, look, tip=m), text(str(number_of(results, m)), at[0] + 6, at[1] - 6)]
     entries = legend_of(results, list(curves), lined=True)
     top = y.start + BOTTOM
-    told = "; ".join(f"{m}: {curve[0]:.1f} % to {curve[-1]:.1f} %" for m, curve in curves.items())
+    told = "; ".join(f"{m}: {curve[0]:.1f}% to {curve[-1]:.1f}%" for m, curve in curves.items())
     return Picture(
         "curves", "Learning curves", told, together((*drawn, legend(entries, top))), top + legend_height(entries)
     )

@@ -8,7 +8,7 @@ from rrr_edge.study.statistics import Estimate
 
 
 def results_document(results: Results) -> dict[str, Any]:
-    """Shares from 0 to 1, times in ms; an interval is at 95 %, and null where one value has none.
+    """Shares from 0 to 1, times in ms; an interval is at 95%, and null where one value has none.
 
     `errors_of` says whose errors they are. Without a data set that is `common` to all methods, these have no error.
     """

@@ -24,7 +24,7 @@ GENERATOR = "rrr-edge study"
 REPORT = "report.html"
 _CAPTIONS = {
     "pareto": "Down and to the left is better. The line joins what no other method beats in both.",
-    "data-sets": "A mark is the mean over seeds, short strokes are single seeds, the line the 95 % t-interval, cut off "
+    "data-sets": "A mark is the mean over seeds, short strokes are single seeds, the line the 95% t-interval, cut off "
     "where the axis ends. Easy data sets first; the method that errs least over all of them is coloured.",
     "boxes": "The box is the middle half of the data sets, its bar the median, the diamond the mean.",
     "heat-map": "The darker, the more points worse than the data set's best method. Neighbours are alike (average "
@@ -87,7 +87,7 @@ def _tiles(results: Results) -> Markup:
     done, asked = len(results.records), len(results.plan.cells)
     hours = sum(record.own_core_hours for record in results.records)
     best = results.best
-    found = [(f"{100 * results.mean_error(best):.1f} %", f"mean error of {best}, the least")] if best else []
+    found = [(f"{100 * results.mean_error(best):.1f}%", f"mean error of {best}, the least")] if best else []
     if results.timed:
         fastest = results.timed[0]
         found.append((tables.time_of(results, fastest), f"one image by {fastest}{_how_fast(results)}"))
@@ -160,7 +160,7 @@ def _figure(picture: Picture) -> Markup:
 def _footer() -> str:
     return (
         f"Made by rrr-edge {__version__}. A tilde marks a time that was unstable. Errors are shares of wrong answers; "
-        "a data set's is the mean over seeds, and data sets count alike. Intervals are at 95 %: Student's over data "
+        "a data set's is the mean over seeds, and data sets count alike. Intervals are at 95%: Student's over data "
         "sets (of a single one: as far as Student's over seeds or Wilson's over photos reaches; none where all errors "
         "are equal), of times over groups of engines that ran in turns. p is exact (Wilcoxon's signed ranks, all "
         "signs), corrected by Holm over all pairs."

@@ -112,12 +112,12 @@ class Results:
         return bool(records) and may_guess(1 - self._of_photos(method, data)[1], records[0].classes)
 
     def _of_photos(self, method: str, data: str) -> Interval:
-        """Wilson's interval of the error at 95 %: of the mean over seeds, on the photos of one."""
+        """Wilson's interval of the error at 95%: of the mean over seeds, on the photos of one."""
         photos = min(map(self.photos_of, self.cells(method, data)))
         return wilson_interval(round(fmean(self.seed_errors(method, data)) * photos), photos)
 
     def interval_of(self, method: str, data: str) -> Interval:
-        """That of the error on one data set at 95 %: as far as Wilson's over photos or Student's over seeds reaches."""
+        """That of the error on one data set at 95%: as far as Wilson's over photos or Student's over seeds reaches."""
         seeds = _error(self.seed_errors(method, data)).interval
         lows, highs = zip(self._of_photos(method, data), *([seeds] if seeds else []), strict=True)
         return min(lows), max(highs)

@@ -18,7 +18,7 @@ _DIGITS = 9
 
 
 class Estimate(NamedTuple):
-    """The mean of `n` values with its 95 % t-interval, which fewer than two values do not have."""
+    """The mean of `n` values with its 95% t-interval, which fewer than two values do not have."""
 
     mean: float
     interval: Interval | None

@@ -20,7 +20,7 @@ def errors(results: Results) -> Table:
     published = {m.name: paper_mean(m) for m in results.plan.methods} if results.is_paper else {}
     paper = any(published.get(m) for m in results.methods)
     networks = ("its networks', %",) if results.of_engines else ()
-    own = ("method", "mean error, %", "95 % interval", "median error, %", *networks, "best on", "cells")
+    own = ("method", "mean error, %", "95% interval", "median error, %", *networks, "best on", "cells")
     rows = []
     for m in _most_accurate_first(results):
         overall = results.overall(m)
@@ -73,8 +73,8 @@ def costs(results: Results) -> Table:
                 f"{results.core_hours(m):.2g}",
             )
         )
-    beside = (f"times faster than {results.best}", "95 % interval", "in quiet groups") if faster else ()
-    header = ("method", "ms, one image", "95 % interval", *beside, "points gained by the engine", "engine MB", "params",
+    beside = (f"times faster than {results.best}", "95% interval", "in quiet groups") if faster else ()
+    header = ("method", "ms, one image", "95% interval", *beside, "points gained by the engine", "engine MB", "params",
               "MACs", "core hours")  # fmt: skip
     target = results.plan.target
     engines_of = f"; engines are {target.engine_name}" if target else ""
@@ -106,7 +106,7 @@ def pairs(results: Results) -> Table:
         )
         for p in surer[:_PAIRS]
     ]
-    header = ("claim", "points", "95 % interval", "better : equal : worse", "p, exact", "p by Holm")
+    header = ("claim", "points", "95% interval", "better : equal : worse", "p, exact", "p by Holm")
     cut = f", the {_PAIRS} surest of {len(surer)}" if len(surer) > _PAIRS else ""
     return Table(
         f"Does the first err less? Wilcoxon's signed-rank test over the {counted(len(results.common), 'data set')} "
@@ -160,10 +160,10 @@ def choice_words(results: Results) -> str:
     found = pick_each(results)
     chosen, best = (100 * fmean(values) for values in zip(*((p.test_error, p.best_error) for p in found), strict=True))
     single = pick_one(results)
-    fixed = f" The one method for all, {single[0]}, chosen on them too, has {100 * single[1]:.1f} %." if single else ""
+    fixed = f" The one method for all, {single[0]}, chosen on them too, has {100 * single[1]:.1f}%." if single else ""
     return (
         f"Choosing a method for each of {counted(len(found), 'data set')} on validation photos gives a mean test error "
-        f"of {chosen:.1f} %.{fixed} The best for each by the test photos themselves has {best:.1f} %, which flatters, "
+        f"of {chosen:.1f}%.{fixed} The best for each by the test photos themselves has {best:.1f}%, which flatters, "
         "for these photos have chosen it."
     )
 
@@ -200,7 +200,7 @@ def summary(results: Results) -> Table:
     rows = [
         (
             m,
-            f"{100 * overall.mean:.1f} %" if (overall := results.overall(m)) else "",
+            f"{100 * overall.mean:.1f}%" if (overall := results.overall(m)) else "",
             time_of(results, m),
             count(results.cost(m, "macs")),
         )

@@ -14,7 +14,7 @@ _FASTER = 1.01
 
 
 def verdict(results: Results) -> str:
-    """Such as "On your 4 data sets finetune errs least, 12.3 %. basis errs 1.4 points more and is 9 times faster."."""
+    """Such as "On your 4 data sets finetune errs least, 12.3%. basis errs 1.4 points more and is 9 times faster."."""
     best = results.best
     if best is None:
         lacking = [m for m in results.methods if results.lacks(m)]
@@ -39,7 +39,7 @@ def _errs_least(results: Results, best: str, alike: Sequence[str]) -> str:
     error = results.overall(best)
     assert error
     where = _where(results)
-    errs = f"{100 * error.mean:.1f} %{'' if alike else _span(error.interval)}{_but(results, [best, *alike])}"
+    errs = f"{100 * error.mean:.1f}%{'' if alike else _span(error.interval)}{_but(results, [best, *alike])}"
     if len(results.methods) == 1:
         return f"{where} {best} errs {errs}. There is nothing to compare it with."
     least = f"{some([best, *alike])} err alike and least" if alike else f"{best} errs least"
@@ -64,7 +64,7 @@ def _but(results: Results, methods: Sequence[str]) -> str:
 def _span(interval: Interval | None) -> str:
     if interval is None:
         return ""
-    return f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    return f" (95% interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
 def _costs(results: Results, best: str) -> str:
@@ -76,13 +76,13 @@ def _costs(results: Results, best: str) -> str:
         named = dict.fromkeys((nearest, fastest))
         return f"{'; '.join(f'{m} {_errs_more(results, m, best)} and {gains[m][1]}' for m in named)}."
     if not results.timed:
-        return "No other method has at least 1 % fewer MACs."
+        return "No other method has at least 1% fewer MACs."
     others = [m for m in results.methods if m not in (best, *results.times_faster_than_best)]
     never = [m for m in others if not results.groups(m, best)]
     disturbed = [m for m in others if m not in never]
     why = [f"never timed beside {best}: {some(never)}"] if never else []
     why += [f"other programs ran whenever {best} was timed beside {some(disturbed)}"] if disturbed else []
-    known = "No other method is surely at least 1 % faster"
+    known = "No other method is surely at least 1% faster"
     said = known if results.times_faster_than_best else "Whether another method is faster is not known"
     return f"{said} ({'; '.join(why)})." if why else f"{said}."
 

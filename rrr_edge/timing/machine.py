@@ -11,7 +11,7 @@ from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
-# A clock tick on each of the cores is 1 % of this.
+# A clock tick on each of the cores is 1% of this.
 TELLING_S = 1.0
 
 

@@ -14,7 +14,7 @@ from rrr_edge.timing.progress import OnProgress, Step, silent
 # The load of a quiet round at most: a tenth of a core where there are two; an idle system was seen to take 0.02.
 QUIET_LOAD = 0.05
 # Fewer quiet rounds tell too little, unless there are no others: intervals of so many were seen to hold the ratio in
-# 97 % where rounds were independent, and in 94 % where each was like the one before (correlation 0.6).
+# 97% where rounds were independent, and in 94% where each was like the one before (correlation 0.6).
 ENOUGH_ROUNDS = 50
 # Where none of so many rounds was quiet, more of them would not be either.
 HOPELESS_ROUNDS = 40

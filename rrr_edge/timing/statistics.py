@@ -15,12 +15,12 @@ _SEED = 0
 
 
 def median_interval(samples: Floats) -> Interval:
-    """The median's 95 % percentile-bootstrap interval, of stretches; the same samples always give the same one."""
+    """The median's 95% percentile-bootstrap interval, of stretches; the same samples always give the same one."""
     return bootstrap_medians(samples, lambda drawn: np.asarray(np.median(drawn, axis=-1)))
 
 
 def mean_interval(samples: Floats) -> Interval:
-    """Student's 95 % interval of the mean."""
+    """Student's 95% interval of the mean."""
     mean, half = samples.mean(), student_quantile((1 + CONFIDENCE) / 2, len(samples) - 1)
     half *= samples.std(ddof=1) / np.sqrt(len(samples))
     return float(mean - half), float(mean + half)

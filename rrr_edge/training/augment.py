@@ -37,7 +37,7 @@ def shear(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def shift_scale_rotate(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """By up to 10 %, 1 % and 30 degrees; outside, the image is mirrored without repeating its edge."""
+    """By up to 10%, 1% and 30 degrees; outside, the image is mirrored without repeating its edge."""
     return warp(
         image,
         shift=(rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1)),

@@ -57,7 +57,7 @@ def minimise(
     go on.
 
     On a CPU the same seed gives the same bits. torch's deterministic mode is not needed for it, and not switched on:
-    nothing here raises in it or changes by it, and it was measured to cost 4 to 6 % of the time.
+    nothing here raises in it or changes by it, and it was measured to cost 4 to 6% of the time.
 
     Raises UsageError (also where the best weights are to be kept and nothing tells them), BadInput (labels, too few
     images, another training's checkpoint), CorruptArtifact, CannotRunHere, GateFailed (the loss is not finite) and,

@@ -14,7 +14,7 @@ _RISEN = 1.1
 def fitting_words(history: Sequence[EpochRow], training: Training, photos: int) -> str:
     """Of a training whose network was judged by so many validation photos; "" where it never was.
 
-    It overfits where more training photos were right, augmented and by the branches one by one, than the 95 % interval
+    It overfits where more training photos were right, augmented and by the branches one by one, than the 95% interval
     of the whole network's accuracy on the validation photos allows.
     """
     judged = {row.epoch: row for row in history if row.validation_accuracy is not None}

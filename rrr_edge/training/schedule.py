@@ -64,7 +64,7 @@ def _triangle(place: int, length: int) -> float:
 
 
 def _step(place: int, length: int) -> float:
-    """Morgado and Vasconcelos 2019, section 4: a tenth after 40 % of the steps, a hundredth after 80 %."""
+    """Morgado and Vasconcelos 2019, section 4: a tenth after 40% of the steps, a hundredth after 80%."""
     return 10.0 ** -(5 * place // (2 * length))
 
 

@@ -9,11 +9,11 @@ writers) are reported. The arm "whole" prunes that network, of which no weight i
 
     basis      factors and classifier learn; vectors go until val/ has lost more than a point
     magnitude  channels of the smallest norm go at once, to the same parameters; then the classifier learns
-    taylor     channels of the least Taylor term go, 10 % at a time, to the same parameters; the classifier learns
+    taylor     channels of the least Taylor term go, 10% at a time, to the same parameters; the classifier learns
 
 all of them for the same number of epochs. The arm "chain" prunes the RRR-Net that was trained from it. Every finished
 task is a line of FOLDER/results.jsonl, and what is there is not run again. Prints the tasks, and of each comparison the
-mean difference with its 95 % t-interval over the tasks' means and Wilcoxon's signed-rank test over all pairs.
+mean difference with its 95% t-interval over the tasks' means and Wilcoxon's signed-rank test over all pairs.
 """
 
 import argparse
@@ -254,7 +254,7 @@ def compare(one: str, other: str, results: list[dict[str, Any]]) -> None:
     said = f"{one} - {other}, points of test accuracy: {differences.mean():+.1f}"
     if len(means) > 1:
         low, high = stats.t.interval(0.95, len(means) - 1, np.mean(means), stats.sem(means))
-        said += f" (95 % t-interval over {len(means)} tasks {low:+.1f} to {high:+.1f})"
+        said += f" (95% t-interval over {len(means)} tasks {low:+.1f} to {high:+.1f})"
     if np.any(differences):
         said += f"; Wilcoxon over {len(differences)} pairs, two-sided: p = {stats.wilcoxon(differences).pvalue:.3g}"
     print(f"{said}; better in {int((differences > 0).sum())}, worse in {int((differences < 0).sum())}")

@@ -191,7 +191,7 @@ def promises(found: dict, tasks: list[str], seeds: range, splits: int) -> None:
     The rest of a split is a sample itself: its error is above the promised one at times when the true one is not. So
     pictures are also drawn with replacement, from all of them, whose error is then the true one.
     """
-    print("\n| task | seed | error | promised | broken, drawn | exact 95 % | broken, split | exact 95 % | ", end="")
+    print("\n| task | seed | error | promised | broken, drawn | exact 95% | broken, split | exact 95% | ", end="")
     print("refused | answered | sets hold |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for task in tasks:
         for seed in seeds:
@@ -303,7 +303,7 @@ def areas(found: dict, tasks: list[str], seeds: range) -> None:
 def told(differences: list[float], what: str) -> None:
     half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences) if len(differences) > 1 else np.nan
     ahead = sum(difference > 0 for difference in differences)
-    print(f"{what}: {np.mean(differences):+.3f} ± {half:.3f} (95 %, t), ahead in {ahead} of {len(differences)}")
+    print(f"{what}: {np.mean(differences):+.3f} ± {half:.3f} (95%, t), ahead in {ahead} of {len(differences)}")
 
 
 def areas_of(answers: Answers, *, of_foreign: bool) -> dict[str, float]:

@@ -3,7 +3,7 @@
     python tests/benchmarks/doubt_cost.py BUNDLE [--target openvino] [--precision int8] [--runs 400]
 
 The frames are the bundle's reference images. Prints medians, and the median of each round's difference and ratio to
-`predict` alone with their 95 % intervals; and what it takes by itself, without the engine, where other programs disturb
+`predict` alone with their 95% intervals; and what it takes by itself, without the engine, where other programs disturb
 it least.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
         one = classifier.predict(images[0])
     samples = {name: np.array(ms) for name, ms in found.samples_ms.items()}
     alone = samples["predict alone"]
-    print("| | median ms | more, µs | 95 % | ratio | 95 % | by itself, µs |\n|---|---:|---:|---:|---:|---:|---:|")
+    print("| | median ms | more, µs | 95% | ratio | 95% | by itself, µs |\n|---|---:|---:|---:|---:|---:|---:|")
     for name, ms in samples.items():
         doubt, use = uses[name]
         asked = replace(one, doubt=doubt)

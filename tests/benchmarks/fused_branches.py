@@ -104,7 +104,7 @@ def with_real_statistics(network: Network, size: int) -> Network:
 def as_text(result: dict[str, Any]) -> str:
     environment, gain = result["environment"], result["loop_over_fused"]
     lines = [
-        f"{m['name']:6} median {m['summary']['median_ms']:7.2f} ms, 95 % "
+        f"{m['name']:6} median {m['summary']['median_ms']:7.2f} ms, 95% "
         f"{m['summary']['median_interval_ms'][0]:.2f} .. {m['summary']['median_interval_ms'][1]:.2f}"
         + (", unstable: close other programs and repeat" if m["summary"]["unstable"] else "")
         for m in result["measurements"]
@@ -112,7 +112,7 @@ def as_text(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
-            f"loop / fused {gain['value']:.3f}, 95 % {gain['interval'][0]:.3f} .. {gain['interval'][1]:.3f}",
+            f"loop / fused {gain['value']:.3f}, 95% {gain['interval'][0]:.3f} .. {gain['interval'][1]:.3f}",
             f"{environment['cpu']}, {environment['threads']} threads, torch {environment['versions']['torch']}",
         ]
     )

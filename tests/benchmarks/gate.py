@@ -1,7 +1,7 @@
 """How often the gate cries wolf, and how often it misses one: an engine against itself, and against itself slowed.
 
 Draws 20 letters in matplotlib's fonts, compresses and compiles (or takes --bundle), then races the INT8 engine against
-itself and against a session that makes every answer 10 % later, both opened anew each time:
+itself and against a session that makes every answer 10% later, both opened anew each time:
 
     python tests/benchmarks/gate.py [--bundle BUNDLE] [--comparisons 100] [--slowdown 1.1] [--budget-s 10]
 

@@ -1,4 +1,4 @@
-"""What INT8, BF16 and FP16 cost on a task that is right on 30 to 60 %, and the layers of three ruined networks.
+"""What INT8, BF16 and FP16 cost on a task that is right on 30 to 60%, and the layers of three ruined networks.
 
     python tests/benchmarks/hard_task.py [--epochs 12] [--work FOLDER]
 

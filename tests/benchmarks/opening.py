@@ -5,7 +5,7 @@
 
 Both open the same bundle, the fixture of the tests, in the first release's format. A process imports everything and
 opens once, which makes OpenVINO's cache; then it opens again and again, and its medians count. The difference is the
-median over the pairs of processes, with its 95 % interval. Without a checkout this one is compared with itself.
+median over the pairs of processes, with its 95% interval. Without a checkout this one is compared with itself.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main() -> None:
                 low, high = median_interval(here - there)
                 print(
                     f"{target:12} {what:8} here {np.median(here):.2f} ms, there {np.median(there):.2f} ms, difference "
-                    f"{np.median(here - there):+.2f} ms (95 % interval {low:+.2f} to {high:+.2f})"
+                    f"{np.median(here - there):+.2f} ms (95% interval {low:+.2f} to {high:+.2f})"
                 )
 
 

@@ -141,7 +141,7 @@ def train_in_full(size: int, views: int) -> dict[str, Any]:
 
 
 def compare_errors(seeds: Sequence[int]) -> dict[str, Any]:
-    """Test errors of eight branches that vote, and the differences from the rival's: mean, 95 % t-interval, seeds.
+    """Test errors of eight branches that vote, and the differences from the rival's: mean, 95% t-interval, seeds.
 
     Nothing but the way of training and its precision differ: the same random weights to begin with; one stump, whose
     weights stay and whose statistics are those of the images; AdamW at a constant rate; no average over the last
@@ -180,7 +180,7 @@ def compare_errors(seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def half_width(values: Any) -> float:
-    """Of the 95 % t-interval of the mean."""
+    """Of the 95% t-interval of the mean."""
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
@@ -322,7 +322,7 @@ def as_text(result: dict[str, Any]) -> str:
     gains = {r["to"]: r for r in result["rival_over_ours"]}
     lines = [
         f"{name:20} {rate:6.1f} images/s, the paper's recipe {minutes[name]:6.1f} min"
-        + (f", {g['value']:.2f} times the rival (95 % {g['interval'][0]:.2f} .. {g['interval'][1]:.2f})" if g else "")
+        + (f", {g['value']:.2f} times the rival (95% {g['interval'][0]:.2f} .. {g['interval'][1]:.2f})" if g else "")
         for name, rate in result["images_per_second"].items()
         for g in [gains.get(name)]
     ]
@@ -334,7 +334,7 @@ def as_text(result: dict[str, Any]) -> str:
         lines.append(f"{title} {np.mean(found['errors']['rival']):.2%}")
         lines += [
             f"{name:20} {np.mean(found['errors'][name]):.2%}, {100 * d['mean']:+.2f} points from the rival's "
-            f"(95 % ± {100 * d['half_width']:.2f})"
+            f"(95% ± {100 * d['half_width']:.2f})"
             for name, d in found["difference_from_rival"].items()
         ]
     lines.append(f"{VIEWS} kept views of {IMAGES} images: {result['gb_of_kept_features']:.1f} GB")

@@ -66,7 +66,7 @@ def test_top1_agreement_is_counted_over_the_images(precision: Precision, flipped
 
 
 def test_what_the_interval_cannot_tell_is_a_doubt_but_a_limit_that_is_given_is_held() -> None:
-    """24 of 1,000 are 97.6 %; the interval reaches from 96.5 to 98.4 %."""
+    """24 of 1,000 are 97.6%; the interval reaches from 96.5 to 98.4%."""
     found = _flipped(24)
     result = verify(SURE, found, LABELS, precision="int8")
     assert result.passed
@@ -85,7 +85,7 @@ def test_what_the_interval_cannot_tell_is_a_doubt_but_a_limit_that_is_given_is_h
 def test_the_drop_is_judged_by_the_interval_of_the_paired_difference(
     lost: int, gained: int, passes: bool, doubts: int
 ) -> None:
-    """Limit 1 %: of 1,000 images 10, 15 and 35 fewer are right."""
+    """Limit 1%: of 1,000 images 10, 15 and 35 fewer are right."""
     before, after = np.full(1000, 0.9), np.full(1000, 0.9)
     before[:gained], after[500 : 500 + lost] = 0.1, 0.1
     limits = Limits(min_agreement=0)

@@ -514,7 +514,7 @@ def test_auto_tells_the_times_that_decided(compiled: Bundle, tmp_path: Path, mon
     result = run("compile", bundle.path, "-t", "onnxruntime", "--lowering", "auto")
     assert result.code == 0
     for name in ("split", "dense"):
-        assert re.search(rf"{name} takes \d\.\d+ of grouped's time \(95 % interval [\d.]+ to [\d.]+\)", result.stderr)
+        assert re.search(rf"{name} takes \d\.\d+ of grouped's time \(95% interval [\d.]+ to [\d.]+\)", result.stderr)
 
 
 # report

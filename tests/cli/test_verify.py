@@ -72,7 +72,7 @@ def test_what_failed_on_the_device_is_verified_anew_when_it_is_opened(own: Bundl
 def test_what_may_be_lost_follows_from_what_was_lost_when_it_was_compiled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, before: float, lost: int, max_drop: float | None, passes: bool
 ) -> None:
-    """Of 100 images, by an engine of which the card says that it was right on 99 or 95 %, and the network on 97 %."""
+    """Of 100 images, by an engine of which the card says that it was right on 99 or 95%, and the network on 97%."""
     rows = np.tile(np.array([0.5, 0.3, 0.2], np.float32), (100, 1))
     bundle = write_bundle(tmp_path / "x.rrr", images=100)
     object.__setattr__(bundle.reference, "probabilities", rows)

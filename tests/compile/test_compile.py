@@ -259,7 +259,7 @@ def test_max_drop_bounds_the_accuracy_that_is_lost(
     fake(shifted(1e-5, times=wrong))
     if not kept:
         with pytest.raises(
-            GateFailed, match=r"accuracy fell from 100\.00% to 83\.33% \(limit 1\.00% absolute, 95 % interval"
+            GateFailed, match=r"accuracy fell from 100\.00% to 83\.33% \(limit 1\.00% absolute, 95% interval"
         ):
             compile_bundle(small, TARGET, limits=Limits(max_drop=max_drop))
         return

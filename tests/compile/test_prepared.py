@@ -231,7 +231,7 @@ def test_a_graph_that_stayed_in_another_precision_is_not_kept(bundle: Bundle, mo
 def test_a_graph_that_loses_more_than_is_allowed_now_is_judged_anew(
     bundle: Bundle, made: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of 24 images wrong: 4.2 % of accuracy."""
+    """One of 24 images wrong: 4.2% of accuracy."""
     reference = bundle.reference
     answers = reference.probabilities.copy()
     answers[0] = np.roll(answers[0], 1)

@@ -148,7 +148,7 @@ def found_in(engine: Engine) -> Quantisation:
 
 
 def test_where_plain_int8_passes_nothing_is_searched(clear: Bundle, harmful: Callable[..., Harmful]) -> None:
-    harmful(a=2)  # 1 %
+    harmful(a=2)  # 1%
     engine = compile_bundle(clear, TARGET)
     assert (engine.search, engine.target, Harmful.quantised) == (None, TARGET, [])
     assert not clear.search_state(engine.name).exists()
@@ -187,7 +187,7 @@ def test_other_ranges_come_first_and_cost_nothing(clear: Bundle, harmful: Callab
 
 
 def test_fewer_layers_are_put_back_where_the_limit_allows_it(clear: Bundle, harmful: Callable[..., Harmful]) -> None:
-    """Of 200, 60 wrong: a limit of 85 % leaves 30, of 91 % 15."""
+    """Of 200, 60 wrong: a limit of 85% leaves 30, of 91% 15."""
     harmful(a=30, b=20, c=10)
     for least, layers in ((0.85, ("a",)), (0.91, ("a", "b")), (1.0, ("a", "b", "c"))):
         engine = compile_bundle(clear, TARGET, limits=Limits(min_agreement=least, max_drop=1))
@@ -316,7 +316,7 @@ def test_a_way_that_the_target_names_is_taken_as_it_is(clear: Bundle, harmful: C
 
 
 def test_few_photos_that_cannot_tell_start_no_search(tmp_path: Path, harmful: Callable[..., Harmful]) -> None:
-    """Of 20 one is 5 %: more than any limit, and nothing that is sure."""
+    """Of 20 one is 5%: more than any limit, and nothing that is sure."""
     bundle = write_bundle(tmp_path / "few.rrr", images=20)
     pixels = bundle.reference.images.copy()
     pixels[:, 0, 0, 0] = np.arange(20)
@@ -392,7 +392,7 @@ def test_openvino_finds_the_layers_of_a_network_that_plain_quantisation_ruins(
 def test_engines_of_a_hard_task_come_out_verified_with_their_ties_left_out(
     tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network that is right on 30 to 60 % of the photos, as sure as it is right, and decides by hairs."""
+    """A network that is right on 30 to 60% of the photos, as sure as it is right, and decides by hairs."""
     pytest.importorskip("nncf")
     monkeypatch.setattr(OpenVINO, "variants", ())
     bundle = write_tiny_bundle(tmp_path / "hard.rrr", images=300, deviation=0.5)

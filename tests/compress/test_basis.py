@@ -259,7 +259,7 @@ def test_pruning_ends_where_nothing_is_left_to_prune(inputs: Inputs, monkeypatch
 def test_a_network_that_may_guess_is_not_pruned_by_its_accuracy(
     right: int, guesses: bool, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three classes a guess is right in 33 %: Wilson's interval of 6 in 10 begins at 31 %, of 7 in 10 at 40 %."""
+    """Of three classes a guess is right in 33%: Wilson's interval of 6 in 10 begins at 31%, of 7 in 10 at 40%."""
     stages = stages_of(inputs, tmp_path)
     Judged(stages, monkeypatch, [0] * 99, transfer=right)
     recipe = RECIPE.model_copy(update={"prune_share": 0.9})

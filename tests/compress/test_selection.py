@@ -336,8 +336,8 @@ def test_the_picture_shows_every_step() -> None:
     ]
     picture = selection.draw_selection(rows, chosen="2_1_1_1")
     tips = [title.text for title in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}title")]
-    first, second = "blocks appended, 1_1_1_1: 50.0 %", "blocks appended, 2_1_1_1: 20.0 %"
-    assert {first, second, "chosen: 2_1_1_1, 20.0 %"} <= set(tips)
+    first, second = "blocks appended, 1_1_1_1: 50.0%", "blocks appended, 2_1_1_1: 20.0%"
+    assert {first, second, "chosen: 2_1_1_1, 20.0%"} <= set(tips)
     assert "control" not in picture
     both = selection.draw_selection([row._replace(control=0.4) for row in rows], chosen="2_1_1_1")
-    assert "control: 1_1_1_1, as many epochs, 2_1_1_1: 60.0 %" in both
+    assert "control: 1_1_1_1, as many epochs, 2_1_1_1: 60.0%" in both

@@ -432,7 +432,7 @@ class TestBadFiles:
             scan(dirty, Preprocess(image_size=8), max_bad=0.2)
         message = str(caught.value)
         assert message.startswith(
-            f"5 of 22 pictures in {dirty} cannot be read, more than 20 %: train/cup/empty.jpg (it is"
+            f"5 of 22 pictures in {dirty} cannot be read, more than 20%: train/cup/empty.jpg (it is"
         )
         assert "test/cup/text.jpeg" in message
         assert "--max-bad" in caught.value.advice
@@ -442,7 +442,7 @@ class TestBadFiles:
         (tmp_path / "cup" / "000.png").write_bytes(b"")
         assert scan(tmp_path, Preprocess(image_size=8), max_bad=0.01).bad == (BadFile("cup/000.png", "it is empty"),)
         (tmp_path / "cup" / "001.png").write_bytes(b"")
-        with pytest.raises(BadInput, match=r"^2 of 100 .* more than 1 %: "):
+        with pytest.raises(BadInput, match=r"^2 of 100 .* more than 1%: "):
             scan(tmp_path, Preprocess(image_size=8), max_bad=0.01)
 
     def test_ten_are_named_and_the_rest_counted(self, tmp_path):

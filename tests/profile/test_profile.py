@@ -589,7 +589,7 @@ def test_table_has_a_header_and_equally_long_rows(
     assert shown == [m.name.split(",")[0].removeprefix("photo to answer: ") for m in profile.measurements]
     cells = dict(zip(header, rows[7], strict=True))
     assert cells["median ms"] == "40.000"
-    assert cells["95 % interval"] == "40.00 to 40.00"
+    assert cells["95% interval"] == "40.00 to 40.00"
     assert cells["times the engine's"] == "20.0  20.0 to 20.0"
 
 

@@ -137,12 +137,12 @@ def logged(tmp_path: Path) -> Bundle:
 def test_the_learning_curve_is_that_of_the_log(logged: Bundle, tmp_path: Path) -> None:
     picture = draw_learning(logged)
     assert picture is not None
-    assert "training photos, augmented, a branch: 50.0 % to 8.3 %" in picture.told
+    assert "training photos, augmented, a branch: 50.0% to 8.3%" in picture.told
     root = parsed(picture.alone())
     x, y = scale(root, "x"), scale(root, "y")
     found = {tip: place for tip, *place in marks(root) if "epoch" in tip}
     assert found == {
-        f"validation photos, all branches, epoch {e}: 10.0 %": pytest.approx([x(e), y(10)], abs=0.02) for e in (2, 4, 6)
+        f"validation photos, all branches, epoch {e}: 10.0%": pytest.approx([x(e), y(10)], abs=0.02) for e in (2, 4, 6)
     }
     assert draw_learning(make_bundle(tmp_path / "bare.rrr")) is None
 
@@ -225,7 +225,7 @@ def test_figures_of_doubt_have_the_numbers_at_their_places(doubted: Evaluation) 
     x, y = scale(root, "x"), scale(root, "y")
     (place,) = [place for tip, *place in marks(root) if "answers wrong" in tip]
     assert place == pytest.approx([x(100 * doubt.answered / 200), y(100 * doubt.wrong / doubt.answered)], abs=0.02)
-    assert f"Promised are at most 20 %; {doubt.words}." in draw_risk(doubted).told
+    assert f"Promised are at most 20%; {doubt.words}." in draw_risk(doubted).told
     root = parsed(draw_reliability(doubted).alone())
     x, y = scale(root, "x"), scale(root, "y")
     found = [place for tip, *place in marks(root) if tip.startswith("with the temperature 2:")]

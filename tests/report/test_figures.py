@@ -170,7 +170,7 @@ def test_the_candidate_is_marked_at_its_own_share_and_only_in_its_runtime(full: 
     *others, own = (read(panel) for panel in sparsity_panels(full.profile))
     tip, left, top = next(mark for mark in marks(own) if mark[0].startswith("mugs"))
     assert left == pytest.approx(scale(own, "x")(100 * (1 - RRR_NET / RESNET152)), abs=0.02)
-    # Its round is the one of 86 %, and it has 86.2 %.
+    # Its round is the one of 86%, and it has 86.2%.
     engine = next(
         a.measurement for a in full.profile.alternatives if a.measurement.name.startswith("engine beside 86%")
     )
@@ -257,7 +257,7 @@ def test_a_ceiling_is_not_said_to_be_passed_by_so_and_so_much(full: Candidate) -
     low = full.profile.model_copy(update={"ceiling": full.profile.ceiling.model_copy(update={"gmacs_per_s": 1.0})})
     picture = draw_roofline(low)
     assert picture
-    assert "more than 100 % of the ceiling" in picture.alone()
+    assert "more than 100% of the ceiling" in picture.alone()
     assert "> 100%" in {cell for table in tables_of(low) for row in table.rows for cell in row}
     assert "%" not in low.beyond_ceiling
 
@@ -398,7 +398,7 @@ def test_rates_are_macs_over_time_and_bars_their_share_of_the_ceiling(full: Cand
         mine = [layer for layer in layers if layer.part == part]
         rates.append(sum(layer.macs for layer in mine) / (sum(layer.ms for layer in mine) * 1e-3) / 1e9)
     assert bars == pytest.approx([x(100 * rate / 2500) - x(0) for rate in rates], abs=0.03)
-    assert f"whole run: {rates[0]:.0f} GMAC/s, {rates[0] / 25:.0f} % of the ceiling" in texts(root)
+    assert f"whole run: {rates[0]:.0f} GMAC/s, {rates[0] / 25:.0f}% of the ceiling" in texts(root)
     (band, *_) = with_class(root, "interval", "rect")
     assert float(band.get("width", "")) == pytest.approx(x(100 * 2525 / 2500) - x(100 * 2475 / 2500), abs=0.02)
 

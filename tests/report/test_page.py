@@ -206,7 +206,7 @@ def test_a_profile_without_extras_makes_a_page_without_holes(full: Candidate) ->
     page = Page(page_of([bare]))
     assert len(page.all("figure")) == 3
     assert all(len(table) > 1 for table in page.tables)
-    assert page.tables[0][0] == ["measured", "median ms", "95 % interval"]
+    assert page.tables[0][0] == ["measured", "median ms", "95% interval"]
 
 
 def test_ten_profiles_of_a_thousand_runs_stay_under_two_megabytes(full: Candidate) -> None:

@@ -30,7 +30,7 @@ def test_it_is_one_sentence_with_the_numbers_of_the_samples(full: Candidate) -> 
     assert said.startswith(
         f"mugs answers one image in {median:.3g} ms with openvino int8 on 2 threads of Imaginary 9000"
     )
-    assert f"{whole['ResNet152, openvino int8']:.3g} times as fast as ResNet152, openvino int8 (95 % interval" in said
+    assert f"{whole['ResNet152, openvino int8']:.3g} times as fast as ResNet152, openvino int8 (95% interval" in said
     assert f"{whole['ResNet152, PyTorch']:.3g} times as fast as ResNet152, PyTorch" in said
     assert f"right on 94.0% of 400 test images ({low:.1%} to {high:.1%})." in said
     assert "but" not in said

@@ -45,7 +45,7 @@ def test_a_browser_shows_the_picture_and_the_answer(tmp_path: Path) -> None:
     assert "CONSOLE" not in done.stderr
     said = {name: re.search(rf'id="{name}"[^>]*>([^<]*)<', done.stdout) for name in ("label", "state", "figures")}
     assert {name: found and found[1] for name, found in said.items()} == {
-        "label": "&lt;b&gt;mug 93 %",
+        "label": "&lt;b&gt;mug 93%",
         "state": "camera lost: it ended",
         "figures": "uncertainty 0.10 · 1.2 ms · 25.0 fps · age 30 ms · 2 dropped · frame 5",
     }

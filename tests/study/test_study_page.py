@@ -95,7 +95,7 @@ def test_marks_lie_where_the_axes_say(results: Results) -> None:
         for method in ERRORS:
             mean = results.error(method, name)
             assert mean
-            tip = f"{name}, {method}: {100 * mean.mean:.1f} %, 3 seeds"
+            tip = f"{name}, {method}: {100 * mean.mean:.1f}%, 3 seeds"
             assert drawn[tip][0] == pytest.approx(x(100 * mean.mean), abs=0.6)
 
 
@@ -117,10 +117,10 @@ def test_boxes_criteria_and_curves_say_their_numbers(results: Results) -> None:
     assert criteria
     assert curves
     median = 100 * np.median(errors_of(results, "rrr"))
-    assert f"rrr: median {median:.1f} %" in boxes.told
+    assert f"rrr: median {median:.1f}%" in boxes.told
     assert "core hours 0.050" in criteria.told  # 90 s on 2 threads for a cell
     # The records' curve is 1 - 0.9/epoch up to epoch 8.
-    assert re.search(r"rrr: 90.0 % to 11.[23] %", curves.told)
+    assert re.search(r"rrr: 90.0% to 11.[23]%", curves.told)
     assert "100" in texts(parsed(curves.alone()))
 
 
@@ -267,7 +267,7 @@ def test_methods_are_judged_by_their_engines_where_there_are_engines(tmp_path: P
     assert results.pareto == ("rrr", "finetune")
     where = "On cups, the only one of 2 data sets that all methods have,"
     low, high = wilson(0.2)
-    least = f"{where} rrr errs least, 20.0 % (95 % interval {low:.1f} to {high:.1f})"
+    least = f"{where} rrr errs least, 20.0% (95% interval {low:.1f} to {high:.1f})"
     assert verdict(results).startswith(f"{least}. finetune errs 40.0 points more and is 2")
     row = dict(zip(tables.errors(results).header, tables.errors(results).rows[-1], strict=True))
     assert (row["method"], row["mean error, %"], row["its networks', %"]) == ("finetune", "60.0", "10.0")
@@ -382,8 +382,8 @@ def test_what_is_equal_is_called_so(tmp_path: Path) -> None:
     errors = {(d, m): 0.25 for d in ("mugs", "cups") for m in ("rrr", "finetune")}
     results = Results.read(recorded(tmp_path / "study", plan, errors))
     said = verdict(results)
-    assert "rrr and finetune err alike and least, 25.0 %" in said
-    assert "No other method has at least 1 % fewer MACs." in said
+    assert "rrr and finetune err alike and least, 25.0%" in said
+    assert "No other method has at least 1% fewer MACs." in said
     assert "significant" not in said
     assert len(tables.pairs(results).rows) == 1
 
@@ -443,7 +443,7 @@ def test_who_was_never_timed_beside_the_best_is_named(tmp_path: Path) -> None:
         timings = tuple(timing.model_copy(update={"engines": each}) for each in engines)
         return verdict(replace(whole, timings=timings)).split(". ")[1]
 
-    known = "No other method is surely at least 1 % faster"
+    known = "No other method is surely at least 1% faster"
     assert costs(("finetune", "rrr", "linear-probe")) == known
     assert costs(("finetune", "rrr"), ("linear-probe",)) == f"{known} (never timed beside finetune: linear-probe)"
     unknown = "Whether another method is faster is not known"
@@ -456,7 +456,7 @@ def test_who_was_never_timed_beside_the_best_is_named(tmp_path: Path) -> None:
 
 
 def test_equal_means_have_no_interval_of_one_and_no_claim_among_themselves(tmp_path: Path) -> None:
-    """rrr errs 10 or 50 %, finetune 30 % everywhere; that is guessing for one of them at most."""
+    """rrr errs 10 or 50%, finetune 30% everywhere; that is guessing for one of them at most."""
     plan = make_plan(write_data(tmp_path / "data", *NAMES[:6]), "rrr,finetune,linear-probe")
     errors = {(d, "rrr"): 0.1 if i % 2 else 0.5 for i, d in enumerate(NAMES[:6])}
     errors |= {(d, "finetune"): 0.3 for d in NAMES} | {(d, "linear-probe"): 0.6 for d in NAMES}
@@ -469,9 +469,9 @@ def test_equal_means_have_no_interval_of_one_and_no_claim_among_themselves(tmp_p
     spans = {(p.better, p.worse): p.difference.interval is not None for p in unequal.pairs}
     assert (spans["finetune", "linear-probe"], spans["rrr", "linear-probe"]) == (False, True)
     said = verdict(unequal)
-    assert said.startswith("On your 6 data sets rrr and finetune err alike and least, 30.0 %. ")
+    assert said.startswith("On your 6 data sets rrr and finetune err alike and least, 30.0%. ")
     both = Results.read(recorded(tmp_path / "study", plan, dict.fromkeys(errors, 0.5)))
-    assert "linear-probe err alike and least, 50.0 %, but that is not surely better than guessing" in verdict(both)
+    assert "linear-probe err alike and least, 50.0%, but that is not surely better than guessing" in verdict(both)
     assert said.endswith("Over these data sets rrr is not surely better than linear-probe (Wilcoxon, Holm).")
     more = make_plan(write_data(tmp_path / "more", *(f"data{i}" for i in range(8))), "rrr,finetune,linear-probe")
     errors = {(d.name, m): e for d in more.data for m, e in (("rrr", 0.2), ("finetune", 0.2), ("linear-probe", 0.6))}
@@ -492,7 +492,7 @@ def test_one_photo_less_is_within_chance(tmp_path: Path) -> None:
         assert results.overall(method).interval == pytest.approx(np.array(wilson(count / 80, 80)) / 100)
     said = verdict(results)
     low, high = wilson(0.1, 80)
-    assert said.startswith(f"On mugs rrr errs least, 10.0 % (95 % interval {low:.1f} to {high:.1f}).")
+    assert said.startswith(f"On mugs rrr errs least, 10.0% (95% interval {low:.1f} to {high:.1f}).")
     unsure = "and on it rrr is not surely better than finetune: their intervals overlap."
     assert said.endswith(f"One data set tells nothing of others, {unsure}")
 
@@ -528,7 +528,7 @@ def test_small_differences_are_no_points(tmp_path: Path, more: int, words: str) 
         assert f"rrr errs {words} and has 2 times fewer MACs." in said
     else:
         assert "rrr and finetune err alike" in said or "finetune and rrr err alike" in said
-        assert "No other method has at least 1 % fewer MACs." in said
+        assert "No other method has at least 1% fewer MACs." in said
 
 
 def test_only_what_is_surely_faster_is_called_so(tmp_path: Path) -> None:
@@ -542,14 +542,14 @@ def test_only_what_is_surely_faster_is_called_so(tmp_path: Path) -> None:
     assert results.pareto == ("finetune", "rrr")
     low, high = wilson(0.1)
     expected = (
-        f"On mugs finetune errs least, 10.0 % (95 % interval {low:.1f} to {high:.1f}).",
-        "No other method is surely at least 1 % faster.",
+        f"On mugs finetune errs least, 10.0% (95% interval {low:.1f} to {high:.1f}).",
+        "No other method is surely at least 1% faster.",
     )
     assert verdict(results) == " ".join((*expected, "One data set tells nothing of others."))
 
 
 def test_errors_that_are_chance_are_called_guessing(tmp_path: Path) -> None:
-    """Of 2 classes and 400 photos 220 right answers are no chance, 219 may be: Wilson's bounds are 50.1 and 49.9 %."""
+    """Of 2 classes and 400 photos 220 right answers are no chance, 219 may be: Wilson's bounds are 50.1 and 49.9%."""
     plan = make_plan(write_data(tmp_path / "data", "mugs", "cups", "jugs"), "rrr,finetune", seeds=(0, 1))
     errors = {("mugs", "rrr"): 0.1, ("cups", "rrr"): 1 - 219 / 400, ("jugs", "rrr"): 1 - 220 / 400}
     study = recorded(tmp_path / "study", plan, {**errors, **{(d, "finetune"): 0.6 for d, _ in errors}})
@@ -567,7 +567,7 @@ def test_errors_that_are_chance_are_called_guessing(tmp_path: Path) -> None:
     assert methods == {"rrr": ["cups"], "finetune": ["cups", "jugs", "mugs"]}
     alone = replace(results, records=tuple(r for r in results.records if r.cell.method == "finetune"))
     assert verdict(alone).endswith(
-        "errs 60.0 %, but that is not surely better than guessing at random. There is nothing to compare it with."
+        "errs 60.0%, but that is not surely better than guessing at random. There is nothing to compare it with."
     )
     right = replace(results, records=tuple(r for r in results.records if r.cell.data.name == "mugs"))
     assert "guessing" not in verdict(right)

@@ -70,7 +70,7 @@ def test_without_pairs_that_differ_it_is_that_of_a_share_of_none() -> None:
 
 @pytest.mark.parametrize("shares", [(0.02, 0.02), (0.05, 0.1), (0.1, 0.3)])
 def test_it_covers_the_true_difference_in_95_percent(shares: tuple[float, float]) -> None:
-    """Exactly, over all outcomes for 40 photos: never far below 95 %."""
+    """Exactly, over all outcomes for 40 photos: never far below 95%."""
     images, (first, second) = 40, shares
     covered = 0.0
     for b, c in itertools.product(range(25), range(25)):

@@ -161,7 +161,7 @@ def disturbed(seed: int, share: float) -> tuple[Measurement, Measurement]:
 def test_enough_rounds_are_so_many_that_their_interval_holds_the_ratio(
     correlation: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 95 %, less what the simulation itself may be off; autoregressive rounds, of a correlation with the last."""
+    """At 95%, less what the simulation itself may be off; autoregressive rounds, of a correlation with the last."""
     monkeypatch.setattr("rrr_edge.timing.statistics._RESAMPLES", 1000)
     rng, held = np.random.default_rng(1), 0
     for _ in range(300):

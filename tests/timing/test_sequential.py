@@ -32,7 +32,7 @@ def test_the_interval_keeps_the_median_at_all_looks_and_outliers_do_not_matter()
     for numbers in rng.standard_cauchy((200, 150)):
         looks = (bounds(numbers[:count]) for count in range(1, 151))
         wrong += any(not look[0] <= 0 <= look[1] for look in looks if look)
-    assert wrong <= 6  # beyond that with a chance of 0.4 %, were the rate 1 %
+    assert wrong <= 6  # beyond that with a chance of 0.4%, were the rate 1%
 
 
 def test_the_interval_needs_as_many_numbers_as_a_coin_needs_heads() -> None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Pixels. RRR-Net at 128x128, batch 1, 2 cores of an AMD EPYC (Zen 5): at 4 and 8 INT8 gains 2 % and BF16 5 %, at 16
+# Pixels. RRR-Net at 128x128, batch 1, 2 cores of an AMD EPYC (Zen 5): at 4 and 8 INT8 gains 2% and BF16 5%, at 16
 # the picking costs more than it saves.
 _SHORT_ROW = 8
 # How many times larger the weights of a convolution may be that is merged with another. With inputs as many times

@@ -2,7 +2,7 @@
 
 A teacher is fine-tuned; a student of frozen blocks and proxies learns to imitate it at a low expected complexity; its
 weakest proxies and blocks go; what is left is tuned. Deviations from the paper and its code: photos are augmented and
-fitted as in all methods here, the schedules are steps after 40 and 80 % of the epochs, the teacher learns in batches of
+fitted as in all methods here, the schedules are steps after 40 and 80% of the epochs, the teacher learns in batches of
 the student's size (the code: 64 and 32), and the search for the number of blocks ends with the first network that is
 not accurate enough, where the paper tries several numbers.
 """

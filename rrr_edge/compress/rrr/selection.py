@@ -29,7 +29,7 @@ from rrr_edge.training import Examples, Run, Trained, predict
 from rrr_edge.training.checkpoint import CHECKPOINT
 from rrr_edge.training.stage_weights import keep, recall, state_of
 
-# As many answers that all turned right cannot be luck: 2^-5 < 5 %.
+# As many answers that all turned right cannot be luck: 2^-5 < 5%.
 LEAST_RIGHT = 5
 
 
