@@ -78,7 +78,14 @@ def costs(results: Results) -> Table:
               "MACs", "core hours")  # fmt: skip
     target = results.plan.target
     engines_of = f"; engines are {target.engine_name}" if target else ""
-    return Table(f"Means over cells; core hours of training{engines_of}", header, rows)
+    return _without_empty_columns(Table(f"Means over cells; core hours of training{engines_of}", header, rows))
+
+
+def _without_empty_columns(table: Table) -> Table:
+    """Without times, say, where nothing is timed yet."""
+    filled = [place for place, _ in enumerate(table.header) if not table.rows or any(row[place] for row in table.rows)]
+    header, *rows = (tuple(row[place] for place in filled) for row in (table.header, *table.rows))
+    return Table(table.caption, header, rows)
 
 
 def _beside_best(results: Results, method: str) -> tuple[str, str, str]:

@@ -107,7 +107,7 @@ def require_branches(network: ResNet, training: Training, *, images: int) -> Non
     if branches > 1 and not (network.stump_frozen or training.shared_batches):
         raise UsageError(
             f"{branches} branches cannot each have their own batches while they train the stump that they share.",
-            advice="Set shared_batches = true, or freeze the stump.",
+            advice="Set shared_batches = true in [training] of a --recipe, or freeze the stump.",
         )
     if training.feature_views and not network.stump_frozen:
         raise UsageError(

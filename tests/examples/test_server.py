@@ -2,7 +2,11 @@
 
 import io
 import json
+import os
+import re
+import shlex
 import socket
+import subprocess
 import sys
 import tarfile
 import threading
@@ -101,3 +105,26 @@ def test_what_is_no_photo_is_said(address: str) -> None:
     assert code == 422
     assert "cannot be read" in str(said["detail"])
     assert post(address, bytes(100_001))[0] == 413
+
+
+def test_the_command_of_its_page_serves_and_the_answer_looks_as_printed(bundle: Path) -> None:
+    page = (ROOT / "examples" / "server" / "README.md").read_text()
+    variable, *command = shlex.split(re.findall(r"^BUNDLE=.*$", page, re.MULTILINE)[0])
+    printed = json.loads(re.findall(r"^\{.*\}$", page, re.MULTILINE)[0])
+    assert variable == "BUNDLE=mugs.rrr"
+    environment = {**os.environ, "BUNDLE": str(bundle), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with subprocess.Popen(
+        [*command, "--port", "0"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stderr
+            said = ""
+            while not (running := re.search(r"running on (http://\S+)", said)):
+                line = server.stderr.readline()
+                assert line, said
+                said += line
+            code, answer = post(f"{running[1]}/predict", some_photos()[0])
+        finally:
+            server.terminate()
+    assert code == 200
+    assert answer.keys() == printed.keys()

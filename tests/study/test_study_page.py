@@ -168,6 +168,9 @@ def test_disturbed_groups_say_nothing_of_speed(results: Results) -> None:
     assert quiet["rrr"] == (f"{value:.3g}", f"{low:.3g} to {high:.3g}", f"1 of {len(busy)}")
     assert quiet["finetune"] == ("", "", "")
     assert "times faster than finetune" not in tables.costs(never).header
+    untimed = tables.costs(replace(results, timings=()))
+    assert untimed.header[:2] == ("method", "points gained by the engine")
+    assert all(len(row) == len(untimed.header) for row in untimed.rows)
 
 
 def test_a_choice_sees_validation_photos_only(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def _resolve(recipe: RRR) -> RRR:
         raise UsageError(
             f"With random weights the {recipe.branches} branches train the stump that they share, so they cannot each "
             "have their own batches.",
-            advice="Set shared_batches = true, or give --weights imagenet.",
+            advice="Set shared_batches = true in [training] of a --recipe, or give --weights imagenet.",
         )
     return recipe.model_copy(update={"training": training.model_copy(update={"shared_batches": True})})
 
