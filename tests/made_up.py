@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from fake_bundle import write_bundle, write_engine
 
+from rrr_edge.bundle.baseline import percent
 from rrr_edge.bundle.environment import Environment
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import MANIFEST, Bundle
@@ -75,11 +76,11 @@ def alternatives(own_ms: float) -> tuple[Alternative, ...]:
                 subject = {"backend": backend, "precision": precision} | about  # noqa: B023
                 return measurement(f"{who}, {runtime}", ms * drift, **subject)  # noqa: B023
 
-            beside = f"beside {sparsity:.0%}"
+            beside = f"beside {percent(sparsity)} %"
             whole = timed(f"baseline {beside}", ms, params=RESNET152, granularity="baseline", sparsity=0)
             pruned = [
                 timed(
-                    f"{name} {sparsity:.0%}",
+                    f"{name} {percent(sparsity)} %",
                     ms * (1 - saved * sparsity) * 1.01,
                     granularity=name,
                     sparsity=sparsity,

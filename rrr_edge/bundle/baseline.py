@@ -28,6 +28,7 @@ class Point(NamedTuple):
 
     @property
     def words(self) -> str:
+        # Profiles keep these words, so they stay as they are.
         return f"{self.granularity} {percent(self.sparsity)} %" if self.sparsity else name_of(self.backbone)
 
     @property

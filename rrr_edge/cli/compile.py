@@ -57,13 +57,13 @@ def compile(
     """Build an engine and prove that it answers like the network."""
     from rrr_edge.backends.build import require_builder
     from rrr_edge.bundle.calibration import CALIBRATED
-    from rrr_edge.bundle.commands import command_line
+    from rrr_edge.bundle.commands import command_line, compiling
     from rrr_edge.bundle.engine import Engine
     from rrr_edge.bundle.folder import Bundle
     from rrr_edge.bundle.limits import Limits
     from rrr_edge.bundle.target import LOWERINGS, PAIR_LOWERINGS
     from rrr_edge.bundle.verification import few_images_warning, guessing_warning, shares_of
-    from rrr_edge.compile import compile_bundle, explain_bundle, faster_lowering, prepare_bundle, require_sense
+    from rrr_edge.compile import compile_bundle, explain_bundle, may_be_faster_split, prepare_bundle, require_sense
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose)
     opened, chosen = Bundle.open(bundle), chosen_target(target, precision, display)
@@ -103,8 +103,9 @@ def compile(
     for ratio in made.lowering_ratios if isinstance(made, Engine) else ():
         low, high = ratio.interval
         display.say(f"{ratio.of} takes {ratio.value:.3f} of {ratio.to}'s time (95% interval {low:.3f} to {high:.3f})")
-    if advice := faster_lowering(opened, chosen):
-        display.say(advice)
+    if not lowering and may_be_faster_split(opened, chosen):
+        auto = compiling(bundle, chosen.model_copy(update={"lowering": "auto"}))
+        display.say(f"On CPUs without AVX-512 branches can be faster side by side. To find out: {auto}")
     explained = {"layers": [loss.model_dump() for loss in losses]} if explains else {}
     display.result(
         made.document() | explained,

@@ -16,13 +16,13 @@ from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.search import LayerLoss, SearchResult
 from rrr_edge.bundle.target import Lowering, Precision, Target
 from rrr_edge.bundle.verification import Verification, require_precision
-from rrr_edge.compile.build import Built, build_fastest, lowerings_of
+from rrr_edge.compile.build import Built, build_fastest, lowerings_of, may_be_faster_split
 from rrr_edge.compile.prepared import keep_prepared
 from rrr_edge.compile.refusal import require_answers
 from rrr_edge.compile.request import BuildRequest, read_calibration
 from rrr_edge.compile.search import find_quantisation, wants_search
 from rrr_edge.compile.searched import build_found
-from rrr_edge.compile.sense import DEFAULT, faster_lowering, require_sense
+from rrr_edge.compile.sense import DEFAULT, require_sense
 from rrr_edge.compile.sensitivity import explain
 from rrr_edge.errors import CannotRunHere, GateFailed, RRREdgeError, UsageError
 from rrr_edge.images.dataset import calibration_folder
@@ -31,7 +31,7 @@ from rrr_edge.runtime.verify import answer
 from rrr_edge.timing.machine import cpu_info
 from rrr_edge.timing.progress import OnProgress, Step, silent
 
-__all__ = ["compile_bundle", "explain_bundle", "faster_lowering", "prepare_bundle", "require_sense"]
+__all__ = ["compile_bundle", "explain_bundle", "may_be_faster_split", "prepare_bundle", "require_sense"]
 
 
 def compile_bundle(

@@ -11,7 +11,6 @@ from rrr_edge.compile.build import lowerings_of, possible_lowerings
 from rrr_edge.compile.request import reads_images
 from rrr_edge.errors import UsageError
 from rrr_edge.images.dataset import calibration_folder
-from rrr_edge.timing.machine import cpu_info
 
 DEFAULT = Limits()
 
@@ -54,16 +53,3 @@ def require_sense(
             "The fastest lowering can only be measured on the target itself.",
             advice=f"Prepare one of them with --lowering {', '.join(lowerings)}.",
         )
-
-
-def faster_lowering(bundle: Bundle, target: Target) -> str:
-    """What to try where this CPU may compute another lowering of the branches faster; "" where none is expected.
-
-    With AVX2 alone OpenVINO's INT8 engines took 0.62 of the time with `split`, with AVX-512 1.10 to 1.18.
-    """
-    flags = cpu_info()[1]
-    groups = target.lowering == "grouped" and bundle.manifest.spec.branches > 1
-    int8 = (target.backend, target.precision) == ("openvino", "int8")
-    if not (groups and int8 and "avx2" in flags and "avx512f" not in flags):
-        return ""
-    return "On CPUs without AVX-512 branches can be faster side by side: --lowering auto finds out."

@@ -69,7 +69,9 @@ def require_steps(recipe: Recipe, network: Network, images: int) -> None:
         require_branches(network, training, images=images)
         return
     if training.feature_views:
-        raise UsageError("feature_views are of a frozen stump, which this network has not.", advice="Set it to 0.")
+        raise UsageError(
+            "feature_views are of a frozen stump, which this network has not.", advice="Use --feature-views 0."
+        )
     cycles(training.schedule, training.epochs * steps_of(images, training.batch_size))
 
 

@@ -5,7 +5,7 @@ from rrr_edge.training.branches import reestimate_stump, require_branches
 from rrr_edge.training.evaluate import predict
 from rrr_edge.training.loop import minimise, train
 from rrr_edge.training.objective import CrossEntropy
-from rrr_edge.training.run import Device, Run, Trained, open_fabric, require_device
+from rrr_edge.training.run import Device, Run, Trained, open_fabric, require_device, without_overruns
 
 __all__ = [
     "CrossEntropy",
@@ -20,4 +20,5 @@ __all__ = [
     "require_branches",
     "require_device",
     "train",
+    "without_overruns",
 ]

@@ -107,12 +107,12 @@ def require_branches(network: ResNet, training: Training, *, images: int) -> Non
     if branches > 1 and not (network.stump_frozen or training.shared_batches):
         raise UsageError(
             f"{branches} branches cannot each have their own batches while they train the stump that they share.",
-            advice="Set shared_batches = true in [training] of a --recipe, or freeze the stump.",
+            advice="Set shared_batches = true in [training] of a --recipe.",
         )
     if training.feature_views and not network.stump_frozen:
         raise UsageError(
             "The features of a stump that is still trained cannot be kept.",
-            advice="Set feature_views = 0, or freeze the stump.",
+            advice="Use --feature-views 0.",
         )
 
 

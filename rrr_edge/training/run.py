@@ -3,13 +3,14 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from rrr_edge.errors import CannotRunHere
 from rrr_edge.networks import Network
@@ -22,6 +23,8 @@ from rrr_edge.training.share import processes
 Device = Literal["auto", "cpu", "cuda"]
 
 _NATIVE_BF16 = {"avx512_bf16", "amx_bf16"}
+# Floats of the widest vectors that oneDNN computes with.
+_VECTOR = 16
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,10 @@ def on_device(network: Network, fabric: Fabric) -> Iterator[None]:
     fabric.to_device(network)
     network.to(memory_format=torch.channels_last)
     network.train()
-    overruns = _onednn_overruns(network, fabric.device)
     try:
         with (
             torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []),
-            torch.backends.mkldnn.flags(enabled=False, allow_tf32=None) if overruns else nullcontext(),
+            without_overruns(network, fabric.device),
         ):
             yield
     finally:
@@ -105,11 +107,16 @@ def on_device(network: Network, fabric: Fabric) -> Iterator[None]:
         network.train(was_training)
 
 
-def _onednn_overruns(network: Network, device: torch.device) -> bool:
-    """Where CPUs have AVX2 alone, PyTorch 2.14's oneDNN writes past its memory in the backward pass of strided 1x1
-    convolutions of fewer than 8 channels, as pruning may leave them, and the process aborts.
+def without_overruns(network: nn.Module, device: torch.device) -> AbstractContextManager[None]:
+    """PyTorch without oneDNN, where its gradients would be written past their memory, which ends the process.
+
+    In PyTorch 2.14 strided 1x1 convolutions in channels-last memory do that, where they read fewer channels than fit
+    into a vector: seen with AVX2 and fewer than 8; AVX-512 has vectors of 16. Only pruning leaves so few.
     """
-    if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
-        return False
-    convolutions = (module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
-    return any(conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels < 8 for conv in convolutions)
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    if device.type == "cpu" and any(
+        conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels // conv.groups < _VECTOR
+        for conv in convolutions
+    ):
+        return torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)
+    return nullcontext()

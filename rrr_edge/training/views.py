@@ -47,6 +47,6 @@ def _check_memory(view_bytes: int, count: int, images: int) -> int:
         raise UsageError(
             f"{count} views of {images:,} images need {count * view_bytes / 1e9:.1f} GB of memory; "
             f"half of this machine's is {limit / 1e9:.1f} GB.",
-            advice=f"Set feature_views to at most {fit}." if fit else "Train without feature_views.",
+            advice=f"Use --feature-views {fit} or fewer." if fit else "Use --feature-views 0.",
         )
     return count * view_bytes

@@ -508,6 +508,18 @@ def test_an_engine_beside_a_prepared_graph_is_not_called_replaced(compiled: Bund
     assert (bundle.engine_folder("tensorrt-fp32") / "engine.plan").is_file()
 
 
+def test_compile_names_the_command_that_may_find_a_faster_engine(
+    compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = link_bundle(compiled, tmp_path)
+    command = ("compile", bundle.path, "-t", "openvino", "--precision", "fp32")
+    for may_be in (True, False):
+        monkeypatch.setattr("rrr_edge.compile.may_be_faster_split", lambda *_, may_be=may_be: may_be)
+        advice = f"rrr-edge compile {bundle.path} --target openvino --precision fp32 --lowering auto"
+        assert (advice in " ".join(run(*command).stderr.split())) == may_be
+        assert "--lowering auto" not in run(*command, "--lowering", "grouped").stderr
+
+
 def test_auto_tells_the_times_that_decided(compiled: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rrr_edge.compile.fastest.TIMING", TimingSettings(runs=5, warm_up_ms=1, settle_runs=1))
     bundle = link_bundle(compiled, tmp_path)

@@ -13,7 +13,7 @@ from rrr_edge.bundle.folder import Bundle
 from rrr_edge.bundle.limits import Limits
 from rrr_edge.bundle.reference import Outputs
 from rrr_edge.bundle.target import LOWERINGS, Lowering, Target
-from rrr_edge.compile import compile_bundle, faster_lowering
+from rrr_edge.compile import compile_bundle, may_be_faster_split
 from rrr_edge.compile import fastest as race
 from rrr_edge.compile.build import build_fastest
 from rrr_edge.compile.request import BuildRequest
@@ -157,23 +157,21 @@ def test_auto_measures_real_engines_and_says_which_it_kept(
     assert {file.name for file in folder.iterdir()} == {*(file.name for file in engine.files), "engine.json"}
 
 
-def test_auto_is_advised_where_int8_branches_are_slow_as_groups(
+def test_branches_may_be_faster_side_by_side_without_avx512(
     shared_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     int8 = Target(name="mine", backend="openvino", precision="int8")
 
-    def advised(*flags: str, **changes: object) -> bool:
-        monkeypatch.setattr("rrr_edge.compile.sense.cpu_info", lambda: ("a CPU", flags))
-        return "--lowering auto" in faster_lowering(shared_bundle, int8.model_copy(update=changes))
+    def may_be(*flags: str, **changes: object) -> bool:
+        monkeypatch.setattr("rrr_edge.compile.build.cpu_info", lambda: ("a CPU", flags))
+        return may_be_faster_split(shared_bundle, int8.model_copy(update=changes))
 
-    assert advised("avx2")
-    assert advised("avx2", "avx_vnni")
-    assert not advised("avx2", "avx512f", "avx512_vnni")
-    assert not advised("asimd")
-    assert not any(
-        advised("avx2", **{name: value})
-        for name, value in {"lowering": "auto", "precision": "fp32", "backend": "onnxruntime"}.items()
-    )
+    assert may_be("avx2")
+    assert may_be("avx2", "avx_vnni")
+    assert not may_be("avx2", "avx512f", "avx512_vnni")
+    assert not may_be("asimd")
+    others = {"lowering": "auto", "precision": "fp32", "backend": "onnxruntime", "device": "GPU"}
+    assert not any(may_be("avx2", **{name: value}) for name, value in others.items())
 
 
 def test_int8_of_openvino_follows_the_lowering_that_is_asked(shared_bundle: Bundle, tmp_path: Path) -> None:

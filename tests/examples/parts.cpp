@@ -30,7 +30,7 @@ int cut(int width, int height, double x, double y, double across, double down, i
   region.height = down;
   return code_of([&] {
     const rrr_edge::Frame found = rrr_edge::cut({&anything, width, height}, region);
-    edges[0] = static_cast<int>((found.pixels - &anything) / 3% width);
+    edges[0] = static_cast<int>((found.pixels - &anything) / 3 % width);
     edges[1] = static_cast<int>((found.pixels - &anything) / 3 / width);
     edges[2] = found.width;
     edges[3] = found.height;

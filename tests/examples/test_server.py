@@ -112,10 +112,13 @@ def test_the_command_of_its_page_serves_and_the_answer_looks_as_printed(bundle: 
     variable, *command = shlex.split(re.findall(r"^BUNDLE=.*$", page, re.MULTILINE)[0])
     printed = json.loads(re.findall(r"^\{.*\}$", page, re.MULTILINE)[0])
     assert variable == "BUNDLE=mugs.rrr"
-    environment = {**os.environ, "BUNDLE": str(bundle), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UVICORN_")}
+    environment |= {"BUNDLE": str(bundle), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with subprocess.Popen(
         [*command, "--port", "0"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     ) as server:
+        watchdog = threading.Timer(60, server.kill)
+        watchdog.start()
         try:
             assert server.stderr
             said = ""
@@ -125,6 +128,7 @@ def test_the_command_of_its_page_serves_and_the_answer_looks_as_printed(bundle: 
                 said += line
             code, answer = post(f"{running[1]}/predict", some_photos()[0])
         finally:
+            watchdog.cancel()
             server.terminate()
     assert code == 200
     assert answer.keys() == printed.keys()

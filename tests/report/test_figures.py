@@ -172,7 +172,7 @@ def test_the_candidate_is_marked_at_its_own_share_and_only_in_its_runtime(full: 
     assert left == pytest.approx(scale(own, "x")(100 * (1 - RRR_NET / RESNET152)), abs=0.02)
     # Its round is the one of 86%, and it has 86.2%.
     engine = next(
-        a.measurement for a in full.profile.alternatives if a.measurement.name.startswith("engine beside 86%")
+        a.measurement for a in full.profile.alternatives if a.measurement.name.startswith("engine beside 86 %")
     )
     assert top == pytest.approx(scale(own, "y")(np.mean(engine.samples_ms)), abs=0.02)
     assert f"{1 - RRR_NET / RESNET152:.0%} removed" in tip

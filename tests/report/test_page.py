@@ -152,7 +152,7 @@ def test_layers_parts_loads_and_pruned_networks_have_tables(full: Candidate, pag
     assert pruned[0][2:] == ["pytorch fp32", "openvino fp32", "openvino int8"]
     block = next(row for row in pruned if row[:2] == ["block", "50.0%"])
     found = {a.measurement.name: np.median(a.measurement.samples_ms) for a in full.profile.alternatives}
-    ratio = found["block 50%, pytorch fp32"] / found["baseline beside 50%, pytorch fp32"]
+    ratio = found["block 50 %, pytorch fp32"] / found["baseline beside 50 %, pytorch fp32"]
     assert block[2].startswith(f"{ratio:.2f}  ")
 
 

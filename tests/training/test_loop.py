@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from rrr_edge.training.branches import features_of, folded_stump, reestimate_stu
 from rrr_edge.training.checkpoint import CHECKPOINT
 from rrr_edge.training.evaluate import predict
 from rrr_edge.training.loop import train
-from rrr_edge.training.run import Run, Trained
+from rrr_edge.training.run import Run, Trained, without_overruns
 from rrr_edge.training.state import ema_decay, ema_epochs
 
 FP32 = Run(precision="32-true")
@@ -524,6 +525,30 @@ def test_bf16_is_used_where_the_cpu_has_it(
 ) -> None:
     monkeypatch.setattr("rrr_edge.training.run.cpu_info", lambda: ("some CPU", flags))
     assert fit(small_network(), replace_training(epochs=1), Run(device="cpu")).precision == precision
+
+
+@pytest.mark.parametrize(
+    ("inputs", "settings", "onednn"),
+    [
+        (15, {}, False),
+        (16, {}, True),
+        (4, {"stride": 1}, True),
+        (4, {"kernel_size": 3}, True),
+        (64, {"groups": 8}, False),
+    ],
+)
+def test_onednn_is_left_out_where_its_gradients_would_overrun(
+    inputs: int, settings: dict[str, int], onednn: bool
+) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(inputs, 64, **{"kernel_size": 1, "stride": 2, **settings}))
+    before = torch.backends.mkldnn.enabled
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with without_overruns(network, torch.device("cpu")):
+            assert torch.backends.mkldnn.enabled == (before and onednn)
+    assert torch.backends.mkldnn.enabled == before
+    with without_overruns(network, torch.device("cuda")):
+        assert torch.backends.mkldnn.enabled == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

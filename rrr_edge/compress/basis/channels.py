@@ -26,7 +26,7 @@ from rrr_edge.errors import UsageError
 from rrr_edge.networks import Network, ResNet, build
 from rrr_edge.networks.factored import pairs_of, with_modules
 from rrr_edge.timing.progress import Step
-from rrr_edge.training import open_fabric
+from rrr_edge.training import open_fabric, without_overruns
 from rrr_edge.training.batches import normalise as normalised
 
 _BATCH = 32
@@ -151,8 +151,9 @@ class Channels:
             images = torch.from_numpy(examples.images[start : start + _BATCH]).permute(0, 3, 1, 2).to(device)
             labels = torch.from_numpy(examples.labels[start : start + _BATCH]).to(device)
             self.network.zero_grad()
-            loss = F.cross_entropy(self.network(normalised(images, inputs.preprocess))[:, 0], labels)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with without_overruns(self.network, device):
+                loss = F.cross_entropy(self.network(normalised(images, inputs.preprocess))[:, 0], labels)
+                loss.backward()  # type: ignore[no-untyped-call]
             for one in self._coupled:
                 term = torch.stack([_taylor(norms[name]) for name in one.norms]).sum(0).cpu()
                 totals[one.first] = totals.get(one.first, torch.zeros_like(term)) + term**2
