@@ -88,7 +88,7 @@ def test_the_tasks_are_data_sets_with_a_recipe_for_each_method(tmp_path: Path, m
     recipes = sorted((STUDY / "recipes").glob("*.toml"))
     chain = f"{STUDY / 'recipes' / 'coherent.toml'}+{STUDY / 'recipes' / 'basis.toml'}"
     named = read_methods([*map(str, recipes), chain], {})
-    assert len(named) == 10
+    assert len(named) == 11
     assert named[-1].name == "coherent+basis"
 
 
@@ -126,8 +126,10 @@ def test_backbones_are_written_once_and_resnet18s_where_they_are_asked_for(
     assert asked[len(sources) :] == [(target, True) for target in sources]
     names = {f"{prefix}{target}.safetensors" for prefix in ("", "resnet18-") for target in (*CLASSES, *KEPT_BACK)}
     assert {file.name for file in (tmp_path / "backbones").iterdir()} == names
-    ((_, (recipe,)),) = read_methods([str(STUDY / "recipes" / "nettailor.toml")], {})
-    assert Path(recipe.weights.format(data="letters")).name in names
+    for _, (recipe,) in read_methods(
+        [str(STUDY / "recipes" / f"{name}.toml") for name in ("nettailor", "resnet18")], {}
+    ):
+        assert Path(recipe.weights.format(data="letters")).name in names
 
 
 def test_a_target_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
