@@ -93,5 +93,5 @@ class DoubtFound(Record):
         if self.promise is None:
             return f"{said}; nothing was promised"
         own = ", by a calibration with these very photos" if self.same_photos else ""
-        promised = f"at most {self.promise.max_error:.1%} with {self.promise.confidence:g} confidence"
+        promised = f"at most {self.promise.max_error:.1%} with {100 * self.promise.confidence:g}% confidence"
         return f"{said}; promised were {promised}{own}"

@@ -49,8 +49,8 @@ class Profile(Sealed):
     of the engine's median; `profiling_overhead` (in JSON `clocking`) is how many times as long a run takes meanwhile,
     and `images_computed` how many images a run computes, the given one and those that fill up its batch.
     `pairs` are those of a factored network, as they were clocked when the engine was compiled with lowering = auto.
-    `reference` is the bundle's reference network beside this engine, on the same test photos. `samples_sha256` is of
-    samples.csv as it is stored.
+    `reference` is the bundle's reference network beside this engine, on the same test photos. `engine_sha256` is of the
+    engine's card; older profiles do not have it. `samples_sha256` is of samples.csv as it is stored.
     """
 
     unsealed_before: ClassVar[str | None] = "samples_sha256"
@@ -58,6 +58,7 @@ class Profile(Sealed):
     kind: Literal["rrr-edge profile"] = "rrr-edge profile"
     bundle: str
     manifest_sha256: str
+    engine_sha256: str = ""
     target: Target
     environment: Environment
     precision_found: dict[str, float]

@@ -11,7 +11,7 @@ from rrr_edge.bundle.quantisation import Quantisation
 from rrr_edge.bundle.record import Record
 from rrr_edge.bundle.reference import Floats, Outputs, Reference
 from rrr_edge.bundle.target import Precision
-from rrr_edge.errors import GateFailed
+from rrr_edge.errors import GateFailed, counted
 from rrr_edge.timing.paired import paired_difference
 from rrr_edge.timing.statistics import Interval, wilson_interval
 
@@ -104,7 +104,8 @@ class Verification(Record):
     @property
     def agreement_words(self) -> str:
         """The agreement, and of how many images it says nothing."""
-        return f"{self.top1_agreement:.2%}{f' ({self.ties} ties left out)' if self.ties else ''}"
+        left_out = f" ({counted(self.ties, 'tie')} left out)" if self.ties else ""
+        return f"{self.top1_agreement:.2%}{left_out}"
 
     @property
     def words(self) -> str:
@@ -135,14 +136,14 @@ class Verification(Record):
             low, high = self.drop_interval or (-1.0, -1.0)
             words = (
                 f"accuracy fell from {self.accuracy_reference:.2%} to {self.accuracy:.2%} "
-                f"(limit {most:.2%} absolute{_span(-high, -low) if self.drop_interval else ''})"
+                f"(limit {most:.2%} absolute{_span(-high, -low, ' of the loss') if self.drop_interval else ''})"
             )
             found.append(Miss("accuracy", words, limits.max_drop is not None or -high > most))
         return tuple(found)
 
 
-def _span(low: float, high: float) -> str:
-    return f", 95% interval {low:.2%} to {high:.2%}" if high else ""
+def _span(low: float, high: float, of: str = "") -> str:
+    return f", 95% interval{of} {low:.2%} to {high:.2%}" if high else ""
 
 
 def verify_answers(

@@ -105,7 +105,7 @@ def compile(
         display.say(f"{ratio.of} takes {ratio.value:.3f} of {ratio.to}'s time (95% interval {low:.3f} to {high:.3f})")
     if not lowering and may_be_faster_split(opened, chosen):
         auto = compiling(bundle, chosen.model_copy(update={"lowering": "auto"}))
-        display.say(f"On CPUs without AVX-512 branches can be faster side by side. To find out: {auto}")
+        display.say(f"note: Without AVX-512, as here, branches can be faster side by side. To find out: {auto}")
     explained = {"layers": [loss.model_dump() for loss in losses]} if explains else {}
     display.result(
         made.document() | explained,

@@ -149,10 +149,14 @@ def _bars() -> Iterator[OnProgress]:
     )
     with Progress(*columns, TextColumn("{task.fields[note]}", markup=False), console=Console(stderr=True)) as progress:
         tasks: dict[str, TaskID] = {}
+        done: dict[str, int] = {}
 
         def on_progress(step: Step) -> None:
             if step.stage not in tasks:
                 tasks[step.stage] = progress.add_task(step.stage, total=step.total, note="")
+            elif step.done < done[step.stage]:  # it begins again, and so does its time
+                progress.reset(tasks[step.stage])
+            done[step.stage] = step.done
             progress.update(tasks[step.stage], completed=step.done, total=step.total, note=printable(step.note))
 
         yield on_progress
@@ -160,13 +164,14 @@ def _bars() -> Iterator[OnProgress]:
 
 class _PlainLines:
     def __init__(self) -> None:
-        self._stage = ""
+        self._stage, self._done = "", 0
         self._begun = self._printed = 0.0
 
     def __call__(self, step: Step) -> None:
         now = time.monotonic()
-        if step.stage != self._stage:
+        if step.stage != self._stage or step.done < self._done:
             self._stage, self._begun, self._printed = step.stage, now, 0.0
+        self._done = step.done
         if now - self._printed < _PLAIN_EVERY_S and step.done < step.total:
             return
         self._printed = now

@@ -13,6 +13,7 @@ from rrr_edge.bundle.bounds import Bound
 from rrr_edge.bundle.commands import command_line
 from rrr_edge.bundle.engine import Engine
 from rrr_edge.bundle.environment import Environment
+from rrr_edge.bundle.evaluation import sha256_of
 from rrr_edge.bundle.files import sha256, staged_folder, write_file
 from rrr_edge.bundle.folder import MANIFEST, Bundle
 from rrr_edge.bundle.measurements import Ceiling, LayerTime, Measurement, Ratio, Subject, quiet_ratio
@@ -147,6 +148,7 @@ def _profile(run: ProfileRun, engine: Engine, here: Environment, found: _Found, 
     profile = Profile(
         bundle=manifest.name,
         manifest_sha256=sha256(run.bundle.path / MANIFEST),
+        engine_sha256=sha256_of(run.bundle, engine.name),
         target=run.target,
         environment=here,
         precision_found=found.precision_found,

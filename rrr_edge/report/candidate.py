@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from rrr_edge.bundle.commands import compiling_first, profiling, profiling_named
+from rrr_edge.bundle.evaluation import sha256_of
 from rrr_edge.bundle.files import sha256
 from rrr_edge.bundle.folder import ENGINE, MANIFEST, Bundle
 from rrr_edge.bundle.profile import Profile
@@ -45,7 +46,7 @@ def candidates_of(paths: Sequence[Path], *, allow_cross_machine: bool) -> list[C
     """Every profile of the bundles at `paths`: bundles in the order given, each bundle's fastest engine first.
 
     Raises BadInput (no bundle, unreadable profile), UsageError (nothing profiled; several machines, unless allowed)
-    and CorruptArtifact (profiled before the bundle was changed).
+    and CorruptArtifact (profiled before the bundle was changed, or the engine replaced).
     """
     found = [candidate for path in dict.fromkeys(paths) for candidate in _profiled(Bundle.open(path))]
     machines = {c.profile.environment.machine_id: c.profile.environment.cpu for c in found}
@@ -75,11 +76,14 @@ def _profiled(bundle: Bundle) -> list[Candidate]:
     found = [Candidate(bundle, Profile.read(bundle.profile_folder(name))) for name in bundle.profile_names()]
     if not found:
         raise _unprofiled(bundle)
-    for candidate in found:
-        if candidate.profile.manifest_sha256 != sha256(bundle.path / MANIFEST):
-            target = candidate.profile.target
-            raise CorruptArtifact(
-                f"{bundle.path} has changed since its {target.engine_name} engine was profiled.",
-                advice=f"Run: {profiling(bundle.path, target)}",
-            )
+    for profile in (candidate.profile for candidate in found):
+        name = profile.target.engine_name
+        card = sha256_of(bundle, name)
+        if profile.manifest_sha256 != sha256(bundle.path / MANIFEST):
+            changed = f"{bundle.path} has changed since its {name} engine was profiled."
+        elif card and profile.engine_sha256 not in ("", card):
+            changed = f"The {name} engine of {bundle.path} has been compiled anew since it was profiled."
+        else:
+            continue
+        raise CorruptArtifact(changed, advice=f"Run: {profiling(bundle.path, profile.target)}")
     return sorted(found, key=lambda candidate: candidate.median_ms)

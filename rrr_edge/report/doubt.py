@@ -50,7 +50,7 @@ def doubt_tables(evaluation: Evaluation) -> Iterator[Table]:
     if doubt.answered:
         rows.append(("wrong of these answers", _share(doubt.wrong, doubt.answered), _span(doubt.wrong, doubt.answered)))
     if doubt.promise:
-        promised = f"promised of them, with {doubt.promise.confidence:g} confidence"
+        promised = f"promised of them, with {100 * doubt.promise.confidence:g}% confidence"
         rows.append((promised, f"{doubt.promise.max_error:.1%} at most", ""))
     if doubt.foreign:
         answered, pictures = doubt.foreign.answered, doubt.foreign.pictures

@@ -132,7 +132,7 @@ def test_ties_are_what_twice_the_engines_own_noise_can_turn() -> None:
     result = verify(reference, found, labels, precision="bf16", layers=17)
     assert result.tie_margin == pytest.approx(0.02, rel=0.05)
     assert result.ties == (log_margins(reference.probabilities) <= result.tie_margin).sum() > 0
-    assert f"({result.ties} ties left out)" in result.words
+    assert f"({result.ties} tie{'s' if result.ties > 1 else ''} left out)" in result.words
     assert result.passed
     assert result.doubts == ()
 

@@ -74,6 +74,19 @@ def test_where_there_is_no_terminal_progress_is_a_line_every_ten_seconds(
     assert len(lines) == 11
 
 
+def test_a_stage_that_begins_again_is_clocked_anew(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("rrr_edge.cli.display.time.monotonic", lambda: now)
+    with Display().progress() as on_progress:
+        for seconds in (100, 1):  # a step
+            for done in range(43):
+                on_progress(Step("calibrate", done, 42))
+                now += seconds
+    lines = capsys.readouterr().err.splitlines()
+    again = lines[lines.index("calibrate 42/42") + 1 :]
+    assert again[:2] == ["calibrate 0/42", "calibrate 10/42, 0:32 left"]
+
+
 def test_each_stage_has_its_first_and_its_last_line(capsys: Captured) -> None:
     with Display().progress() as on_progress:
         for stage in ("scan", "train"):

@@ -406,7 +406,7 @@ def test_engines_of_a_hard_task_come_out_verified_with_their_ties_left_out(
     assert 0.3 < proof.accuracy_reference < 0.6
     assert proof.passed
     assert 0 < proof.ties < 100
-    assert f"({proof.ties} ties left out)" in proof.words
+    assert f"({proof.ties} tie{'s' if proof.ties > 1 else ''} left out)" in proof.words
     low, high = proof.drop_interval
     assert low <= proof.accuracy - proof.accuracy_reference <= high
     assert engine.precision_found[precision] > 0

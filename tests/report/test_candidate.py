@@ -2,8 +2,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fake_bundle import write_engine
 from made_up import HERE, TARGET, make_bundle, profile, rewrite, store
 
+from rrr_edge.bundle.files import sha256
 from rrr_edge.errors import BadInput, CorruptArtifact, UsageError
 from rrr_edge.report.candidate import candidates_of
 
@@ -49,3 +51,20 @@ def test_what_was_not_profiled_or_has_changed_since_is_refused(tmp_path: Path) -
         candidates_of([bundle.path], allow_cross_machine=False)
     with pytest.raises(BadInput, match="no bundle"):
         candidates_of([tmp_path / "none.rrr"], allow_cross_machine=False)
+
+
+def test_a_profile_of_an_engine_that_was_replaced_is_refused(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "mugs.rrr")
+    write_engine(bundle, TARGET, ("model.bin", b"x"))
+    card = bundle.engine_folder(TARGET.engine_name) / "engine.json"
+    for profiled in (sha256(card), ""):  # older profiles do not say which
+        store(bundle, profile(bundle, engine_sha256=profiled))
+        assert len(candidates_of([bundle.path], allow_cross_machine=False)) == 1
+        shutil.rmtree(bundle.path / "profiles")
+    store(bundle, profile(bundle, engine_sha256=sha256(card)))
+    card.write_text(card.read_text() + "\n")
+    with pytest.raises(CorruptArtifact, match="openvino-int8 engine of .* has been compiled anew since") as caught:
+        candidates_of([bundle.path], allow_cross_machine=False)
+    assert "rrr-edge profile" in caught.value.advice
+    shutil.rmtree(card.parent)  # on another machine, say
+    assert len(candidates_of([bundle.path], allow_cross_machine=False)) == 1

@@ -214,7 +214,7 @@ def test_doubt_is_counted_as_by_hand(doubted: Evaluation) -> None:
     assert doubt.error_after == pytest.approx(error, abs=1e-6)
     cells = {row[0]: row[1] for row in next(doubt_tables(doubted)).rows}
     assert cells["answered"] == f"{(doubts <= 0.4).mean():.1%}"
-    assert cells["promised of them, with 0.9 confidence"] == "20.0% at most"
+    assert cells["promised of them, with 90% confidence"] == "20.0% at most"
     assert cells["foreign pictures answered"] == "0.0%"
     assert list(doubt_tables(evaluation(4))) == []
 

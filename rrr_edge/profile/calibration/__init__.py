@@ -170,8 +170,8 @@ def _promised(
             else f"about {needed:,} of this kind can be enough, and these were not"
         )
         raise GateFailed(
-            f"{engine.name} cannot promise that at most {wanted.max_error:g} of its answers are wrong, with "
-            f"{wanted.confidence:g} confidence: of {counted(photos, 'photo')} it is wrong on "
+            f"{engine.name} cannot promise that at most {100 * wanted.max_error:g}% of its answers are wrong, with "
+            f"{100 * wanted.confidence:g}% confidence: of {counted(photos, 'photo')} it is wrong on "
             f"{int(found.wrong.sum())}; {takes}.",
             advice="Give new photos alone: to add to these until it passes would promise too much. Or allow more "
             "mistakes (--max-error), or be content with less --confidence.",
@@ -193,7 +193,7 @@ def _sets(found: _Answers, coverage: float) -> LabelSets:
     if not any(levels.levels):
         raise GateFailed(
             f"{counted(len(found.labels), 'photo')} are too few for sets that hold the right label with a probability "
-            f"of {coverage:g}: each would be all labels.",
+            f"of {100 * coverage:g}%: each would be all labels.",
             advice="Give more photos, or be content with a smaller --sets.",
         )
     chosen = found.probabilities >= np.array(levels.levels)
