@@ -54,14 +54,19 @@ def compress(
     """Turn a ResNet into a small network for your photos. Needs the `compress` extra."""
     from rrr_edge.bundle.basis import NOTHING_PRUNED
     from rrr_edge.bundle.commands import compiling_first
+    from rrr_edge.bundle.files import work_folder
     from rrr_edge.bundle.reference_network import network_beside
     from rrr_edge.bundle.settings import read_recipe
+    from rrr_edge.images.layouts import require_folder
 
     display = Display(as_json=as_json, quiet=quiet, verbose=verbose, rank=process_rank())
     choose(device, ("auto", "cpu", "cuda"), "device")
     settings = {**context.obj, "depths": read_depths(context.obj["depths"])}
     resolved = read_recipe(recipe, **settings)
     display.detail(f"recipe: {resolved.model_dump_json()}")
+    require_folder(Path(data))
+    if resume and not (out.exists() or work_folder(out).exists()):
+        display.say(f"note: There is no interrupted run for {out}: this one begins.")
     display.say("loading PyTorch")
     workshop = require_compress_extra()
     after_scan = functools.partial(_tell, display)

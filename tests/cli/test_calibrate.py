@@ -80,6 +80,7 @@ def test_what_is_promised_is_bounded_by_photos_that_did_not_plan_it(fake: tuple[
     assert sum(one.photos for one in found.by_class) == len(testing)
     assert sum(one.answered for one in found.by_class) == given.sum()
     assert found.sets.own == (True, True, False)
+    assert not any("tell little" in note for note in found.notes)
     held = probabilities[np.arange(600), photos.labels] >= np.array(found.sets.levels)[photos.labels]
     assert held.mean() >= 0.9
 
@@ -123,6 +124,7 @@ def test_what_cannot_be_promised_is_refused_with_the_number_of_photos_and_nothin
     found = calibrate_engine(bundle, engine, doubting(), right, asked=Asked())
     assert (found.temperature, found.rankings, found.measure) == (1, (), "max_probability")
     assert "All answers are right" in found.notes[0]
+    assert found.notes[1].startswith("10 photos tell little: that 72% or 100% of the answers are right")
     sure = calibrate_engine(
         bundle, engine, doubting(), photos_of(bundle, np.full(230, 255), np.zeros(230)), asked=Asked(Wanted(0.02))
     )
@@ -274,7 +276,7 @@ def test_an_engine_that_is_compiled_anew_is_not_calibrated_any_more(
         (("SHAPES/train",), 5, "were trained on"),
         (("SHAPES/test",), 5, "24 photos of test are test photos of the bundle"),
         (("OTHERS",), 5, "classes that the network does not know: ring"),
-        (("VAL", "--max-error", "0.001"), 3, "cannot promise that at most 0.001 of its answers are wrong"),
+        (("VAL", "--max-error", "0.001"), 3, "cannot promise that at most 0.1% of its answers are wrong"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_sentence(

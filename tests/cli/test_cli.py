@@ -460,6 +460,19 @@ def test_verbose_names_the_cause(tmp_path: Path) -> None:
     assert "caused by JSONDecodeError" in run("doctor", tmp_path / "x.rrr", "-v").stderr
 
 
+def test_compress_names_a_folder_that_is_not_there_before_anything_else(tmp_path: Path) -> None:
+    result = run("compress", tmp_path / "nowhere", "-o", tmp_path / "x.rrr", "--resume")
+    assert result.code == 5
+    assert result.stderr.splitlines()[0] == f"error: There is no folder {tmp_path / 'nowhere'}."
+
+
+def test_resuming_what_was_never_begun_is_said(shapes: Path, tmp_path: Path) -> None:
+    command = ("compress", shapes, "-o", tmp_path / "x.rrr", "--weights", "random", "--image-size", "32", "--dry-run")
+    said = f"note: There is no interrupted run for {tmp_path / 'x.rrr'}: this one begins."
+    assert said in run(*command, "--resume").stderr.splitlines()
+    assert "no interrupted run" not in run(*command).stderr
+
+
 def test_force_warns_of_the_engines_that_go_too(compiled: Bundle, tmp_path: Path) -> None:
     result = run("compress", tmp_path / "absent", "-o", compiled.path, "--force")
     assert result.code == 5

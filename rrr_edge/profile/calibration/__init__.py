@@ -32,6 +32,10 @@ from rrr_edge.timing.binomial import upper_bound
 from rrr_edge.timing.machine import cpu_info
 from rrr_edge.timing.progress import OnProgress, silent
 from rrr_edge.timing.ranking import auroc, auroc_interval
+from rrr_edge.timing.statistics import wilson_interval
+
+# Where the 95% interval of the accuracy is wider, a note says so.
+_VAGUE = 0.2
 
 
 class Asked(NamedTuple):
@@ -208,6 +212,12 @@ def _notes(found: _Answers, names: tuple[str, ...], asked: Asked) -> Iterator[st
         yield (
             "All answers are right: there is nothing to fit a temperature to, and no measure ranks mistakes better "
             "than another."
+        )
+    low, high = wilson_interval(int((~found.wrong).sum()), len(found.wrong))
+    if high - low > _VAGUE:
+        yield (
+            f"{counted(len(found.wrong), 'photo')} tell little: that {low:.0%} or {high:.0%} of the answers are right "
+            "fits them as well (95%), and confidences can be as far off."
         )
     if asked.wanted:
         yield (
