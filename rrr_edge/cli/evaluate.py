@@ -121,6 +121,7 @@ def evaluate(
         _keep(beside, opened, force, display)
     if csv_file:
         write_output(csv_file, _answers(found, probabilities, evaluation.labels), _CSV)
+        display.say(f"answers: {csv_file}")
     for caption, header, rows in (*evaluation_tables(evaluation), *doubt_tables(evaluation)):
         display.table(caption, [dict(zip(header, row, strict=True)) for row in rows])
     display.say(f"pictures: {opened.evaluation_folder(chosen.name)}")

@@ -41,6 +41,7 @@ def predict(
     """Classify images and folders. An unreadable file that was named makes the exit code 5."""
     import numpy as np
 
+    from rrr_edge.bundle.commands import command_line
     from rrr_edge.bundle.evaluation import judge
     from rrr_edge.bundle.folder import Bundle
     from rrr_edge.images.fit import Region
@@ -85,7 +86,9 @@ def predict(
         document["summary"] = found.document()
         classes = [{"class": label, "right": f"{share:.1%}"} for label, share in found.per_class.items()]
         display.table("By class, as the folders are named", classes)
-        said = _summary(found, beside=len(files) - len(judged), bundle=bundle)
+        photos = images[0] if len(images) == 1 else "PHOTOS"
+        beside = len(files) - len(judged) - len(unreadable)
+        said = _summary(found, beside=beside, again=command_line("evaluate", bundle, photos))
     display.result(document, said)
     if not rows or {bad["image"] for bad in unreadable} & set(map(str, images)):
         raise typer.Exit(BadInput.exit_code)
@@ -103,16 +106,13 @@ def _shown(row: dict[str, Any], labels: tuple[str, ...]) -> dict[str, str]:
     }
 
 
-def _summary(found: "Accuracy", *, beside: int, bundle: Path) -> str:
+def _summary(found: "Accuracy", *, beside: int, again: str) -> str:
     """How often the answer is the name of the folder that the photo lies in; `beside` lie in others."""
-    from rrr_edge.bundle.commands import command_line
-
     low, high = found.interval
-    others = f"; {beside} more lie in no folder of a class or cannot be read" if beside else ""
+    others = f"; {beside} more lie in no folder of a class" if beside else ""
     return (
         f"{found.correct} of {found.images} photos are what their folder is named: {found.accuracy:.1%} (95% interval "
-        f"{low:.1%} to {high:.1%}){others}. To leave out those that were trained on: "
-        f"{command_line('evaluate', bundle, 'PHOTOS')}"
+        f"{low:.1%} to {high:.1%}){others}. To leave out those that were trained on: {again}"
     )
 
 

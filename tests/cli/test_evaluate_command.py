@@ -227,9 +227,9 @@ def test_predict_sums_up_where_the_folders_are_the_classes(compiled: Bundle, sha
     summary = told.document["summary"]
     assert (summary["images"], summary["correct"]) == (24, right)
     assert list(summary["per_class"]) == list(LABELS)
-    assert (
-        f"{right} of 24 photos are what their folder is named" in run("predict", compiled.path, shapes / "test").stdout
-    )
+    said = run("predict", compiled.path, shapes / "test").stdout
+    assert f"{right} of 24 photos are what their folder is named" in said
+    assert said.rstrip().endswith(f"rrr-edge evaluate {compiled.path} {shapes / 'test'}")
     assert "summary" not in json.loads(
         run("predict", compiled.path, shapes / "test" / "cross" / "0.png", "--json").stdout
     )

@@ -435,7 +435,8 @@ class TestBadFiles:
             f"5 of 22 pictures in {dirty} cannot be read, more than 20%: train/cup/empty.jpg (it is"
         )
         assert "test/cup/text.jpeg" in message
-        assert "--max-bad" in caught.value.advice
+        assert caught.value.advice == "Repair or remove them, or allow a larger share with --max-bad 0.228."
+        assert len(scan(dirty, Preprocess(image_size=8), max_bad=0.228).bad) == 5
 
     def test_the_limit_is_inclusive(self, tmp_path):
         draw_classes(tmp_path, 50)
