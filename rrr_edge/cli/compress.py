@@ -64,6 +64,8 @@ def compress(
     settings = {**context.obj, "depths": read_depths(context.obj["depths"])}
     resolved = read_recipe(recipe, **settings)
     display.detail(f"recipe: {resolved.model_dump_json()}")
+    if force:
+        _warn_of_what_goes(out, display)
     require_folder(Path(data))
     if resume and not (out.exists() or work_folder(out).exists()):
         display.say(f"note: There is no interrupted run for {out}: this one begins.")
@@ -83,8 +85,6 @@ def compress(
         after_own=display.say,
         warn=display.warn,
     )
-    if force:
-        _warn_of_what_goes(out, display)
     with display.progress() as on_progress:
         if dry_run:
             plan = workshop.plan(data, out, recipe=resolved, run=run, on_progress=on_progress)

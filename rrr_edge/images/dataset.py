@@ -9,7 +9,6 @@ Everything is looked at before anything is trained: each picture is decoded once
 
 import difflib
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from rrr_edge.images.layouts import (
 )
 from rrr_edge.images.names import SUFFIXES, first_few, shown
 from rrr_edge.images.picture import NO_FILE
-from rrr_edge.images.reading import BadFile, read_pictures
+from rrr_edge.images.reading import BadFile, allowing, read_pictures
 from rrr_edge.timing.progress import OnProgress, silent
 
 # In a wheel the folder lies in the package, in a checkout beside it.
@@ -136,7 +135,7 @@ def scan(
         raise BadInput(
             f"{len(bad)} of {len(entries)} pictures in {path} cannot be read, more than {100 * max_bad:g}%: "
             f"{first_few([f'{file.path} ({file.reason})' for file in bad])}.",
-            advice=_advice(bad, layout, _allowing(len(bad), len(entries))),
+            advice=_advice(bad, layout, allowing(len(bad), len(entries))),
         )
     good = [entry for entry, digest in zip(entries, digests, strict=True) if digest]
     digests = list(filter(None, digests))
@@ -148,7 +147,7 @@ def scan(
     if count > max_bad * len(entries):
         raise BadInput(
             f"{count} of {len(entries)} pictures in {path} are {said}",
-            advice=f"Decide for each which class is right, or {_allowing(count, len(entries))}.",
+            advice=f"Decide for each which class is right, or {allowing(count, len(entries))}.",
         )
     unknown = "" if layout == "meta-album" else passed_over(path)
     remarks = [unknown, f"{count} pictures are {said}" if count else "", dark]
@@ -248,14 +247,10 @@ def _require_read(path: Path, asked: Sequence[_Entry], read: Sequence[_Entry]) -
         raise BadInput(f"No picture of these classes in {path} can be read: {first_few(lost)}.")
 
 
-def _advice(bad: Sequence[BadFile], layout: Layout, allowing: str) -> str:
+def _advice(bad: Sequence[BadFile], layout: Layout, otherwise: str) -> str:
     if layout == "meta-album" and all(file.reason == NO_FILE for file in bad):
-        return f"Correct the names in labels.csv: they are relative to images/. Or {allowing}."
-    return f"Repair or remove them, or {allowing}."
-
-
-def _allowing(bad: int, of: int) -> str:
-    return f"allow a larger share with --max-bad {math.ceil(1000 * bad / of) / 1000:g}"
+        return f"Correct the names in labels.csv: they are relative to images/. Or {otherwise}."
+    return f"Repair or remove them, or {otherwise}."
 
 
 def _part(images: Pixels, good: Sequence[_Entry], split: str, labels: tuple[str, ...]) -> Split:

@@ -1,5 +1,6 @@
 """Many files to one array, in threads; a large one lies on disk."""
 
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -25,6 +26,11 @@ IN_MEMORY_BYTES = 1_000_000_000
 class BadFile:
     path: str
     reason: str
+
+
+def allowing(bad: int, of: int) -> str:
+    """The advice to skip so many."""
+    return f"allow a larger share with --max-bad {math.ceil(1000 * bad / of) / 1000:g}"
 
 
 def read_pictures(

@@ -190,7 +190,7 @@ def test_pruned_networks_are_files_with_cards_and_run_in_pytorch(bundle: Bundle,
         return
     card = BaselineCard.read(path)
     whole = sum(p.numel() for p in build(SMALL).parameters())
-    assert (card.name, card.granularity, card.sparsity_asked) == (f"{granularity} 30%", granularity, 0.3)
+    assert (card.name, card.granularity, card.sparsity_asked) == (f"{granularity} 30 %", granularity, 0.3)
     assert card.sparsity == pytest.approx(0.3, abs=0.005)
     rival = workshop.open(point, "pytorch fp32", threads=1)
     assert (rival.subject.sparsity, rival.subject.params) == (card.sparsity, card.params)

@@ -147,12 +147,12 @@ def test_memory_is_said_before_it_is_taken_and_bounded(examples: Examples, monke
     seen.clear()
     with pytest.raises(UsageError, match="5 views of 22 images") as error:
         make_views(counting, batches, 5, dtype=torch.float32, on_progress=steps.append)
-    assert "at most 4" in error.value.advice
+    assert "--feature-views 4" in error.value.advice
     assert seen == [1]
     monkeypatch.setattr(module, "memory_bytes", lambda: view)
     with pytest.raises(UsageError) as error:
         make_views(counting, batches, 1, dtype=torch.float32, on_progress=steps.append)
-    assert error.value.advice == "Train without feature_views."
+    assert error.value.advice == "Use --feature-views 0."
 
 
 def test_views_need_a_frozen_stump_and_augmentation(examples: Examples, preprocess: Preprocess) -> None:
