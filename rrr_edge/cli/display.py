@@ -149,14 +149,12 @@ def _bars() -> Iterator[OnProgress]:
     )
     with Progress(*columns, TextColumn("{task.fields[note]}", markup=False), console=Console(stderr=True)) as progress:
         tasks: dict[str, TaskID] = {}
-        done: dict[str, int] = {}
 
         def on_progress(step: Step) -> None:
             if step.stage not in tasks:
                 tasks[step.stage] = progress.add_task(step.stage, total=step.total, note="")
-            elif step.done < done[step.stage]:  # it begins again, and so does its time
+            elif step.done < progress.tasks[tasks[step.stage]].completed:  # it begins again, and so does its time
                 progress.reset(tasks[step.stage])
-            done[step.stage] = step.done
             progress.update(tasks[step.stage], completed=step.done, total=step.total, note=printable(step.note))
 
         yield on_progress

@@ -110,3 +110,11 @@ def test_a_terminal_has_bars_on_stderr(capsys: Captured, monkeypatch: pytest.Mon
     assert said.out == ""
     assert "train" in said.err
     assert "4/4" in said.err
+
+
+def test_a_bar_that_begins_again_counts_anew(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with Display().progress() as on_progress:
+        for done in (1, 42, 1):
+            on_progress(Step("calibrate", done, 42))
+    assert "1/42" in capsys.readouterr().err.split("42/42")[-1]

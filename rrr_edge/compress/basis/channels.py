@@ -147,17 +147,17 @@ class Channels:
         for norm in norms.values():
             norm.requires_grad_(True)
         totals: dict[str, Tensor] = {}
-        for start in range(0, len(examples), _BATCH):
-            images = torch.from_numpy(examples.images[start : start + _BATCH]).permute(0, 3, 1, 2).to(device)
-            labels = torch.from_numpy(examples.labels[start : start + _BATCH]).to(device)
-            self.network.zero_grad()
-            with without_overruns(self.network, device):
+        with without_overruns(self.network, device):
+            for start in range(0, len(examples), _BATCH):
+                images = torch.from_numpy(examples.images[start : start + _BATCH]).permute(0, 3, 1, 2).to(device)
+                labels = torch.from_numpy(examples.labels[start : start + _BATCH]).to(device)
+                self.network.zero_grad()
                 loss = F.cross_entropy(self.network(normalised(images, inputs.preprocess))[:, 0], labels)
                 loss.backward()  # type: ignore[no-untyped-call]
-            for one in self._coupled:
-                term = torch.stack([_taylor(norms[name]) for name in one.norms]).sum(0).cpu()
-                totals[one.first] = totals.get(one.first, torch.zeros_like(term)) + term**2
-            on_progress(Step("judge channels", min(start + _BATCH, len(examples)), len(examples)))
+                for one in self._coupled:
+                    term = torch.stack([_taylor(norms[name]) for name in one.norms]).sum(0).cpu()
+                    totals[one.first] = totals.get(one.first, torch.zeros_like(term)) + term**2
+                on_progress(Step("judge channels", min(start + _BATCH, len(examples)), len(examples)))
         self.network.zero_grad()
         self.network.cpu()
         return totals
